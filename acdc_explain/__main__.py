@@ -1,0 +1,5 @@
+"""`python -m acdc_explain` is `acdc-explain`."""
+
+from .cli import main
+
+main()

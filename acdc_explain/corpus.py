@@ -1,0 +1,112 @@
+"""Running text to find top-activating places in: a user's file, or what the model itself writes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .circuit import Node
+from .errors import UserError
+from .model import Batch, Hook, Model, head_index
+
+TEXTS = 16
+LENGTH = 24  # tokens
+SHOWN = 12  # tokens shown before the place
+OPENINGS = "The In When It This There After She He We I Then".split()
+
+
+def corpus_batch(model: Model, path: str, *, seed: int = 0) -> Batch:
+    """A seeded sample of stretches of a UTF-8 text file. Raises UserError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The corpus {path} cannot be read ({error}); give a UTF-8 file."
+        ) from error
+    lines = [line for line in text.splitlines() if len(line.split()) >= 5]
+    if not lines:
+        raise UserError(f"The corpus {path} has no line of five words or more; give more text.")
+    chosen = random.Random(seed).sample(lines, min(TEXTS, len(lines)))
+    rows = [model.token_ids(line)[:LENGTH] for line in chosen]
+    return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
+
+
+@torch.no_grad()
+def own_text(model: Model, *, seed: int = 0) -> Batch:
+    """Texts the model writes by itself, sampled at temperature 1 from common first words."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    known = [ids[0] for word in OPENINGS if len(ids := model.token_ids(word)) == 1]
+    starts = known or model.token_ids(" a")[:1]
+    rows = [[starts[i % len(starts)]] for i in range(TEXTS)]
+    while len(rows[0]) < LENGTH:
+        probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1)
+        drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
+        rows = [[*row, token] for row, token in zip(rows, drawn)]
+    return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
+
+
+def strongest_places(
+    model: Model, batch: Batch, nodes: Sequence[Node], most: int
+) -> dict[Node, list[dict[str, Any]]]:
+    """For each node the places where what it writes is largest, one for each pair of tokens."""
+    sizes, patterns = _sizes_and_patterns(model, batch)
+    first = max(1, len(model.prefix))  # the first token is where heads rest: large and dull
+    inside = torch.arange(batch.tokens.shape[1], device=model.device) <= batch.end[:, None]
+    places: dict[Node, list[dict[str, Any]]] = {}
+    for node in nodes:
+        size = sizes[model.graph.writer_index[node]].masked_fill(~inside, 0.0)
+        size[:, :first] = 0.0
+        found: dict[tuple[str, str | None], dict[str, Any]] = {}
+        for flat in size.flatten().argsort(descending=True)[: 20 * most].tolist():
+            row, at = divmod(flat, size.shape[1])
+            source = None
+            if node.kind == "head":
+                layer, head = head_index(node)
+                source = int(patterns[layer, row, head, at, : at + 1].argmax())
+            place = _place(model, batch, row, at, source)
+            place["size"] = round(float(size[row, at]), 3)
+            found.setdefault((place["token"], place.get("attends_to")), place)
+            if len(found) == most:
+                break
+        places[node] = list(found.values())
+    return places
+
+
+def _place(model: Model, batch: Batch, row: int, at: int, source: int | None) -> dict[str, Any]:
+    """The token, the text before it, and the token a head reads there."""
+    ids = batch.tokens[row].tolist()
+    start = max(len(model.prefix), at - SHOWN)
+    place: dict[str, Any] = {
+        "text": "".join(model.piece(i) for i in ids[start : at + 1]),
+        "token": model.piece(ids[at]),
+    }
+    if source is not None:
+        place["attends_to"] = model.piece(ids[source])
+        place["distance"] = at - source
+    return place
+
+
+@torch.no_grad()
+def _sizes_and_patterns(
+    model: Model, batch: Batch
+) -> tuple[Float[Tensor, "writer batch pos"], Float[Tensor, "layer batch head query key"]]:
+    """The norm of every writer's output, without keeping the outputs, and where heads attend."""
+    sizes = torch.zeros(len(model.graph.writers), *batch.tokens.shape, device=model.device)
+    patterns: list[Tensor] = []
+
+    def record(writers: slice, value: Tensor) -> None:
+        sizes[writers] = value.norm(dim=-1).to(sizes.dtype)
+
+    hooks: list[Hook] = model.writer_hooks(record)
+    hooks += [
+        (f"blocks.{layer}.attn.hook_pattern", lambda value, hook: patterns.append(value))
+        for layer in range(model.graph.n_layers)
+    ]
+    model.forward(batch, hooks)
+    return sizes, torch.stack(patterns)

@@ -1,0 +1,34 @@
+"""What was measured about one component of a circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .circuit import Node
+from .ids import content_id
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The facts one collector measured for a node, on the discovery examples.
+
+    `facts["measures"]`, where present, maps the name of a measure to its `value`, and to the
+    `percentile` of that value among all nodes of the same kind in the model (0 to 1).
+    """
+
+    circuit_id: str
+    node: Node
+    collector: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return content_id("evidence", self)
+
+    @property
+    def measures(self) -> Mapping[str, Mapping[str, float]]:
+        measures: Mapping[str, Mapping[str, float]] = self.facts.get("measures", {})
+        return measures

@@ -1,0 +1,110 @@
+"""The hooks. A plugin implements those it needs; each returns a mapping of names to things.
+
+Hooks register callables and records, they never do the work. A callable's keyword-only
+parameters are its settings: a user sets them on the command line or in Python, and they are
+part of what identifies a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .circuit import Found, Node
+    from .exchange import Ask, Exchange
+    from .label import Proposal
+    from .question import Question
+    from .role import RoleCard
+    from .task import Task, Tokenizer
+    from .verdict import Verdict
+
+PROJECT = "acdc_explain"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Facts: TypeAlias = Mapping[str, Any]
+ModelSource: TypeAlias = Callable[[], "str | Path"]
+
+
+class TaskBuilder(Protocol):
+    """Writes a task's examples for a model's tokenizer. Raises UserError if it cannot."""
+
+    def __call__(self, tokenizer: Tokenizer, *, examples: int, seed: int) -> Task: ...
+
+
+Discoverer: TypeAlias = "Callable[..., Found]"
+"""(subject, progress, *, settings): chooses edges, looking at the subject's examples alone."""
+
+Collector: TypeAlias = "Callable[..., Iterator[tuple[Node, Facts]]]"
+"""(subject, nodes, *, settings): yields facts, as JSON, for each node as soon as it has them."""
+
+Judge: TypeAlias = "Callable[..., Iterator[Verdict]]"
+"""(subject on held-out examples, labels, roles, *, settings): yields each verdict as it comes."""
+
+
+class Labeler(Protocol):
+    """Proposes roles for one node. Its settings are the keyword-only parameters of the call.
+
+    `prompt` is what an LLM would be sent, or a fingerprint of what the labeler looks at; a stored
+    answer to the same prompt is not asked for again.
+    """
+
+    def prompt(self, question: Question, ask: Ask | None) -> str: ...
+
+    @property
+    def __call__(self) -> Callable[..., tuple[Sequence[Proposal], Exchange | None]]:
+        """(question, prompt, ask, *, settings); raises UnusableReply if an LLM gave nothing."""
+        ...
+
+
+class Hooks(Protocol):
+    """What a plugin may implement."""
+
+    @hookspec
+    def register_tasks(self) -> Mapping[str, TaskBuilder]:
+        """Behaviors: `acdc-explain run NAME`."""
+        ...
+
+    @hookspec
+    def register_models(self) -> Mapping[str, ModelSource]:
+        """Models: a callable that returns a folder, a .gguf file or a hub name."""
+        ...
+
+    @hookspec
+    def register_discoverers(self) -> Mapping[str, Discoverer]:
+        """Ways to find a circuit: `--discoverer NAME`."""
+        ...
+
+    @hookspec
+    def register_collectors(self) -> Mapping[str, Collector]:
+        """Kinds of evidence."""
+        ...
+
+    @hookspec
+    def register_labelers(self) -> Mapping[str, Labeler]:
+        """Ways to propose roles: `--labeler NAME`."""
+        ...
+
+    @hookspec
+    def register_judges(self) -> Mapping[str, Judge]:
+        """Ways to test a label."""
+        ...
+
+    @hookspec
+    def register_roles(self) -> Mapping[str, RoleCard]:
+        """Words of the vocabulary, with the measurements that grant them."""
+        ...
+
+    @hookspec
+    def register_patterns(self) -> Mapping[str, str]:
+        """Motifs by name: `previous_token -k-> induction -> logits`."""
+        ...
+
+    @hookspec
+    def register_prompts(self) -> Mapping[str, Path]:
+        """Folders of jinja2 templates."""
+        ...

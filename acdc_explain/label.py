@@ -1,0 +1,41 @@
+"""A proposed role for one component of a circuit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .circuit import Node
+from .ids import content_id
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The claim that a node plays a role in a circuit. Proposed here, granted by verdicts.
+
+    `positions` names where the component acts, `confidence` is the labeler's own, 0 to 1.
+    """
+
+    circuit_id: str
+    node: Node
+    labeler: str
+    role: str
+    positions: tuple[str, ...]
+    description: str
+    confidence: float
+    evidence_ids: tuple[str, ...]
+    exchange_id: str | None = None
+
+    @property
+    def id(self) -> str:
+        return content_id("label", self)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A label before it is known which circuit, node and labeler it belongs to."""
+
+    role: str
+    description: str
+    confidence: float
+    evidence_ids: tuple[str, ...]
+    positions: tuple[str, ...] = ()

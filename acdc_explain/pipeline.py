@@ -1,0 +1,349 @@
+"""task -> circuit -> evidence -> labels -> verdicts -> motifs, each record stored at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .evidence import Evidence
+from .exchange import Ask, UnusableReply
+from .ids import content_id
+from .label import Label
+from .plugins import Plugins, load_plugins, pick, settings_of, with_settings
+from .progress import Progress, silent
+from .question import Question
+from .run import Run, RunHeader
+from .settings import DEFAULT_EXAMPLES, Settings, run_id, versions
+from .store import Store
+from .task import Task, check_examples
+
+if TYPE_CHECKING:
+    from .circuit import Circuit, Node
+    from .model import Model
+    from .subject import Subject
+
+
+def explain(
+    task: str | Task,
+    model: str | Model = "mini",
+    *,
+    store: str | Path | Store,
+    settings: Settings | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Run:
+    """Explain a behavior of a model: find the circuit, measure, label, test, store, match.
+
+    `options` are fields of Settings; any other is a setting of the discoverer (tau, max_edges).
+    What the store holds already is not done again. Raises UserError.
+    """
+    plugins = load_plugins()
+    settings = settings_from(options, settings)
+    work = prepare(
+        task,
+        model,
+        Store(store) if not isinstance(store, Store) else store,
+        plugins,
+        settings,
+        progress,
+    )
+    if work.finished:
+        return replace(work.store.get(work.header.id), reused=True)
+    work.begin()
+    circuit = work.find_circuit()
+    evidence = work.collect(circuit)
+    labels, failed = work.label(circuit, evidence)
+    work.judge(labels)
+    work.store.add_motifs(work.store.match(work.header.id, plugins.patterns()))
+    work.end(complete=not failed)
+    return work.store.get(work.header.id)
+
+
+def settings_from(options: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """Settings from keywords; those that Settings does not know go to the discoverer."""
+    fields = set(Settings.__slots__)
+    own = {name: value for name, value in options.items() if name in fields}
+    rest = {name: value for name, value in options.items() if name not in fields}
+    settings = replace(base or Settings(), **own)
+    return replace(settings, discoverer_settings={**settings.discoverer_settings, **rest})
+
+
+def prepare(
+    task: str | Task,
+    model: str | Model,
+    store: Store,
+    plugins: Plugins,
+    settings: Settings,
+    progress: Progress,
+) -> Work:
+    """Load the model, build the task, and settle every setting that was left open."""
+    from .loading import load_model
+    from .subject import Subject
+
+    name = settings.labeler or default_labeler()
+    plan = Plan.of(plugins, settings, name)
+    if isinstance(model, str):
+        progress("load", 0, 1, model)
+        model = load_model(model, sources=plugins.models())
+        progress("load", 1, 1, model.name)
+    if isinstance(task, str):
+        task = build_task(plugins, task, model, settings)
+    held_out = Subject(model, task, task.held_out, settings.metric)
+    resolved = {**plan.as_dict(), "metric": held_out.metric_name}
+    identity = run_id(task.id, model.id, resolved)
+    header = RunHeader(
+        id=identity,
+        task=task.name,
+        task_id=task.id,
+        model=model.name,
+        model_id=model.id,
+        circuit_id=None,
+        status="unfinished",
+        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        seed=settings.seed,
+        settings=resolved,
+        versions=versions(),
+    )
+    subject = Subject(model, task, task.discover, settings.metric)
+    return Work(plugins, plan, store, header, subject, held_out, progress)
+
+
+def default_labeler() -> str:
+    """`llm` where one can be asked, else `rules`."""
+    from .llm import key_present
+
+    return "llm" if key_present() else "rules"
+
+
+def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) -> Task:
+    """A plugin's task, or the one in the file that --prompts names."""
+    if settings.prompts is not None:
+        from .prompt_file import read_prompts
+
+        return read_prompts(settings.prompts, name, model, settings.examples)
+    builder = pick("task", plugins.tasks(), name)
+    examples = DEFAULT_EXAMPLES if settings.examples is None else settings.examples
+    if examples < 1:
+        raise UserError(f"--examples is {examples}; at least 1 is needed.")
+    return check_examples(builder(model, examples=examples, seed=settings.seed), model)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which plugins a run uses, with all their settings."""
+
+    discoverer: str
+    discoverer_settings: dict[str, Any]
+    collectors: dict[str, dict[str, Any]]
+    labeler: str
+    labeler_settings: dict[str, Any]
+    judges: dict[str, dict[str, Any]]
+
+    @staticmethod
+    def of(plugins: Plugins, settings: Settings, labeler: str) -> Plan:
+        """Raises UserError for an unknown name or setting."""
+        shared = {"seed": settings.seed, "corpus": settings.corpus, "llm_model": settings.llm_model}
+
+        def with_shared(function: Any) -> dict[str, Any]:
+            known = settings_of(function)
+            return {**known, **{k: v for k, v in shared.items() if k in known}}
+
+        discoverers, collectors = plugins.discoverers(), plugins.collectors()
+        judges, labelers = plugins.judges(), plugins.labelers()
+        discoverer = pick("discoverer", discoverers, settings.discoverer)
+        given = {
+            **{k: v for k, v in shared.items() if k in settings_of(discoverer)},
+            **settings.discoverer_settings,
+        }
+        chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
+        judging = settings.judges if settings.judges is not None else sorted(judges)
+        return Plan(
+            settings.discoverer,
+            with_settings("Discoverer", settings.discoverer, discoverer, given),
+            {name: with_shared(pick("collector", collectors, name)) for name in chosen},
+            labeler,
+            with_shared(pick("labeler", labelers, labeler)),
+            {name: with_shared(pick("judge", judges, name)) for name in judging},
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass
+class Work:
+    """A run under way. Each stage asks the store first and adds each record as it comes."""
+
+    plugins: Plugins
+    plan: Plan
+    store: Store
+    header: RunHeader
+    subject: Subject
+    held_out: Subject
+    progress: Progress
+
+    @property
+    def finished(self) -> bool:
+        held = [header for header in self.store.runs() if header.id == self.header.id]
+        return bool(held) and held[0].status == "done"
+
+    def begin(self) -> None:
+        self.store.add_task(self.subject.task)
+        self.store.add_header(self.header)
+
+    def end(self, *, complete: bool) -> None:
+        """A run in which a component got no usable label can be repeated to ask again."""
+        self.header = replace(self.header, status="done" if complete else "incomplete")
+        self.store.add_header(self.header)
+
+    # --- task -> circuit -----------------------------------------------------------------------
+
+    def find_circuit(self) -> Circuit:
+        plan, header = self.plan, self.header
+        settings = {**plan.discoverer_settings, "metric": self.subject.metric_name}
+        circuit = self.store.find_circuit(
+            header.task_id, header.model_id, plan.discoverer, settings
+        )
+        if circuit is None:
+            circuit = self._discover(settings)
+            self.store.add_circuit(circuit)
+        self.header = replace(header, circuit_id=circuit.id)
+        self.store.add_header(self.header)
+        return circuit
+
+    def _discover(self, settings: Mapping[str, Any]) -> Circuit:
+        import time
+
+        from .circuit import Circuit
+        from .engine import ReferenceEngine, faithfulness
+
+        trouble = ReferenceEngine(self.subject.take(2)).self_check()
+        if trouble is not None:
+            raise UserError(f"{self.header.model}: cutting edges is not exact: {trouble}.")
+        discoverer = self.plugins.discoverers()[self.plan.discoverer]
+        started = time.monotonic()
+        found = discoverer(self.subject, self.progress, **self.plan.discoverer_settings)
+        seconds = time.monotonic() - started
+        return Circuit(
+            task_id=self.header.task_id,
+            model_id=self.header.model_id,
+            discoverer=self.plan.discoverer,
+            settings=settings,
+            edges=tuple(found.edges),
+            n_edges_total=self.subject.model.graph.n_edges,
+            n_edges_tested=found.n_edges_tested,
+            faithfulness=faithfulness(self.held_out, found.edges),
+            seconds=round(seconds, 3),
+            forward_seconds=self.subject.model.forward_seconds(self.subject.clean),
+        )
+
+    # --- circuit -> evidence -------------------------------------------------------------------
+
+    def collect(self, circuit: Circuit) -> dict[Node, list[Evidence]]:
+        """Evidence for every component, what the store holds and what is new."""
+        evidence: dict[Node, list[Evidence]] = {node: [] for node in circuit.components}
+        for name, settings in self.plan.collectors.items():
+            held = self.store.find_evidence(circuit.id, name, settings)
+            self.store.add_evidence(self.header.id, held)
+            for item in held:
+                evidence[item.node].append(item)
+            missing = [n for n in circuit.components if n not in {e.node for e in held}]
+            self.progress(name, len(held), len(circuit.components))
+            if not missing:
+                continue
+            collector = self.plugins.collectors()[name]
+            done = len(held)
+            for node, facts in collector(self.subject, missing, **settings):
+                item = Evidence(circuit.id, node, name, settings, facts)
+                self.store.add_evidence(self.header.id, [item])
+                evidence[node].append(item)
+                done += 1
+                self.progress(name, done, len(circuit.components), str(node))
+        return evidence
+
+    # --- evidence -> labels --------------------------------------------------------------------
+
+    def label(
+        self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    ) -> tuple[list[Label], list[Node]]:
+        """The labels of every component, and the components that got no usable answer."""
+        labels: list[Label] = []
+        failed: list[Node] = []
+        ask = self._ask()
+        for done, node in enumerate(circuit.components):
+            self.progress("label", done, len(circuit.components), str(node))
+            question = Question(
+                node=node,
+                circuit=circuit,
+                evidence=sorted(evidence[node], key=lambda e: e.collector),
+                roles=self.plugins.roles(),
+                task_description=self.subject.task.description,
+                position_names=self.subject.position_names,
+            )
+            try:
+                labels += self._labels(question, ask)
+            except UnusableReply as reply:
+                self.store.add_labeling(self.header.id, "", [], reply.exchange)
+                failed.append(node)
+        self.progress("label", len(circuit.components), len(circuit.components))
+        return labels, failed
+
+    def _ask(self) -> Ask | None:
+        """An LLM for the labelers that have a setting for one."""
+        name = self.plan.labeler_settings.get("llm_model")
+        if name is None:
+            return None
+        from .llm import Llm
+        from .rendering import Templates
+
+        return Llm(name, Templates(self.plugins.prompts().values()))
+
+    def _labels(self, question: Question, ask: Ask | None) -> list[Label]:
+        labeler = self.plugins.labelers()[self.plan.labeler]
+        settings = self.plan.labeler_settings
+        prompt = labeler.prompt(question, ask)
+        asked = {
+            "circuit_id": question.circuit.id,
+            "node": question.node,
+            "labeler": self.plan.labeler,
+            "settings": settings,
+            "prompt": prompt,
+        }
+        question_id = content_id("question", asked)
+        held = self.store.find_labels(question_id)
+        if held is not None:
+            self.store.link_labels(self.header.id, held)
+            return held
+        proposals, exchange = labeler(question, prompt, ask, **settings)
+        labels = [
+            Label(
+                circuit_id=question.circuit.id,
+                node=question.node,
+                labeler=self.plan.labeler,
+                role=proposal.role,
+                positions=tuple(proposal.positions),
+                description=proposal.description,
+                confidence=proposal.confidence,
+                evidence_ids=tuple(proposal.evidence_ids),
+                exchange_id=exchange.id if exchange else None,
+            )
+            for proposal in proposals
+        ]
+        self.store.add_labeling(self.header.id, question_id, labels, exchange)
+        return labels
+
+    # --- labels -> verdicts --------------------------------------------------------------------
+
+    def judge(self, labels: Sequence[Label]) -> None:
+        for name, settings in self.plan.judges.items():
+            judge = self.plugins.judges()[name]
+            missing = [x for x in labels if not self.store.find_verdicts(x.id, name)]
+            done = len(labels) - len(missing)
+            for verdict in judge(self.held_out, missing, self.plugins.roles(), **settings):
+                self.store.add_verdict(verdict)
+                done += 1
+                self.progress(f"judge {name}", done, len(labels), verdict.outcome)

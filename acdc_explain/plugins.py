@@ -1,0 +1,141 @@
+"""Load plugins from entry points, list what they bring, report those that are broken."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from .errors import UserError
+from .hookspecs import PROJECT, Hooks
+
+if TYPE_CHECKING:
+    from .hookspecs import Collector, Discoverer, Judge, Labeler, ModelSource, TaskBuilder
+    from .role import RoleCard
+
+HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
+
+
+@dataclass
+class Plugins:
+    """The loaded plugins, and those that could not be loaded with the reason."""
+
+    manager: pluggy.PluginManager
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def registered(self, hook: str) -> dict[str, Any]:
+        """Everything one hook brings, by name. Raises UserError if two plugins use one name."""
+        found: dict[str, Any] = {}
+        owners: dict[str, str] = {}
+        for plugin, names in self.by_plugin(hook).items():
+            for name, thing in names.items():
+                if name in found:
+                    raise UserError(
+                        f"Plugins {owners[name]!r} and {plugin!r} both register {name!r} with "
+                        f"{hook}; uninstall one of them or rename what it registers."
+                    )
+                found[name], owners[name] = thing, plugin
+        return found
+
+    def by_plugin(self, hook: str) -> dict[str, Mapping[str, Any]]:
+        """What each plugin returns from a hook, in the order of the plugins' names."""
+        results: dict[str, Mapping[str, Any]] = {}
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                returned = dict(implementation.function())
+            except Exception as error:  # third-party code may raise anything
+                self.broken[implementation.plugin_name] = f"{hook}: {_sentence(error)}"
+                continue
+            results[implementation.plugin_name] = returned
+        return dict(sorted(results.items()))
+
+    def brings(self, plugin: str) -> dict[str, list[str]]:
+        """The names a plugin registers, by hook."""
+        found = {hook: sorted(self.by_plugin(hook).get(plugin, {})) for hook in HOOKS}
+        return {hook: names for hook, names in found.items() if names}
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(name for name, _ in self.manager.list_name_plugin())
+
+    def tasks(self) -> dict[str, TaskBuilder]:
+        return self.registered("register_tasks")
+
+    def models(self) -> dict[str, ModelSource]:
+        return self.registered("register_models")
+
+    def discoverers(self) -> dict[str, Discoverer]:
+        return self.registered("register_discoverers")
+
+    def collectors(self) -> dict[str, Collector]:
+        return self.registered("register_collectors")
+
+    def labelers(self) -> dict[str, Labeler]:
+        return self.registered("register_labelers")
+
+    def judges(self) -> dict[str, Judge]:
+        return self.registered("register_judges")
+
+    def roles(self) -> dict[str, RoleCard]:
+        return self.registered("register_roles")
+
+    def patterns(self) -> dict[str, str]:
+        return self.registered("register_patterns")
+
+    def prompts(self) -> dict[str, Path]:
+        return self.registered("register_prompts")
+
+
+@cache
+def load_plugins() -> Plugins:
+    """Every installed plugin; one that fails is reported by name and the others load."""
+    plugins = Plugins(pluggy.PluginManager(PROJECT))
+    plugins.manager.add_hookspecs(Hooks)
+    for entry in sorted(entry_points(group=PROJECT), key=lambda entry: entry.name):
+        _load(plugins, entry)
+    return plugins
+
+
+def _load(plugins: Plugins, entry: EntryPoint) -> None:
+    manager = plugins.manager
+    try:
+        manager.register(entry.load(), name=entry.name)
+        manager.check_pending()
+    except Exception as error:  # third-party code may raise anything
+        if manager.has_plugin(entry.name):
+            manager.unregister(name=entry.name)
+        plugins.broken[entry.name] = _sentence(error)
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"
+
+
+def pick(kind: str, found: Mapping[str, Any], name: str) -> Any:
+    """One of a kind by name. Raises UserError that lists the names there are."""
+    if name not in found:
+        raise UserError(f"There is no {kind} {name!r}; there are {', '.join(sorted(found))}.")
+    return found[name]
+
+
+def settings_of(function: Any) -> dict[str, Any]:
+    """The settings of a callable, with their defaults: its keyword-only parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def with_settings(kind: str, name: str, function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a callable, `given` over the defaults. Raises UserError for a strange one."""
+    known = settings_of(function)
+    for setting in given:
+        if setting not in known:
+            takes = ", ".join(known) or "no settings"
+            raise UserError(f"{kind} {name!r} has no setting {setting!r}; it takes {takes}.")
+    return {**known, **given}

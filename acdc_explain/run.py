@@ -1,0 +1,226 @@
+"""One run: what was asked, and everything found, as a record and as the exported document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .circuit import Circuit, Edge, Faithfulness, Node
+from .errors import UserError
+from .evidence import Evidence
+from .exchange import Exchange
+from .ids import plain
+from .label import Label
+from .motif import Motif
+from .verdict import Verdict
+
+SCHEMA = "acdc-explain/run/1"
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What was asked for. The id is a hash of the task, the model and all settings."""
+
+    id: str
+    task: str
+    task_id: str
+    model: str
+    model_id: str
+    circuit_id: str | None
+    status: str  # "unfinished" or "done"
+    created_at: str  # UTC, ISO 8601
+    seed: int
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run with everything the store holds of it."""
+
+    header: RunHeader
+    circuit: Circuit | None
+    evidence: Sequence[Evidence]
+    labels: Sequence[Label]
+    verdicts: Sequence[Verdict]
+    motifs: Sequence[Motif]
+    exchanges: Sequence[Exchange]
+    reused: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.header.id
+
+    def labels_of(self, node: Node) -> list[Label]:
+        return [label for label in self.labels if label.node == node]
+
+    def verdicts_of(self, label: Label) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.label_id == label.id]
+
+
+def to_document(run: Run) -> dict[str, Any]:
+    """The run as the JSON document of the contract `acdc-explain/run/1`."""
+    header, circuit = run.header, run.circuit
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run": {
+            "id": header.id,
+            "task": header.task,
+            "model": header.model,
+            "status": header.status,
+            "created_at": header.created_at,
+            "seed": header.seed,
+            "settings": plain(header.settings),
+            "versions": plain(header.versions),
+            "task_id": header.task_id,
+            "model_id": header.model_id,
+        },
+        "circuit": None if circuit is None else _circuit(circuit),
+        "components": [_component(run, node) for node in (circuit.components if circuit else ())],
+        "motifs": [{"pattern": m.pattern, "nodes": plain(m.nodes)} for m in run.motifs],
+        "exchanges": _exchanges(run.exchanges),
+    }
+    return document
+
+
+def _circuit(circuit: Circuit) -> dict[str, Any]:
+    found = circuit.faithfulness
+    return {
+        "id": circuit.id,
+        "discoverer": circuit.discoverer,
+        "settings": plain(circuit.settings),
+        "n_edges_total": circuit.n_edges_total,
+        "n_edges_tested": circuit.n_edges_tested,
+        "nodes": [str(node) for node in circuit.nodes],
+        "edges": [{"edge": str(edge), "effect": edge.effect} for edge in circuit.edges],
+        "metric": {
+            "name": found.metric,
+            "clean": found.clean,
+            "circuit": found.circuit,
+            "corrupt": found.corrupt,
+        },
+        "faithfulness": found.share,
+        "seconds": circuit.seconds,
+        "forward_seconds": circuit.forward_seconds,
+    }
+
+
+def _component(run: Run, node: Node) -> dict[str, Any]:
+    return {
+        "node": str(node),
+        "evidence": [
+            {
+                "id": evidence.id,
+                "collector": evidence.collector,
+                "settings": plain(evidence.settings),
+                "facts": plain(evidence.facts),
+            }
+            for evidence in run.evidence
+            if evidence.node == node
+        ],
+        "labels": [_label(run, label) for label in run.labels_of(node)],
+    }
+
+
+def _label(run: Run, label: Label) -> dict[str, Any]:
+    return {
+        "id": label.id,
+        "role": label.role,
+        "labeler": label.labeler,
+        "confidence": label.confidence,
+        "description": label.description,
+        "positions": list(label.positions),
+        "evidence_ids": list(label.evidence_ids),
+        "exchange_id": label.exchange_id,
+        "verdicts": [
+            {key: value for key, value in plain(verdict).items() if key != "label_id"}
+            for verdict in run.verdicts_of(label)
+        ],
+    }
+
+
+def _exchanges(exchanges: Sequence[Exchange]) -> dict[str, Any]:
+    return {
+        "n": len(exchanges),
+        "failed": sum(exchange.error is not None for exchange in exchanges),
+        "tokens_in": sum(exchange.tokens_in or 0 for exchange in exchanges),
+        "tokens_out": sum(exchange.tokens_out or 0 for exchange in exchanges),
+        "cost_usd": 0.0 if not exchanges else None,  # no price table: unknown is not zero
+        "records": [plain(exchange) for exchange in exchanges],
+    }
+
+
+def from_document(document: Any, where: str) -> Run:
+    """The run in an exported document. Raises UserError that begins with `where`."""
+    if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
+        raise UserError(
+            f"{where} is no exported run: its schema is {found!r} where {SCHEMA!r} is expected; "
+            "write one with `acdc-explain export RUN`."
+        )
+    try:
+        return _read(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{where} is no complete exported run ({type(error).__name__}: {error}); "
+            "export it again with `acdc-explain export RUN`."
+        ) from error
+
+
+def _read(document: Mapping[str, Any]) -> Run:
+    head = document["run"]
+    circuit = _read_circuit(document["circuit"], head) if document["circuit"] else None
+    header = RunHeader(
+        circuit_id=circuit.id if circuit else None,
+        **{key: head[key] for key in RunHeader.__slots__ if key != "circuit_id"},
+    )
+    evidence, labels, verdicts = [], [], []
+    for component in document["components"]:
+        assert circuit is not None
+        node = Node.parse(component["node"])
+        for e in component["evidence"]:
+            evidence.append(Evidence(circuit.id, node, e["collector"], e["settings"], e["facts"]))
+        for entry in component["labels"]:
+            label = Label(
+                circuit_id=circuit.id,
+                node=node,
+                labeler=entry["labeler"],
+                role=entry["role"],
+                positions=tuple(entry["positions"]),
+                description=entry["description"],
+                confidence=entry["confidence"],
+                evidence_ids=tuple(entry["evidence_ids"]),
+                exchange_id=entry["exchange_id"],
+            )
+            labels.append(label)
+            verdicts += [Verdict(label_id=label.id, **verdict) for verdict in entry["verdicts"]]
+    motifs = [
+        Motif(
+            m["pattern"],
+            header.id,
+            header.circuit_id or "",
+            {step: Node.parse(name) for step, name in m["nodes"].items()},
+        )
+        for m in document["motifs"]
+    ]
+    exchanges = [Exchange(**entry) for entry in document["exchanges"]["records"]]
+    return Run(header, circuit, evidence, labels, verdicts, motifs, exchanges)
+
+
+def _read_circuit(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Circuit:
+    metric = entry["metric"]
+    return Circuit(
+        task_id=head["task_id"],
+        model_id=head["model_id"],
+        discoverer=entry["discoverer"],
+        settings=entry["settings"],
+        edges=tuple(Edge.parse(e["edge"], e["effect"]) for e in entry["edges"]),
+        n_edges_total=entry["n_edges_total"],
+        n_edges_tested=entry["n_edges_tested"],
+        faithfulness=Faithfulness(
+            metric["name"], metric["clean"], metric["circuit"], metric["corrupt"]
+        ),
+        seconds=entry["seconds"],
+        forward_seconds=entry["forward_seconds"],
+    )

@@ -1,0 +1,57 @@
+"""What a run was asked to do."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from .ids import content_id
+
+DEFAULT_MODEL = "mini"
+DEFAULT_EXAMPLES = 16
+DEFAULT_LLM = "gpt-4.1-mini"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides a run's result besides the task's text and the model's weights.
+
+    `discoverer_settings`: what the discoverer takes (tau, max_edges, steps ...).
+    `labeler` None: `llm` if the environment has a key, else `rules`.
+    `metric` None: the task's own.
+    """
+
+    discoverer: str = "acdc"
+    discoverer_settings: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
+    collectors: tuple[str, ...] | None = None
+    labeler: str | None = None
+    llm_model: str = DEFAULT_LLM
+    judges: tuple[str, ...] | None = None
+    examples: int | None = None
+    seed: int = 0
+    prompts: str | None = None
+    corpus: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_id(task_id: str, model_id: str, resolved: Mapping[str, Any]) -> str:
+    """The same question to the same version of this program has the same id."""
+    content = {
+        "task_id": task_id,
+        "model_id": model_id,
+        "settings": resolved,
+        "version": version("acdc-explain"),
+    }
+    return content_id("run", content)
+
+
+def versions() -> dict[str, str]:
+    """What the result may depend on."""
+    packages = ("acdc-explain", "torch", "transformer-lens", "transformers", "duckdb")
+    return {"python": platform.python_version(), **{p: version(p) for p in packages}}

@@ -1,0 +1,411 @@
+"""One DuckDB file that keeps every record as soon as it exists."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from . import rows
+from .circuit import Circuit, Edge, Faithfulness, Node
+from .errors import UserError
+from .evidence import Evidence
+from .exchange import Exchange
+from .ids import canonical_json
+from .label import Label
+from .motif import Motif, Pattern
+from .run import Run, RunHeader
+from .schema import MIGRATIONS, VERSION
+from .search import Filters, Match, label_match, labels_query, path_match, paths_query
+from .task import Task
+from .verdict import Verdict
+
+LOCK_SECONDS = 30.0
+CONFIG: dict[str, Any] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "enable_external_access": True,  # the file itself; switched off right after opening
+}
+
+
+class Store:
+    """Append-only: adding a record that is there changes nothing. No connection is kept open."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise UserError(f"{path} is a folder; give the path of a store's file with --db.")
+        if not self.path.parent.is_dir():
+            raise UserError(
+                f"The folder {self.path.parent} does not exist; make it or change --db."
+            )
+
+    # --- opening -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection inside one transaction; commits if the body ends well."""
+        connection = self._connect()
+        try:
+            connection.execute("BEGIN")
+            self._migrate(connection)
+            yield connection
+            connection.execute("COMMIT")
+        except duckdb.Error as error:
+            raise UserError(f"{self.path}: {_first_line(error)}") from error
+        finally:
+            connection.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return duckdb.connect(str(self.path), config=CONFIG)
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower():
+                    raise UserError(
+                        f"{self.path} cannot be opened: {_first_line(error)}"
+                    ) from error
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{self.path} is in use by another process, still after "
+                        f"{LOCK_SECONDS:.0f} s ({_first_line(error)}); stop it or use another --db."
+                    ) from error
+                time.sleep(0.05)
+            except duckdb.Error as error:
+                raise UserError(
+                    f"{self.path} is no DuckDB store ({_first_line(error)}); give another --db."
+                ) from error
+
+    def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT)")
+        row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        found = row[0] if row else 0
+        if found > VERSION:
+            raise UserError(
+                f"{self.path} was written by a newer acdc-explain (schema {found}, this one knows "
+                f"{VERSION}); upgrade with `pip install -U acdc-explain`."
+            )
+        if found == VERSION:
+            return
+        for step in MIGRATIONS[found:]:
+            connection.execute(step)
+        connection.execute(
+            "INSERT INTO meta VALUES ('schema', ?) "
+            "ON CONFLICT DO UPDATE SET value = excluded.value",
+            [VERSION],
+        )
+
+    # --- adding --------------------------------------------------------------------------------
+
+    def add_task(self, task: Task) -> None:
+        with self._open() as connection:
+            _insert(connection, "tasks", [(task.id, task.name, canonical_json(task))])
+
+    def add_header(self, header: RunHeader) -> None:
+        """Add a run, or bring its status and circuit up to date."""
+        with self._open() as connection:
+            _insert(connection, "runs", [rows.run_row(header)])
+            connection.execute(
+                "UPDATE runs SET status = ?, circuit_id = ? WHERE id = ?",
+                [header.status, header.circuit_id, header.id],
+            )
+
+    def add_circuit(self, circuit: Circuit) -> None:
+        with self._open() as connection:
+            _insert_circuit(connection, circuit)
+
+    def add_evidence(self, run_id: str, evidence: Sequence[Evidence]) -> None:
+        with self._open() as connection:
+            _insert(connection, "evidence", map(rows.evidence_row, evidence))
+            _insert(connection, "run_evidence", [(run_id, e.id) for e in evidence])
+
+    def add_labeling(
+        self, run_id: str, question_id: str, labels: Sequence[Label], exchange: Exchange | None
+    ) -> None:
+        """The answer to a question about one node: labels, or an exchange that failed."""
+        with self._open() as connection:
+            if exchange is not None:
+                _insert(connection, "exchanges", [rows.exchange_row(exchange)])
+                _insert(connection, "run_exchanges", [(run_id, exchange.id)])
+            _insert(connection, "labels", map(rows.label_row, labels))
+            _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
+            if labels:
+                first, ids = labels[0], canonical_json([label.id for label in labels])
+                row = (question_id, first.circuit_id, str(first.node), first.labeler, ids)
+                _insert(connection, "labelings", [row])
+
+    def link_labels(self, run_id: str, labels: Sequence[Label]) -> None:
+        """Say that a run uses labels that an earlier run was given, and their exchanges."""
+        exchanges = {label.exchange_id for label in labels if label.exchange_id}
+        with self._open() as connection:
+            _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
+            _insert(connection, "run_exchanges", [(run_id, exchange) for exchange in exchanges])
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        with self._open() as connection:
+            _insert(connection, "verdicts", [rows.verdict_row(verdict)])
+
+    def add_motifs(self, motifs: Iterable[Motif]) -> None:
+        with self._open() as connection:
+            _insert(connection, "motifs", map(rows.motif_row, motifs))
+
+    def add_run(self, run: Run) -> bool:
+        """Add a whole run in one transaction. False if it is there already.
+
+        Raises UserError if a run of the same id holds something else.
+        """
+        with self._open() as connection:
+            present = _headers(connection, "WHERE id = ?", [run.id])
+            if present:
+                held = present[0]
+                if held.circuit_id != run.header.circuit_id or held.settings != run.header.settings:
+                    raise UserError(
+                        f"{self.path} holds another run with the id {run.id}; nothing was imported."
+                    )
+                if held.status == "done" or run.header.status != "done":
+                    return False
+            _insert(connection, "runs", [rows.run_row(run.header)])
+            connection.execute(
+                "UPDATE runs SET status = ? WHERE id = ?", [run.header.status, run.id]
+            )
+            if run.circuit is not None:
+                _insert_circuit(connection, run.circuit)
+            _insert(connection, "evidence", map(rows.evidence_row, run.evidence))
+            _insert(connection, "run_evidence", [(run.id, e.id) for e in run.evidence])
+            _insert(connection, "exchanges", map(rows.exchange_row, run.exchanges))
+            _insert(connection, "run_exchanges", [(run.id, e.id) for e in run.exchanges])
+            _insert(connection, "labels", map(rows.label_row, run.labels))
+            _insert(connection, "run_labels", [(run.id, label.id) for label in run.labels])
+            _insert(connection, "verdicts", map(rows.verdict_row, run.verdicts))
+            _insert(connection, "motifs", map(rows.motif_row, run.motifs))
+        return True
+
+    # --- getting -------------------------------------------------------------------------------
+
+    def runs(self) -> list[RunHeader]:
+        """All runs, the newest first."""
+        with self._open() as connection:
+            return _headers(connection, "ORDER BY created_at DESC, id", [])
+
+    def header(self, run: str) -> RunHeader:
+        """A run by id, unique prefix of an id, or `last`. Raises UserError."""
+        headers = self.runs()
+        if not headers:
+            raise UserError(f"{self.path} holds no run yet; make one with `acdc-explain run ioi`.")
+        if run == "last":
+            return headers[0]
+        found = [header for header in headers if header.id.startswith(run)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise UserError(f"{self.path} holds no run {run!r}; see `acdc-explain runs`.")
+        ids = ", ".join(header.id for header in found[:5])
+        raise UserError(f"{run!r} is the beginning of {len(found)} runs ({ids}); write more of it.")
+
+    def get(self, run: str) -> Run:
+        """A run with everything found, by id, prefix or `last`. Raises UserError."""
+        header = self.header(run)
+        with self._open() as connection:
+            circuit = _circuit(connection, header.circuit_id) if header.circuit_id else None
+            evidence = _linked(connection, "evidence", "run_evidence", "evidence_id", header.id)
+            labels = _linked(connection, "labels", "run_labels", "label_id", header.id)
+            exchanges = _linked(connection, "exchanges", "run_exchanges", "exchange_id", header.id)
+            verdicts = connection.execute(
+                "SELECT verdicts.* FROM verdicts JOIN run_labels USING (label_id) "
+                "WHERE run_id = ? ORDER BY judge, id",
+                [header.id],
+            ).fetchall()
+            motifs = connection.execute(
+                "SELECT * FROM motifs WHERE run_id = ? ORDER BY pattern, nodes", [header.id]
+            ).fetchall()
+        return Run(
+            header,
+            circuit,
+            [rows.to_evidence(row) for row in evidence],
+            [rows.to_label(row) for row in labels],
+            [Verdict(*row[1:]) for row in verdicts],
+            [rows.to_motif(row) for row in motifs],
+            [Exchange(*row[1:]) for row in exchanges],
+        )
+
+    def find_circuit(
+        self, task_id: str, model_id: str, discoverer: str, settings: Mapping[str, Any]
+    ) -> Circuit | None:
+        """The circuit that the same discovery found before."""
+        with self._open() as connection:
+            row = connection.execute(
+                "SELECT id FROM circuits "
+                "WHERE task_id = ? AND model_id = ? AND discoverer = ? AND settings = ?",
+                [task_id, model_id, discoverer, canonical_json(settings)],
+            ).fetchone()
+            return _circuit(connection, row[0]) if row else None
+
+    def find_evidence(
+        self, circuit_id: str, collector: str, settings: Mapping[str, Any]
+    ) -> list[Evidence]:
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT * FROM evidence WHERE circuit_id = ? AND collector = ? AND settings = ?",
+                [circuit_id, collector, canonical_json(settings)],
+            ).fetchall()
+        return [rows.to_evidence(row) for row in found]
+
+    def find_labels(self, question_id: str) -> list[Label] | None:
+        """The labels that the same question was answered with before, or None."""
+        with self._open() as connection:
+            row = connection.execute(
+                "SELECT label_ids FROM labelings WHERE id = ?", [question_id]
+            ).fetchone()
+            if row is None:
+                return None
+            ids = json.loads(row[0])
+            marks = ", ".join("?" * len(ids))
+            found = connection.execute(
+                f"SELECT * FROM labels WHERE id IN ({marks})", ids
+            ).fetchall()
+        return [rows.to_label(row) for row in found]
+
+    def find_verdicts(self, label_id: str, judge: str) -> list[Verdict]:
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT * FROM verdicts WHERE label_id = ? AND judge = ?", [label_id, judge]
+            ).fetchall()
+        return [Verdict(*row[1:]) for row in found]
+
+    def task(self, task_id: str) -> Task:
+        """A stored task. Raises KeyError."""
+        with self._open() as connection:
+            row = connection.execute("SELECT body FROM tasks WHERE id = ?", [task_id]).fetchone()
+        if row is None:
+            raise KeyError(task_id)
+        return rows.to_task(json.loads(row[0]))
+
+    # --- searching -----------------------------------------------------------------------------
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        role: str | None = None,
+        pattern: str | None = None,
+        verdict: str | None = None,
+        task: str | None = None,
+        model: str | None = None,
+        limit: int = 50,
+    ) -> list[Match]:
+        """Labeled components, or with `pattern` paths of them, over all runs. Filters combine."""
+        query = Pattern.parse(pattern) if pattern else None
+        filters = Filters(text, role, verdict, task, model)
+        with self._open() as connection:
+            if query is None:
+                found = connection.execute(*labels_query(filters, limit)).fetchall()
+                return [label_match(row) for row in found]
+            found = connection.execute(*paths_query(query, filters, limit)).fetchall()
+            return [path_match(query, row) for row in found]
+
+    def match(self, run_id: str, patterns: Mapping[str, str]) -> list[Motif]:
+        """Where named patterns match in one run's labeled circuit."""
+        header = self.header(run_id)
+        motifs: list[Motif] = []
+        with self._open() as connection:
+            for name, text in patterns.items():
+                pattern = Pattern.parse(text)
+                query = paths_query(pattern, Filters(run_id=header.id), None)
+                for row in connection.execute(*query).fetchall():
+                    nodes = path_match(pattern, row).nodes
+                    motifs.append(Motif(name, header.id, header.circuit_id or "", nodes))
+        return motifs
+
+
+# --- helpers on an open connection -------------------------------------------------------------
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, new: Iterable[Sequence[Any]]
+) -> None:
+    """Add rows that are not there yet."""
+    values = [list(row) for row in new]
+    if values:
+        marks = ", ".join("?" * len(values[0]))
+        connection.executemany(
+            f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", values
+        )
+
+
+def _insert_circuit(connection: duckdb.DuckDBPyConnection, circuit: Circuit) -> None:
+    found = circuit.faithfulness
+    row = (
+        circuit.id,
+        circuit.task_id,
+        circuit.model_id,
+        circuit.discoverer,
+        canonical_json(circuit.settings),
+        circuit.n_edges_total,
+        circuit.n_edges_tested,
+        found.metric,
+        found.clean,
+        found.circuit,
+        found.corrupt,
+        circuit.seconds,
+        circuit.forward_seconds,
+    )
+    _insert(connection, "circuits", [row])
+    nodes = [(circuit.id, str(n), n.kind, n.layer, n.head) for n in circuit.nodes]
+    _insert(connection, "nodes", nodes)
+    edges = [
+        (circuit.id, place, str(edge.src), str(edge.dst), edge.port, edge.effect)
+        for place, edge in enumerate(circuit.edges)
+    ]
+    _insert(connection, "edges", edges)
+
+
+def _circuit(connection: duckdb.DuckDBPyConnection, circuit_id: str) -> Circuit:
+    row = connection.execute("SELECT * FROM circuits WHERE id = ?", [circuit_id]).fetchone()
+    edges = connection.execute(
+        "SELECT src, dst, port, effect FROM edges WHERE circuit_id = ? ORDER BY place", [circuit_id]
+    ).fetchall()
+    assert row is not None
+    return Circuit(
+        task_id=row[1],
+        model_id=row[2],
+        discoverer=row[3],
+        settings=json.loads(row[4]),
+        edges=tuple(Edge(Node.parse(s), Node.parse(d), port, e) for s, d, port, e in edges),
+        n_edges_total=row[5],
+        n_edges_tested=row[6],
+        faithfulness=Faithfulness(*row[7:11]),
+        seconds=row[11],
+        forward_seconds=row[12],
+    )
+
+
+def _headers(
+    connection: duckdb.DuckDBPyConnection, clause: str, values: list[Any]
+) -> list[RunHeader]:
+    found = connection.execute(
+        "SELECT id, task, task_id, model, model_id, circuit_id, status, "
+        f"strftime(created_at, '%Y-%m-%dT%H:%M:%SZ'), seed, settings, versions FROM runs {clause}",
+        values,
+    ).fetchall()
+    return [rows.to_header(row) for row in found]
+
+
+def _linked(
+    connection: duckdb.DuckDBPyConnection, table: str, link: str, column: str, run_id: str
+) -> list[tuple[Any, ...]]:
+    """The rows of a table that a run is linked to."""
+    return connection.execute(
+        f"SELECT {table}.* FROM {table} JOIN {link} ON {table}.id = {link}.{column} "
+        f"WHERE {link}.run_id = ? ORDER BY {table}.id",
+        [run_id],
+    ).fetchall()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

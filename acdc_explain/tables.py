@@ -1,0 +1,189 @@
+"""Results as tables people can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .verdict import WORST_FIRST, Verdict
+
+if TYPE_CHECKING:
+    from .plugins import Plugins
+    from .run import Run, RunHeader
+    from .search import Match
+
+STYLES = {
+    "supported": "green",
+    "pattern_only": "yellow",
+    "causal_only": "yellow",
+    "inconclusive": "dim",
+    "refuted": "red",
+}
+NUMERIC = ("score", "chance", "above", "n", "confidence")
+
+
+def console() -> Console:
+    """Where results go: standard output, as wide as a terminal or as the text needs."""
+    plain = Console(highlight=False, soft_wrap=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=140)
+
+
+def _table(*columns: str) -> Table:
+    long = "description" in columns  # one line a row: --json has the whole text
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=long)
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in NUMERIC else "left",
+            overflow="ellipsis" if long else "fold",
+            no_wrap=long,
+            ratio=1 if column == "description" else None,
+        )
+    return table
+
+
+def outcome_text(outcome: str | None) -> Text:
+    return Text(outcome or "-", style=STYLES.get(outcome or "", ""))
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """The verdict that counts where judges disagree."""
+    return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.outcome), default=None)
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def show_run(run: Run, out: Console) -> None:
+    """The circuit in a few lines, its components with roles and verdicts, the motifs found."""
+    header, circuit = run.header, run.circuit
+    out.print(f"run {header.id}  {header.task} on {header.model}  ({header.status})", style="bold")
+    if circuit is None:
+        out.print("No circuit yet; repeat the same command to go on.")
+        return
+    found = circuit.faithfulness
+    share = "-" if found.share is None else f"{found.share:.0%}"
+    out.print(
+        f"circuit: {len(circuit.edges)} of {circuit.n_edges_total} edges "
+        f"({circuit.n_edges_tested} tested by {circuit.discoverer} in {circuit.seconds:.1f} s), "
+        f"{len(circuit.components)} components"
+    )
+    out.print(
+        f"{found.metric} on held-out examples: whole model {found.clean:.3f}, circuit "
+        f"{found.circuit:.3f}, everything corrupted {found.corrupt:.3f}; faithfulness {share}"
+    )
+    out.print()
+    out.print(_components(run))
+    if run.motifs:
+        out.print()
+        out.print(_motifs(run))
+    if run.exchanges:
+        failed = sum(exchange.error is not None for exchange in run.exchanges)
+        sent = sum(exchange.tokens_in or 0 for exchange in run.exchanges)
+        received = sum(exchange.tokens_out or 0 for exchange in run.exchanges)
+        out.print(
+            f"\nLLM {run.exchanges[0].llm}: {len(run.exchanges)} exchanges, {failed} failed, "
+            f"{sent} tokens in, {received} out"
+        )
+
+
+def _components(run: Run) -> Table:
+    """Labeled components first, those that got only `other` or nothing after them."""
+    table = _table("node", "role", "verdict", "score", "chance", "above", "n", "description")
+    assert run.circuit is not None
+    later: list[tuple[str | Text, ...]] = []
+    for node in run.circuit.components:
+        labels = run.labels_of(node)
+        if not labels:
+            later.append((str(node), "-", Text("no usable label"), "-", "-", "-", "-", ""))
+        for label in labels:
+            verdict = worst(run.verdicts_of(label))
+            row: tuple[str | Text, ...] = (
+                str(node),
+                label.role,
+                outcome_text(verdict.outcome if verdict else None),
+                _number(verdict.score if verdict else None),
+                _number(verdict.chance if verdict else None),
+                _number(verdict.percentile if verdict else None, ".0%"),
+                str(verdict.n) if verdict else "-",
+                Text(label.description),
+            )
+            if label.role == "other":
+                later.append(row)
+            else:
+                table.add_row(*row)
+    for row in later:
+        table.add_row(*row)
+    return table
+
+
+def _motifs(run: Run) -> Table:
+    table = _table("motif", "matches", "for example")
+    names = dict.fromkeys(motif.pattern for motif in run.motifs)
+    for name in names:
+        matches = [motif for motif in run.motifs if motif.pattern == name]
+        nodes = ", ".join(f"{step} {node}" for step, node in matches[0].nodes.items())
+        table.add_row(name, str(len(matches)), nodes)
+    return table
+
+
+def show_runs(headers: Sequence[RunHeader], out: Console) -> None:
+    table = _table("run", "task", "model", "discoverer", "labeler", "status", "created")
+    for header in headers:
+        table.add_row(
+            header.id,
+            header.task,
+            header.model,
+            str(header.settings.get("discoverer", "-")),
+            str(header.settings.get("labeler", "-")),
+            header.status,
+            header.created_at.replace("T", " ").rstrip("Z"),
+        )
+    out.print(table)
+
+
+def show_matches(matches: Sequence[Match], out: Console) -> None:
+    if not matches:
+        out.print("Nothing found.")
+        return
+    table = _table("run", "task", "model", "match", "verdict", "confidence", "description")
+    for match in matches:
+        single = len(match.nodes) == 1
+        nodes = ", ".join(f"{role} {node}" for role, node in match.nodes.items())
+        table.add_row(
+            match.run_id,
+            match.task,
+            match.model,
+            nodes,
+            outcome_text(match.outcome) if single else Text(""),
+            _number(match.confidence) if single else "",
+            Text(match.description),
+        )
+    out.print(table)
+
+
+def show_plugins(plugins: Plugins, out: Console) -> None:
+    table = _table("plugin", "brings")
+    for name in plugins.names:
+        brings = plugins.brings(name)
+        lines = [
+            f"{hook.removeprefix('register_')}: {', '.join(names)}"
+            for hook, names in brings.items()
+        ]
+        table.add_row(name, "\n".join(lines) or "nothing")
+    for name, error in sorted(plugins.broken.items()):
+        table.add_row(name, Text(f"BROKEN: {error}", style="red"))
+    out.print(table)
+
+
+def show_names(rows: Iterable[Sequence[str]], columns: Sequence[str], out: Console) -> None:
+    """A plain table of names and what they are."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)

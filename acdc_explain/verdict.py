@@ -1,0 +1,40 @@
+"""What an experiment on held-out examples says about a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .ids import content_id
+
+Outcome = Literal["supported", "pattern_only", "causal_only", "refuted", "inconclusive"]
+WORST_FIRST: tuple[Outcome, ...] = (
+    "refuted",
+    "pattern_only",
+    "causal_only",
+    "inconclusive",
+    "supported",
+)
+"""Where judges disagree, the worst outcome counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome, with the statistic of the deciding test.
+
+    `score` is the component's, `chance` the mean over all other components of its kind,
+    `percentile` the share of those that score lower, `n` how many samples were measured.
+    """
+
+    label_id: str
+    judge: str
+    outcome: Outcome
+    score: float | None
+    chance: float | None
+    percentile: float | None
+    n: int
+    reason: str
+
+    @property
+    def id(self) -> str:
+        return content_id("verdict", self)

@@ -1,0 +1,46 @@
+"""Evidence: where a head attends, on random tokens and between the task's named positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Collector, Facts
+
+if TYPE_CHECKING:
+    from acdc_explain.circuit import Node
+    from acdc_explain.subject import Subject
+
+PATTERNS = (
+    "previous_token_attention",
+    "duplicate_token_attention",
+    "induction_attention",
+    "sink_attention",
+    "first_value_norm",
+    "answer_attention",
+)
+
+
+def attention(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+    """For heads: pattern scores, and mean attention from each named position to each."""
+    from acdc_explain.experiments import measured, named_attention
+
+    found = measured(PATTERNS, subject)
+    between = named_attention(subject)
+    for node in nodes:
+        if node.kind != "head":
+            yield node, {}
+            continue
+        yield (
+            node,
+            {
+                "measures": {name: m.facts(node) for name, m in found.items()},
+                "between_positions": between[node],
+            },
+        )
+
+
+@hookimpl
+def register_collectors() -> dict[str, Collector]:
+    return {"attention": attention}

@@ -1,0 +1,71 @@
+"""Edge attribution patching (Syed et al. 2023), and EAP-IG with `steps` (Hanna et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.circuit import Edge, Found, prune
+from acdc_explain.errors import UserError
+from acdc_explain.hookspecs import Discoverer
+
+if TYPE_CHECKING:
+    from acdc_explain.progress import Progress
+    from acdc_explain.subject import Subject
+
+
+def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: int = 1) -> Found:
+    """Keep the edges whose cut should worsen or improve the metric most, by its gradient.
+
+    The circuit is the largest set of highest-scoring edges that has at most `max_edges` edges
+    once those on no path from input to logits are dropped. `steps` > 1 averages the gradient over
+    inputs between the corrupted and the clean one (EAP-IG).
+    """
+    if max_edges < 1 or steps < 1:
+        raise UserError(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
+    ranked = sorted(_scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
+    return Found(tuple(_largest(ranked, max_edges)), len(ranked))
+
+
+def _scored(subject: Subject, progress: Progress, steps: int) -> list[Edge]:
+    """Every edge with an estimate of how much worse the metric becomes without it."""
+    import torch
+
+    from acdc_explain.engine import port_gradients
+
+    graph = subject.model.graph
+    difference = subject.corrupt_run.writers - subject.clean_run.writers
+    scores = torch.zeros(len(graph.receivers), len(graph.writers), device=difference.device)
+    for step in range(1, steps + 1):
+        progress("discover", step - 1, steps, f"gradient {step} of {steps}")
+        gradients = port_gradients(subject, share=step / steps)
+        scores += gradients.flatten(1) @ difference.flatten(1).T
+    change = scores * (-subject.sign / (steps * len(subject)))
+    rows = change.double().cpu().numpy()
+    edges = []
+    for row, (node, port) in enumerate(graph.receivers):
+        for column in reversed(range(graph.n_senders(node))):
+            edges.append(Edge(graph.writers[column], node, port, float(rows[row, column])))
+    progress("discover", steps, steps, f"{len(edges)} edges scored")
+    return edges
+
+
+def _largest(ranked: Sequence[Edge], max_edges: int) -> list[Edge]:
+    """The longest prefix with at most `max_edges` edges on paths from input to logits.
+
+    The pruned prefix only grows with its length, so bisection finds it.
+    """
+    low, high = 0, len(ranked)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(prune(ranked[:middle])) <= max_edges:
+            low = middle
+        else:
+            high = middle - 1
+    return prune(ranked[:low])
+
+
+@hookimpl
+def register_discoverers() -> dict[str, Discoverer]:
+    return {"eap": eap}

@@ -1,0 +1,27 @@
+"""Evidence: what happens to the metric when a component writes what it wrote when corrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Collector, Facts
+
+if TYPE_CHECKING:
+    from acdc_explain.circuit import Node
+    from acdc_explain.subject import Subject
+
+
+def patching(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+    """The total effect of resample ablation; percentiles are among these nodes."""
+    from acdc_explain.experiments import ablation_effect
+
+    for node in nodes:  # one at a time first, so that the progress is seen
+        ablation_effect(subject, [node])
+        yield node, {"measures": {"ablation_effect": ablation_effect(subject, nodes).facts(node)}}
+
+
+@hookimpl
+def register_collectors() -> dict[str, Collector]:
+    return {"patching": patching}

@@ -1,0 +1,140 @@
+"""Judge `role_card`: measure again, on held-out examples, everything the role's card demands."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Judge
+from acdc_explain.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from acdc_explain.circuit import Node
+    from acdc_explain.experiments import Measurement
+    from acdc_explain.label import Label
+    from acdc_explain.role import Requirement, RoleCard, Tier
+    from acdc_explain.subject import Subject
+
+NULL_NODES = 12  # others ablated for comparison, besides the labeled ones of the same kind
+
+State = Literal["holds", "fails", "unclear"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """One requirement, measured."""
+
+    requirement: Requirement
+    state: State
+    value: float
+    low: float
+    high: float
+    chance: float
+    percentile: float
+    n: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.requirement} {self.state}: {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], "
+            f"chance {self.chance:.3f}, above {self.percentile:.0%}"
+        )
+
+
+def role_card(
+    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+) -> Iterator[Verdict]:
+    """`supported` if all pattern and all causal tests hold beyond chance; see docs/roles.md."""
+    labels = list(labels)
+    null = _null(subject, [label.node for label in labels], seed)
+    for label in labels:
+        card = roles.get(label.role)
+        if card is None:
+            yield _no_test(label, f"no role card for {label.role!r} is installed")
+            continue
+        tests, unmeasurable = _tests(subject, label.node, card, null)
+        yield _no_test(label, unmeasurable) if unmeasurable else _verdict(label, card, tests)
+
+
+def _null(subject: Subject, nodes: list[Node], seed: int) -> list[Node]:
+    """The labeled nodes and some others of the same kinds, chosen at random."""
+    kinds = {node.kind for node in nodes}
+    others = [n for n in subject.model.graph.writers if n.kind in kinds and n not in nodes]
+    chosen = random.Random(seed).sample(others, min(NULL_NODES, len(others)))
+    return [*dict.fromkeys(nodes), *chosen]
+
+
+def _tests(
+    subject: Subject, node: Node, card: RoleCard, null: list[Node]
+) -> tuple[list[Test], str | None]:
+    """Every requirement measured, or why one cannot be."""
+    from acdc_explain.experiments import NotMeasurable, ablation_effect, measure
+
+    tests = []
+    for requirement in card.requirements:
+        try:
+            if requirement.measure == "ablation_effect":
+                measurement = ablation_effect(subject, null)
+            else:
+                measurement = measure(requirement.measure, subject)
+        except NotMeasurable as reason:
+            return [], f"{requirement.measure} cannot be measured: {reason}"
+        if node not in measurement.nodes:
+            return [], f"{requirement.measure} is not defined for {node}"
+        tests.append(_test(requirement, measurement, node))
+    return tests, None
+
+
+def _test(requirement: Requirement, measurement: Measurement, node: Node) -> Test:
+    value, percentile = measurement.value(node), measurement.percentile(node)
+    low, high = measurement.interval(node)
+    chance = measurement.chance(node)
+    state: State = "fails"
+    if requirement.holds(value, percentile):
+        state = "holds" if requirement.certain(low, high, chance) else "unclear"
+    return Test(requirement, state, value, low, high, chance, percentile, measurement.n)
+
+
+def _verdict(label: Label, card: RoleCard, tests: list[Test]) -> Verdict:
+    outcome = _outcome(_tier(tests, "pattern"), _tier(tests, "causal"))
+    doubtful = [test for test in tests if test.state != "holds"]
+    deciding = (doubtful or tests)[0]
+    return Verdict(
+        label_id=label.id,
+        judge="role_card",
+        outcome=outcome,
+        score=round(deciding.value, 5),
+        chance=round(deciding.chance, 5),
+        percentile=round(deciding.percentile, 4),
+        n=deciding.n,
+        reason="; ".join(map(str, tests)),
+    )
+
+
+def _tier(tests: list[Test], tier: Tier) -> State | None:
+    """The worst state among the tests of a tier; None if the card has none."""
+    states = {test.state for test in tests if test.requirement.tier == tier}
+    worst: tuple[State, ...] = ("fails", "unclear", "holds")
+    return next((state for state in worst if state in states), None)
+
+
+def _outcome(pattern: State | None, causal: State | None) -> Outcome:
+    states = {pattern, causal} - {None}
+    if states == {"holds"}:
+        return "supported"
+    if states == {"fails"}:
+        return "refuted"
+    if "unclear" in states:
+        return "inconclusive"
+    return "pattern_only" if pattern == "holds" else "causal_only"
+
+
+def _no_test(label: Label, reason: str) -> Verdict:
+    return Verdict(label.id, "role_card", "inconclusive", None, None, None, 0, reason)
+
+
+@hookimpl
+def register_judges() -> dict[str, Judge]:
+    return {"role_card": role_card}

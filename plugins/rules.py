@@ -1,0 +1,82 @@
+"""Labeler `rules`: the role cards decide, offline and always the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Labeler
+from acdc_explain.ids import canonical_json
+from acdc_explain.label import Proposal
+
+if TYPE_CHECKING:
+    from acdc_explain.exchange import Ask, Exchange
+    from acdc_explain.question import Question
+    from acdc_explain.role import RoleCard
+
+NO_ROLE = ("attention_sink", "other")  # said only where nothing else can be said
+
+
+class Rules:
+    """Proposes every role whose card's tests the evidence passes, or else `other`."""
+
+    def prompt(self, question: Question, ask: Ask | None) -> str:
+        """What the rules look at, so that other evidence or other cards are a new question."""
+        looked_at = {"measured": question.measured, "cards": question.possible_roles}
+        return canonical_json(looked_at)
+
+    def __call__(
+        self, question: Question, prompt: str, ask: Ask | None, **settings: Any
+    ) -> tuple[Sequence[Proposal], Exchange | None]:
+        cards = question.possible_roles
+        passed = [name for name, card in cards.items() if not card.missing(question.measured)]
+        telling = [name for name in passed if name not in NO_ROLE]
+        chosen = telling or [name for name in passed if name == "attention_sink"] or ["other"]
+        return [self._proposal(question, cards[name]) for name in chosen], None
+
+    def _proposal(self, question: Question, card: RoleCard) -> Proposal:
+        relevant = {requirement.measure for requirement in card.requirements}
+        shown = relevant if card.name != "other" else set(question.measured)
+        cited = [e for e in question.evidence if shown & set(e.measures)]
+        return Proposal(
+            role=card.name,
+            description=self._description(question, card),
+            confidence=_confidence(question, card),
+            evidence_ids=tuple(evidence.id for evidence in cited),
+            positions=("END",) if "answer_attention" in relevant else (),
+        )
+
+    def _description(self, question: Question, card: RoleCard) -> str:
+        """The claim with the numbers behind it; for `other` the most unusual numbers."""
+        measured = question.measured
+        if card.name == "other":
+            kind = "Head" if question.node.kind == "head" else "MLP"
+            claim = f"{kind} without a known role; most unusual"
+            names = sorted(measured, key=lambda name: -abs(measured[name][1] - 0.5))[:4]
+        else:
+            claim = card.claim[0].upper() + card.claim[1:]
+            names = list(dict.fromkeys(r.measure for r in card.requirements))
+        numbers = ", ".join(_number(name, *measured[name]) for name in names if name in measured)
+        return f"{claim}: {numbers}."
+
+
+def _number(name: str, value: float, percentile: float) -> str:
+    return f"{name.replace('_', ' ')} {value:.2f} (above {percentile:.0%})"
+
+
+def _confidence(question: Question, card: RoleCard) -> float:
+    """How far the lowest-ranking of the card's statistics stands out among its kind."""
+    if card.name == "other":
+        return 0.0  # nothing is claimed
+    ranks = [
+        abs(2 * question.measured[r.measure][1] - 1)
+        for r in card.requirements
+        if r.above is not None or r.below is not None
+    ]
+    return round(min(ranks, default=0.5), 3)
+
+
+@hookimpl
+def register_labelers() -> dict[str, Labeler]:
+    return {"rules": Rules()}

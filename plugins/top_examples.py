@@ -1,0 +1,42 @@
+"""Evidence: the places in a text where a component writes most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Collector, Facts
+
+if TYPE_CHECKING:
+    from acdc_explain.circuit import Node
+    from acdc_explain.subject import Subject
+
+
+def top_examples(
+    subject: Subject,
+    nodes: Sequence[Node],
+    *,
+    corpus: str | None = None,
+    most: int = 5,
+    seed: int = 0,
+) -> Iterator[tuple[Node, Facts]]:
+    """The `most` tokens of `corpus` (a text file) at which a component's output is largest.
+
+    Without a corpus, of text that the model itself writes. For a head also the token it reads.
+    """
+    from acdc_explain.corpus import corpus_batch, own_text, strongest_places
+
+    if corpus is not None:
+        batch = corpus_batch(subject.model, corpus, seed=seed)
+    else:
+        batch = own_text(subject.model, seed=seed)
+    source = corpus or "text written by the model"
+    places = strongest_places(subject.model, batch, nodes, most)
+    for node in nodes:
+        yield node, {"corpus": source, "top": places[node]}
+
+
+@hookimpl
+def register_collectors() -> dict[str, Collector]:
+    return {"top_examples": top_examples}

@@ -1,0 +1,28 @@
+"""Evidence: what a head's value and output weights do with the tokens of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Collector, Facts
+
+if TYPE_CHECKING:
+    from acdc_explain.circuit import Node
+    from acdc_explain.subject import Subject
+
+
+def weights(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+    """For heads: does attending to a token promote it (copying) or push it down?"""
+    from acdc_explain.experiments import measured
+
+    found = measured(("copying", "negative_copying", "copying_strength"), subject)
+    for node in nodes:
+        measures = {name: m.facts(node) for name, m in found.items() if node.kind == "head"}
+        yield node, {"measures": measures} if measures else {}
+
+
+@hookimpl
+def register_collectors() -> dict[str, Collector]:
+    return {"weights": weights}
