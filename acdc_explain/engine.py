@@ -132,12 +132,14 @@ def port_gradients(
     def begin(value: Tensor, hook: Any) -> Tensor:
         return (value + offset).requires_grad_(True)
 
-    def keep(rows: list[int], stacked: bool) -> Callable[..., None]:
+    def keep(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
         def store(gradient: Tensor) -> None:
             gradients[rows] = gradient.permute(2, 0, 1, 3) if stacked else gradient[None]
 
-        def hook(value: Tensor, hook: Any) -> None:
-            value.register_hook(store)  # type: ignore[no-untyped-call]
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            read = value.clone()  # the stream itself flows on past the reader
+            read.register_hook(store)  # type: ignore[no-untyped-call]
+            return read
 
         return hook
 

@@ -196,7 +196,7 @@ def effective_embedding(
 ) -> Float[Tensor, "word d_model"]:
     """The residual stream after block 0 at a token, averaged over other tokens before it."""
     generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(len(words), model.cfg.d_model, dtype=model.cfg.dtype, device=model.device)
+    total = torch.zeros(len(words), model.cfg.d_model, dtype=model.dtype, device=model.device)
     for _ in range(contexts):
         before = torch.randint(0, len(words), (len(words),), generator=generator).tolist()
         batch = model.batch_ids([[words[b], word] for b, word in zip(before, words)])

@@ -77,6 +77,11 @@ class Model:
         return next(self.bridge.parameters()).device  # type: ignore[no-any-return]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in (`cfg.dtype` may say otherwise)."""
+        return next(self.bridge.parameters()).dtype  # type: ignore[no-any-return]
+
+    @property
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         return self.bridge.W_U.detach()  # type: ignore[no-any-return]
 
@@ -205,7 +210,7 @@ class Model:
         """One forward pass with everything the nodes wrote."""
         graph = self.graph
         size = (len(graph.writers), *batch.tokens.shape, self.cfg.d_model)
-        writers = torch.zeros(size, dtype=self.cfg.dtype, device=self.device)
+        writers = torch.zeros(size, dtype=self.dtype, device=self.device)
         patterns: list[Tensor] = []
         final: list[Tensor] = []
 

@@ -51,6 +51,7 @@ class Pattern:
 
 
 def _syntax_error(text: str, at: int, wanted: str) -> UserError:
+    at += len(text[at:]) - len(text[at:].lstrip())
     shown = text if len(text) <= 80 else text[:77] + "..."
     found = repr(text[at]) if at < len(text) else "the end"
     return UserError(

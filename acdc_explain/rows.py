@@ -36,8 +36,8 @@ def run_row(header: RunHeader) -> tuple[Any, ...]:
 
 
 def to_header(row: Row) -> RunHeader:
-    *head, settings, recorded_versions = row
-    return RunHeader(*head, json.loads(settings), json.loads(recorded_versions))
+    values = [*row[:9], *map(json.loads, row[9:])]
+    return RunHeader(*values)
 
 
 def evidence_row(evidence: Evidence) -> tuple[Any, ...]:

@@ -300,7 +300,7 @@ class Store:
         limit: int = 50,
     ) -> list[Match]:
         """Labeled components, or with `pattern` paths of them, over all runs. Filters combine."""
-        query = Pattern.parse(pattern) if pattern else None
+        query = None if pattern is None else Pattern.parse(pattern)
         filters = Filters(text, role, verdict, task, model)
         with self._open() as connection:
             if query is None:

@@ -1,0 +1,72 @@
+"""Records for tests of what stores and shows them."""
+
+from __future__ import annotations
+
+from acdc_explain.circuit import Circuit, Edge, Faithfulness, Node
+from acdc_explain.evidence import Evidence
+from acdc_explain.exchange import Exchange
+from acdc_explain.label import Label
+from acdc_explain.motif import Motif
+from acdc_explain.run import Run, RunHeader
+from acdc_explain.verdict import Outcome, Verdict
+
+EDGES = (
+    "a0.h1->a1.h0<k>",
+    "input->a0.h1<v>",
+    "a1.h0->m1",
+    "m1->a2.h1<q>",
+    "a1.h0->a2.h1<v>",
+    "a2.h1->logits",
+)
+ROLES = {"a0.h1": "previous_token", "a1.h0": "induction", "a2.h1": "name_mover", "m1": "other"}
+
+
+def make_run(
+    task: str = "ioi",
+    model: str = "mini",
+    *,
+    edges: tuple[str, ...] = EDGES,
+    roles: dict[str, str] = ROLES,
+    outcome: Outcome = "supported",
+    created: str = "2026-01-02T03:04:05Z",
+) -> Run:
+    circuit = Circuit(
+        task_id=f"{task}-id",
+        model_id=f"{model}@1",
+        discoverer="acdc",
+        settings={"tau": 0.1, "metric": "logit_diff"},
+        edges=tuple(Edge.parse(name, 0.1 * place) for place, name in enumerate(edges)),
+        n_edges_total=100,
+        n_edges_tested=60,
+        faithfulness=Faithfulness("logit_diff", 3.0, 2.5, -0.5),
+        seconds=1.5,
+        forward_seconds=0.01,
+    )
+    evidence, labels, verdicts = [], [], []
+    exchange = Exchange("describe", "llm", "What is it?", '{"role": 1}', None, 10, 5, 0.5)
+    for name, role in roles.items():
+        node = Node.parse(name)
+        facts = {"measures": {"copying": {"value": 0.5, "percentile": 0.9}}, "text": "<b>é\n"}
+        found = Evidence(circuit.id, node, "weights", {}, facts)
+        label = Label(
+            circuit.id, node, "rules", role, ("END",), f"Head that is {role}.", 0.9,
+            (found.id,), exchange.id,
+        )  # fmt: skip
+        evidence.append(found)
+        labels.append(label)
+        verdicts.append(Verdict(label.id, "role_card", outcome, 0.8, 0.1, 0.99, 32, "holds"))
+    header = RunHeader(
+        id=circuit.id[::-1],
+        task=task,
+        task_id=circuit.task_id,
+        model=model,
+        model_id=circuit.model_id,
+        circuit_id=circuit.id,
+        status="done",
+        created_at=created,
+        seed=0,
+        settings={"discoverer": "acdc", "labeler": "rules"},
+        versions={"python": "3.11"},
+    )
+    motif = Motif("chain", header.id, circuit.id, {"induction": Node.parse("a1.h0")})
+    return Run(header, circuit, evidence, labels, verdicts, [motif], [exchange])

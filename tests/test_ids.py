@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acdc_explain.circuit import Node
+from acdc_explain.ids import canonical_json, content_id
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_order_of_keys_does_not_matter(content):
+    backwards = dict(reversed(list(content.items())))
+    assert content_id("x", content) == content_id("x", backwards)
+
+
+def test_kind_and_content_matter():
+    ids = {content_id("a", [1]), content_id("b", [1]), content_id("a", [2])}
+    assert len(ids) == 3
+
+
+def test_known_id():
+    """An id must never change, or every store would lose its links."""
+    assert content_id("task", {"b": [1, 2.5, None], "a": "é"}) == "4bb56435f6374e5f"
+
+
+def test_records_are_written_as_people_write_them():
+    assert canonical_json({"n": Node("head", 9, 6)}) == '{"n":"a9.h6"}'
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_what_has_no_json_form(value):
+    with pytest.raises((ValueError, TypeError), match="no JSON form"):
+        canonical_json([value])

@@ -1,0 +1,124 @@
+"""From measurements to verdicts: which outcome each combination of tests gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from acdc_explain.circuit import Graph, Node
+from acdc_explain.experiments import Measurement
+from acdc_explain.role import Requirement, RoleCard
+from acdc_explain_plugins.role_card import _outcome, _test, _verdict
+from acdc_explain_plugins.roles import CARDS
+
+from .samples import make_run
+
+HEADS = Graph(2, 5).heads
+ME = HEADS[0]
+
+
+def measurement(values: list[float], noise: float = 0.0, n: int = 40) -> Measurement:
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.tensor(values)[:, None] + noise * torch.randn(len(values), n, generator=generator)
+    return Measurement("m", HEADS[: len(values)], samples)
+
+
+class TestMeasurement:
+    def test_value_chance_and_percentile(self):
+        found = measurement([0.5, 0.1, 0.2, 0.9, 0.8])
+        assert found.value(ME) == 0.5
+        assert found.chance(ME) == pytest.approx(0.5)
+        assert found.percentile(ME) == 0.5
+
+    def test_ties_count_half(self):
+        assert measurement([0.0] * 6).percentile(ME) == 0.5
+
+    def test_other_kinds_are_no_null(self):
+        nodes = (ME, Node("mlp", 0), HEADS[1])
+        found = Measurement("m", nodes, torch.tensor([[1.0], [9.0], [0.0]]))
+        assert found.percentile(ME) == 1.0
+
+    def test_interval_covers_the_mean_95_times_in_100(self):
+        covered = 0
+        for seed in range(200):
+            generator = torch.Generator().manual_seed(seed)
+            samples = 1.0 + torch.randn(1, 40, generator=generator)
+            low, high = Measurement("m", (ME,), samples).interval(ME)
+            covered += low <= 1.0 <= high
+        assert 180 <= covered <= 199
+
+
+@pytest.mark.parametrize(
+    ("bounds", "values", "noise", "state"),
+    [
+        ({"at_least": 0.4, "above": 0.9}, [0.6, 0, 0, 0.1], 0.0, "holds"),
+        ({"at_least": 0.4, "above": 0.9}, [0.3, 0, 0, 0.1], 0.0, "fails"),
+        ({"at_least": 0.4, "above": 0.9}, [0.6, 0.7, 0, 0.1], 0.0, "fails"),
+        ({"at_least": 0.0, "above": 0.9}, [0.2, 0, 0, 0.1], 2.0, "unclear"),
+        ({"at_least": 0.4}, [0.45, 0.5, 0.5], 0.0, "holds"),
+        ({"at_least": 0.4}, [0.45, 0.5, 0.5], 1.0, "unclear"),
+        ({"at_most": 0.0, "below": 0.1}, [-0.6, 0, 0.1], 0.0, "holds"),
+        ({"at_most": 0.0, "below": 0.1}, [0.6, 0, 0.1], 0.0, "fails"),
+        ({"away_from_zero": 0.1}, [-0.2, 0], 0.0, "holds"),
+        ({"away_from_zero": 0.1}, [0.05, 0], 0.0, "fails"),
+        ({"away_from_zero": 0.1}, [0.2, 0], 2.0, "unclear"),
+        ({"near_zero": 0.1}, [0.02, 0], 0.0, "holds"),
+        ({"near_zero": 0.1}, [0.02, 0], 2.0, "unclear"),
+        ({"near_zero": 0.1}, [-0.2, 0], 0.0, "fails"),
+    ],
+)
+def test_states(bounds, values, noise, state):
+    shifted = measurement([float(v) for v in values], noise)
+    # whatever the noise drew, the mean is what the case says
+    samples = shifted.samples - shifted.samples.mean(1, keepdim=True)
+    exact = Measurement("m", shifted.nodes, samples + torch.tensor(values)[:, None])
+    assert _test(Requirement("pattern", "m", **bounds), exact, ME).state == state
+
+
+@pytest.mark.parametrize(
+    ("pattern", "causal", "outcome"),
+    [
+        ("holds", "holds", "supported"),
+        ("holds", "fails", "pattern_only"),
+        ("fails", "holds", "causal_only"),
+        ("fails", "fails", "refuted"),
+        ("unclear", "holds", "inconclusive"),
+        ("holds", "unclear", "inconclusive"),
+        ("fails", "unclear", "inconclusive"),
+        (None, "holds", "supported"),
+        (None, "fails", "refuted"),
+        (None, "unclear", "inconclusive"),
+    ],
+)
+def test_outcomes(pattern, causal, outcome):
+    assert _outcome(pattern, causal) == outcome
+
+
+def test_the_deciding_test_is_the_first_that_does_not_hold():
+    first = _test(Requirement("pattern", "a", at_least=0.1), measurement([0.5, 0.0]), ME)
+    second = _test(Requirement("causal", "b", at_least=0.9), measurement([0.25, 0.125]), ME)
+    label = make_run().labels[0]
+    card = RoleCard("r", "head", "", (first.requirement, second.requirement))
+    verdict = _verdict(label, card, [first, second])
+    assert verdict.outcome == "pattern_only"
+    assert (verdict.score, verdict.chance, verdict.n) == (0.25, 0.125, 40)
+    assert "a >= 0.1 holds" in verdict.reason
+    assert "b >= 0.9 fails" in verdict.reason
+
+
+def test_cards_name_measures_that_exist_and_say_something():
+    from acdc_explain.experiments import MEASURES
+
+    for card in CARDS:
+        assert card.claim
+        assert card.requirements
+        for requirement in card.requirements:
+            assert requirement.measure in {*MEASURES, "ablation_effect"}
+            assert str(requirement) != requirement.measure
+
+
+def test_the_words_the_field_uses_are_there():
+    assert {card.name for card in CARDS} >= {
+        "previous_token", "induction", "duplicate_token", "name_mover", "negative_name_mover",
+        "attention_sink", "other",
+    }  # fmt: skip

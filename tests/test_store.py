@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from dataclasses import replace
+from multiprocessing.synchronize import Event
+
+import duckdb
+import pytest
+
+from acdc_explain.errors import UserError
+from acdc_explain.run import from_document, to_document
+from acdc_explain.store import Store
+from acdc_explain.task import Example, Task
+
+from .samples import make_run
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "s.duckdb")
+
+
+def rows(store: Store) -> dict[str, int]:
+    """How many rows each table holds."""
+    with duckdb.connect(str(store.path)) as connection:
+        tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
+        return {
+            t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables
+        }
+
+
+def by_id(records):
+    return sorted(records, key=lambda record: record.id)
+
+
+def test_a_run_comes_back_as_it_went_in(store):
+    run = make_run()
+    assert store.add_run(run)
+    back = store.get(run.id)
+    assert back.header == run.header
+    assert back.circuit == run.circuit
+    assert by_id(back.evidence) == by_id(run.evidence)
+    assert by_id(back.labels) == by_id(run.labels)
+    assert by_id(back.verdicts) == by_id(run.verdicts)
+    assert by_id(back.motifs) == by_id(run.motifs)
+    assert by_id(back.exchanges) == by_id(run.exchanges)
+
+
+def test_adding_twice_adds_nothing(store):
+    run = make_run()
+    store.add_run(run)
+    before = rows(store)
+    assert not store.add_run(run)
+    assert rows(store) == before
+
+
+def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
+    run, whole = make_run(), Store(tmp_path / "whole.duckdb")
+    whole.add_run(run)
+    for _ in range(2):  # twice: every addition is idempotent
+        store.add_header(replace(run.header, status="unfinished", circuit_id=None))
+        store.add_circuit(run.circuit)
+        store.add_evidence(run.id, run.evidence)
+        for number, label in enumerate(run.labels):
+            store.add_labeling(run.id, f"q{number}", [label], run.exchanges[0])
+        for verdict in run.verdicts:
+            store.add_verdict(verdict)
+        store.add_motifs(run.motifs)
+        store.add_header(run.header)
+    assert rows(store) == rows(whole) | {"labelings": len(run.labels)}
+    assert store.get("last").header == run.header
+
+
+def test_document_round_trip(store, tmp_path):
+    run = make_run()
+    document = json.loads(json.dumps(to_document(run)))
+    other = Store(tmp_path / "other.duckdb")
+    assert other.add_run(from_document(document, "f.json"))
+    assert to_document(other.get(run.id)) == to_document(other.get("last"))
+    store.add_run(run)
+    assert to_document(store.get(run.id)) == to_document(other.get(run.id))
+
+
+def test_document_keeps_the_contract():
+    document = to_document(make_run())
+    assert document["schema"] == "acdc-explain/run/1"
+    assert set(document) == {"schema", "run", "circuit", "components", "motifs", "exchanges"}
+    assert {"id", "task", "model", "status", "created_at", "seed", "settings", "versions"} <= set(
+        document["run"]
+    )
+    circuit = document["circuit"]
+    assert {"n_edges_total", "n_edges_tested", "nodes", "edges", "metric", "faithfulness",
+            "seconds", "forward_seconds"} <= set(circuit)  # fmt: skip
+    assert circuit["edges"][0] == {"edge": "a0.h1->a1.h0<k>", "effect": 0.0}
+    assert circuit["metric"] == {
+        "name": "logit_diff", "clean": 3.0, "circuit": 2.5, "corrupt": -0.5,
+    }  # fmt: skip
+    assert circuit["faithfulness"] == pytest.approx(3.0 / 3.5)
+    component = document["components"][0]
+    assert set(component) == {"node", "evidence", "labels"}
+    assert {"id", "collector", "facts"} <= set(component["evidence"][0])
+    label = component["labels"][0]
+    assert {"role", "labeler", "confidence", "description", "evidence_ids", "verdicts"} <= set(label)
+    assert set(label["verdicts"][0]) == {
+        "judge", "outcome", "score", "chance", "percentile", "n", "reason",
+    }  # fmt: skip
+    assert document["motifs"] == [{"pattern": "chain", "nodes": {"induction": "a1.h0"}}]
+    exchanges = {"n": 1, "failed": 0, "tokens_in": 10, "tokens_out": 5, "cost_usd": None}
+    assert {k: v for k, v in document["exchanges"].items() if k != "records"} == exchanges
+
+
+@pytest.mark.parametrize(
+    "document", [None, [], 3, {}, {"schema": "acdc-explain/run/2"}, {"schema": "acdc-explain/run/1"}]
+)
+def test_no_exported_run(document):
+    with pytest.raises(UserError, match=r"^f.json is no"):
+        from_document(document, "f.json")
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda d: d["run"].pop("seed"),
+        lambda d: d["circuit"]["edges"].append({"edge": "a1->b2", "effect": 0}),
+        lambda d: d["components"][0].update(node="../x"),
+        lambda d: d["components"][0]["labels"][0].pop("role"),
+        lambda d: d.update(components=7),
+        lambda d: d["exchanges"].pop("records"),
+    ],
+)
+def test_a_damaged_document_is_refused(break_it):
+    document = json.loads(json.dumps(to_document(make_run())))
+    break_it(document)
+    with pytest.raises(UserError, match=r"^f.json is no complete exported run"):
+        from_document(document, "f.json")
+
+
+def test_conflicting_content_is_refused(store):
+    run = make_run()
+    store.add_run(run)
+    other = replace(run, header=replace(run.header, settings={"discoverer": "eap"}))
+    before = rows(store)
+    with pytest.raises(UserError, match="holds another run with the id"):
+        store.add_run(other)
+    assert rows(store) == before
+
+
+class TestNamingRuns:
+    def test_prefix_and_last(self, store):
+        old = make_run("ioi", created="2026-01-01T00:00:00Z")
+        new = make_run("induction", created="2026-01-02T00:00:00Z")
+        for run in (new, old):
+            store.add_run(run)
+        assert store.header("last").id == new.id
+        assert store.header(old.id[:6]).id == old.id
+        assert [header.id for header in store.runs()] == [new.id, old.id]
+
+    def test_ambiguous(self, store):
+        for task in ("ioi", "induction"):
+            store.add_run(make_run(task))
+        with pytest.raises(UserError, match="is the beginning of 2 runs"):
+            store.header("")
+
+    def test_unknown(self, store):
+        store.add_run(make_run())
+        with pytest.raises(UserError, match="holds no run 'zzz'"):
+            store.header("zzz")
+
+    def test_empty_store(self, store):
+        with pytest.raises(UserError, match="holds no run yet"):
+            store.header("last")
+
+
+def test_task_round_trip(store):
+    example = Example("a", "b", (" c",), (" d",), {"END": 0})
+    task = Task("t", "d", "kl", (example,), (replace(example, clean="e"),), {"other": ("x", "y")})
+    store.add_task(task)
+    assert store.task(task.id) == task
+
+
+class TestFiles:
+    def test_folder(self, tmp_path):
+        with pytest.raises(UserError, match="is a folder"):
+            Store(tmp_path)
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(UserError, match="does not exist"):
+            Store(tmp_path / "none" / "s.duckdb")
+
+    @pytest.mark.parametrize("content", [b"not a database", b"\x00" * 20_000])
+    def test_no_database(self, tmp_path, content):
+        file = tmp_path / "s.duckdb"
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"s\.duckdb"):
+            Store(file).runs()
+        assert file.read_bytes() == content
+
+    def test_newer_schema(self, store):
+        store.add_run(make_run())
+        with duckdb.connect(str(store.path)) as connection:
+            connection.execute("UPDATE meta SET value = 99")
+        with pytest.raises(UserError, match="written by a newer acdc-explain"):
+            store.runs()
+
+
+def _hold(path: str, held: Event) -> None:
+    with duckdb.connect(path):
+        held.set()
+        time.sleep(60)
+
+
+def _add(path: str, tasks: list[str]) -> None:
+    for task in tasks:
+        Store(path).add_run(make_run(task))
+
+
+class TestSeveralProcesses:
+    """The start method is spawn: a forked DuckDB is no honest second process."""
+
+    context = multiprocessing.get_context("spawn")
+
+    def test_writers_wait_for_each_other(self, store):
+        names = [[f"t{worker}.{i}" for i in range(5)] for worker in range(3)]
+        workers = [self.context.Process(target=_add, args=(str(store.path), n)) for n in names]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+            assert worker.exitcode == 0
+        assert {header.task for header in store.runs()} == {n for group in names for n in group}
+
+    def test_a_lock_that_stays_is_named(self, store, monkeypatch):
+        store.add_run(make_run())
+        monkeypatch.setattr("acdc_explain.store.LOCK_SECONDS", 0.2)
+        held = self.context.Event()
+        holder = self.context.Process(target=_hold, args=(str(store.path), held))
+        holder.start()
+        assert held.wait(60)
+        try:
+            with pytest.raises(UserError, match="is in use by another process"):
+                store.runs()
+        finally:
+            holder.kill()
+            holder.join()
