@@ -14,8 +14,8 @@ from .ids import content_id
 class Evidence:
     """The facts one collector measured for a node, on the discovery examples.
 
-    `facts["measures"]`, where present, maps the name of a measure to its `value`, and to the
-    `percentile` of that value among all nodes of the same kind in the model (0 to 1).
+    `facts["measures"]`, where present, maps the name of a measure to its `value` and, where all
+    nodes of the same kind in the model were measured, its `percentile` among them (0 to 1).
     """
 
     circuit_id: str

@@ -42,7 +42,7 @@ class Ask(Protocol):
         """The name of the LLM asked."""
         ...
 
-    def render(self, template: str, **variables: Any) -> str:
+    def render(self, template: str, /, **variables: Any) -> str:
         """The prompt a template gives. Raises jinja2.UndefinedError for a misspelt variable."""
         ...
 

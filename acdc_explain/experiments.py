@@ -21,7 +21,7 @@ from .model import Batch, Hook, Model, head_index, layer_of
 from .subject import Subject
 
 RANDOM_SEQUENCES = 12
-RANDOM_LENGTH = 24  # of the part that is repeated
+RANDOM_LENGTH = 24  # tokens that are repeated, or as many as fit the model's context twice
 TOP = 5  # a token is copied if it is among so many highest logits
 BOOTSTRAPS = 1000
 
@@ -91,8 +91,14 @@ def random_repeats(model: Model, *, seed: int = 0) -> Batch:
     special = set(model.tokenizer.all_special_ids)
     usable = [i for i in range(len(model.tokenizer)) if i not in special]
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(0, len(usable), (RANDOM_SEQUENCES, RANDOM_LENGTH), generator=generator)
+    size = (RANDOM_SEQUENCES, _repeated_length(model))
+    chosen = torch.randint(0, len(usable), size, generator=generator)
     return model.batch_ids([[usable[i] for i in [*row, *row]] for row in chosen.tolist()])
+
+
+def _repeated_length(model: Model) -> int:
+    context: int = model.cfg.n_ctx
+    return min(RANDOM_LENGTH, (context - len(model.prefix)) // 2)
 
 
 def diagonal(
@@ -109,8 +115,8 @@ def _random_patterns(subject: Subject) -> tuple[Tensor, range, range]:
     model = subject.model
     patterns = subject.remember("random patterns", lambda: model.patterns(random_repeats(model)))
     start = len(model.prefix)
-    middle = start + RANDOM_LENGTH
-    return patterns, range(start, middle), range(middle, middle + RANDOM_LENGTH)
+    length = _repeated_length(model)
+    return patterns, range(start, start + length), range(start + length, start + 2 * length)
 
 
 def previous_token_attention(subject: Subject) -> Measurement:
@@ -123,14 +129,14 @@ def previous_token_attention(subject: Subject) -> Measurement:
 def duplicate_token_attention(subject: Subject) -> Measurement:
     """Attention to the previous occurrence of the same token, on repeated random tokens."""
     patterns, _, second = _random_patterns(subject)
-    found = diagonal(patterns, -RANDOM_LENGTH, second)
+    found = diagonal(patterns, -len(second), second)
     return _per_head("duplicate_token_attention", subject.model, found)
 
 
 def induction_attention(subject: Subject) -> Measurement:
     """Attention to the token after the previous occurrence, on repeated random tokens."""
     patterns, _, second = _random_patterns(subject)
-    found = diagonal(patterns, 1 - RANDOM_LENGTH, second)
+    found = diagonal(patterns, 1 - len(second), second)
     return _per_head("induction_attention", subject.model, found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .circuit import Node
+from .exchange import Exchange
 from .ids import content_id
 
 
@@ -39,3 +40,12 @@ class Proposal:
     confidence: float
     evidence_ids: tuple[str, ...]
     positions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Labeling:
+    """The answer to one question: labels, or none and an exchange that says what went wrong."""
+
+    question_id: str
+    labels: tuple[Label, ...]
+    exchange: Exchange | None

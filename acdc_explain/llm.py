@@ -44,7 +44,7 @@ class Llm:
     def llm(self) -> str:
         return self._name
 
-    def render(self, template: str, **variables: Any) -> str:
+    def render(self, template: str, /, **variables: Any) -> str:
         return self._templates.render(template, **variables)
 
     def __call__(self, template: str, prompt: str, schema: dict[str, Any]) -> Exchange:
@@ -70,17 +70,17 @@ class Llm:
             return exchange(None, self._without_key(f"{type(error).__name__}: {error}"))
         except ValueError as error:  # a reply that is no JSON at all
             return exchange(None, f"the server's reply cannot be read: {error}")
-        choices = getattr(response, "choices", None)
+        choices, usage = getattr(response, "choices", None), getattr(response, "usage", None)
         if not choices or choices[0].message is None:
-            return exchange(None, "the reply has no choices", response.usage)
+            return exchange(None, "the reply has no choices", usage)
         message = choices[0].message
         if getattr(message, "refusal", None):
-            return exchange(message.refusal, "the LLM refused", response.usage)
+            return exchange(message.refusal, "the LLM refused", usage)
         if choices[0].finish_reason == "length":
-            return exchange(message.content, "the reply was cut off", response.usage)
+            return exchange(message.content, "the reply was cut off", usage)
         if not message.content:
-            return exchange(None, "the reply is empty", response.usage)
-        return exchange(message.content, None, response.usage)
+            return exchange(None, "the reply is empty", usage)
+        return exchange(message.content, None, usage)
 
     def _send(self, prompt: str, schema: dict[str, Any]) -> Any:
         import openai

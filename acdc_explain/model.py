@@ -127,7 +127,13 @@ class Model:
     def batch_ids(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Token ids as the model sees them: prefix, tokens, padding on the right."""
         full = [[*self.prefix, *row] for row in rows]
-        tokens = torch.zeros(len(full), max(map(len, full)), dtype=torch.long, device=self.device)
+        longest = max(map(len, full))
+        if longest > self.cfg.n_ctx:
+            raise UserError(
+                f"A prompt has {longest} tokens and {self.name} reads at most {self.cfg.n_ctx}; "
+                "use shorter prompts."
+            )
+        tokens = torch.zeros(len(full), longest, dtype=torch.long, device=self.device)
         for index, row in enumerate(full):
             tokens[index, : len(row)] = torch.tensor(row)
         end = torch.tensor([len(row) - 1 for row in full], device=self.device)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Ask, UnusableReply
-from .ids import content_id
-from .label import Label
+from .ids import canonical_json, content_id
+from .label import Label, Labeling
+from .outbox import Outbox
 from .plugins import Plugins, load_plugins, pick, settings_of, with_settings
 from .progress import Progress, silent
 from .question import Question
@@ -247,23 +250,31 @@ class Work:
         """Evidence for every component, what the store holds and what is new."""
         evidence: dict[Node, list[Evidence]] = {node: [] for node in circuit.components}
         for name, settings in self.plan.collectors.items():
-            held = self.store.find_evidence(circuit.id, name, settings)
-            self.store.add_evidence(self.header.id, held)
-            for item in held:
+            for item in self._collect(circuit, name, settings):
                 evidence[item.node].append(item)
-            missing = [n for n in circuit.components if n not in {e.node for e in held}]
-            self.progress(name, len(held), len(circuit.components))
-            if not missing:
-                continue
-            collector = self.plugins.collectors()[name]
-            done = len(held)
-            for node, facts in collector(self.subject, missing, **settings):
-                item = Evidence(circuit.id, node, name, settings, facts)
-                self.store.add_evidence(self.header.id, [item])
-                evidence[node].append(item)
-                done += 1
-                self.progress(name, done, len(circuit.components), str(node))
         return evidence
+
+    def _collect(
+        self, circuit: Circuit, name: str, settings: Mapping[str, Any]
+    ) -> Iterator[Evidence]:
+        held = self.store.find_evidence(circuit.id, name, settings)
+        yield from held
+        done, total = len(held), len(circuit.components)
+        self.progress(name, done, total)
+        missing = [n for n in circuit.components if n not in {item.node for item in held}]
+        with Outbox(partial(self.store.add_evidence, self.header.id)) as outbox:
+            for item in held:
+                outbox.put(item)
+            if not missing:
+                return
+            collector = self.plugins.collectors()[name]
+            for node, facts in collector(self.subject, missing, **settings):
+                as_stored = json.loads(canonical_json(facts))  # or a resumed prompt would differ
+                item = Evidence(circuit.id, node, name, settings, as_stored)
+                outbox.put(item)
+                done += 1
+                self.progress(name, done, total, str(node))
+                yield item
 
     # --- evidence -> labels --------------------------------------------------------------------
 
@@ -271,25 +282,22 @@ class Work:
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
     ) -> tuple[list[Label], list[Node]]:
         """The labels of every component, and the components that got no usable answer."""
-        labels: list[Label] = []
-        failed: list[Node] = []
         ask = self._ask()
-        for done, node in enumerate(circuit.components):
-            self.progress("label", done, len(circuit.components), str(node))
-            question = Question(
-                node=node,
-                circuit=circuit,
-                evidence=sorted(evidence[node], key=lambda e: e.collector),
-                roles=self.plugins.roles(),
-                task_description=self.subject.task.description,
-                position_names=self.subject.position_names,
-            )
-            try:
-                labels += self._labels(question, ask)
-            except UnusableReply as reply:
-                self.store.add_labeling(self.header.id, "", [], reply.exchange)
-                failed.append(node)
-        self.progress("label", len(circuit.components), len(circuit.components))
+        asked = [self._question(circuit, node, evidence[node], ask) for node in circuit.components]
+        held = self.store.find_labels([question_id for question_id, _, _ in asked])
+        labels = [label for found in held.values() for label in found]
+        self.store.link_labels(self.header.id, labels)
+        failed: list[Node] = []
+        with Outbox(partial(self.store.add_labelings, self.header.id)) as outbox:
+            for done, (question_id, question, prompt) in enumerate(asked):
+                self.progress("label", done, len(asked), str(question.node))
+                if question_id in held:
+                    continue
+                answer = self._answer(question_id, question, prompt, ask)
+                outbox.put(answer)
+                labels += answer.labels
+                failed += [] if answer.labels else [question.node]
+        self.progress("label", len(asked), len(asked))
         return labels, failed
 
     def _ask(self) -> Ask | None:
@@ -302,23 +310,36 @@ class Work:
 
         return Llm(name, Templates(self.plugins.prompts().values()))
 
-    def _labels(self, question: Question, ask: Ask | None) -> list[Label]:
-        labeler = self.plugins.labelers()[self.plan.labeler]
-        settings = self.plan.labeler_settings
-        prompt = labeler.prompt(question, ask)
+    def _question(
+        self, circuit: Circuit, node: Node, evidence: Sequence[Evidence], ask: Ask | None
+    ) -> tuple[str, Question, str]:
+        """The question about a node, with its id and its prompt."""
+        question = Question(
+            node=node,
+            circuit=circuit,
+            evidence=sorted(evidence, key=lambda item: item.collector),
+            roles=self.plugins.roles(),
+            task_description=self.subject.task.description,
+            position_names=self.subject.position_names,
+        )
+        prompt = self.plugins.labelers()[self.plan.labeler].prompt(question, ask)
         asked = {
-            "circuit_id": question.circuit.id,
-            "node": question.node,
+            "circuit_id": circuit.id,
+            "node": node,
             "labeler": self.plan.labeler,
-            "settings": settings,
+            "settings": self.plan.labeler_settings,
             "prompt": prompt,
         }
-        question_id = content_id("question", asked)
-        held = self.store.find_labels(question_id)
-        if held is not None:
-            self.store.link_labels(self.header.id, held)
-            return held
-        proposals, exchange = labeler(question, prompt, ask, **settings)
+        return content_id("question", asked), question, prompt
+
+    def _answer(
+        self, question_id: str, question: Question, prompt: str, ask: Ask | None
+    ) -> Labeling:
+        labeler = self.plugins.labelers()[self.plan.labeler]
+        try:
+            proposals, exchange = labeler(question, prompt, ask, **self.plan.labeler_settings)
+        except UnusableReply as reply:
+            return Labeling(question_id, (), reply.exchange)
         labels = [
             Label(
                 circuit_id=question.circuit.id,
@@ -333,17 +354,18 @@ class Work:
             )
             for proposal in proposals
         ]
-        self.store.add_labeling(self.header.id, question_id, labels, exchange)
-        return labels
+        return Labeling(question_id, tuple(labels), exchange)
 
     # --- labels -> verdicts --------------------------------------------------------------------
 
     def judge(self, labels: Sequence[Label]) -> None:
         for name, settings in self.plan.judges.items():
-            judge = self.plugins.judges()[name]
-            missing = [x for x in labels if not self.store.find_verdicts(x.id, name)]
+            held = {v.label_id for v in self.store.find_verdicts([x.id for x in labels], name)}
+            missing = [label for label in labels if label.id not in held]
             done = len(labels) - len(missing)
-            for verdict in judge(self.held_out, missing, self.plugins.roles(), **settings):
-                self.store.add_verdict(verdict)
-                done += 1
-                self.progress(f"judge {name}", done, len(labels), verdict.outcome)
+            judge = self.plugins.judges()[name]
+            with Outbox(self.store.add_verdicts) as outbox:
+                for verdict in judge(self.held_out, missing, self.plugins.roles(), **settings):
+                    outbox.put(verdict)
+                    done += 1
+                    self.progress(f"judge {name}", done, len(labels), verdict.outcome)

@@ -23,9 +23,9 @@ class Question:
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:
-        """Value and percentile of every measure the evidence holds."""
+        """Value and percentile of every measure the evidence holds; 0.5 where there is no null."""
         return {
-            name: (facts["value"], facts["percentile"])
+            name: (facts["value"], facts.get("percentile", 0.5))
             for evidence in self.evidence
             for name, facts in evidence.measures.items()
         }

@@ -26,7 +26,7 @@ class Templates:
         )
         self._environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
 
-    def render(self, name: str, **variables: Any) -> str:
+    def render(self, name: str, /, **variables: Any) -> str:
         """Raises jinja2.TemplateNotFound and jinja2.UndefinedError."""
         return self._environment.get_template(f"{name}.j2").render(**variables)
 

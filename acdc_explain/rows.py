@@ -10,7 +10,7 @@ from .circuit import Node
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
-from .label import Label
+from .label import Label, Labeling
 from .motif import Motif
 from .run import RunHeader
 from .task import Example, Task
@@ -82,6 +82,12 @@ def label_row(label: Label) -> tuple[Any, ...]:
         canonical_json(label.evidence_ids),
         label.exchange_id,
     )
+
+
+def labeling_row(labeling: Labeling) -> tuple[Any, ...]:
+    first = labeling.labels[0]
+    ids = canonical_json([label.id for label in labeling.labels])
+    return labeling.question_id, first.circuit_id, str(first.node), first.labeler, ids
 
 
 def to_label(row: Sequence[Any]) -> Label:

@@ -17,7 +17,7 @@ from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
-from .label import Label
+from .label import Label, Labeling
 from .motif import Motif, Pattern
 from .run import Run, RunHeader
 from .schema import MIGRATIONS, VERSION
@@ -125,20 +125,17 @@ class Store:
             _insert(connection, "evidence", map(rows.evidence_row, evidence))
             _insert(connection, "run_evidence", [(run_id, e.id) for e in evidence])
 
-    def add_labeling(
-        self, run_id: str, question_id: str, labels: Sequence[Label], exchange: Exchange | None
-    ) -> None:
-        """The answer to a question about one node: labels, or an exchange that failed."""
+    def add_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
+        """Answers to questions: labels, or exchanges that failed."""
+        exchanges = [a.exchange for a in labelings if a.exchange is not None]
+        labels = [label for answer in labelings for label in answer.labels]
+        answered = [answer for answer in labelings if answer.labels]
         with self._open() as connection:
-            if exchange is not None:
-                _insert(connection, "exchanges", [rows.exchange_row(exchange)])
-                _insert(connection, "run_exchanges", [(run_id, exchange.id)])
+            _insert(connection, "exchanges", map(rows.exchange_row, exchanges))
+            _insert(connection, "run_exchanges", [(run_id, e.id) for e in exchanges])
             _insert(connection, "labels", map(rows.label_row, labels))
             _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
-            if labels:
-                first, ids = labels[0], canonical_json([label.id for label in labels])
-                row = (question_id, first.circuit_id, str(first.node), first.labeler, ids)
-                _insert(connection, "labelings", [row])
+            _insert(connection, "labelings", map(rows.labeling_row, answered))
 
     def link_labels(self, run_id: str, labels: Sequence[Label]) -> None:
         """Say that a run uses labels that an earlier run was given, and their exchanges."""
@@ -147,9 +144,9 @@ class Store:
             _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
             _insert(connection, "run_exchanges", [(run_id, exchange) for exchange in exchanges])
 
-    def add_verdict(self, verdict: Verdict) -> None:
+    def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         with self._open() as connection:
-            _insert(connection, "verdicts", [rows.verdict_row(verdict)])
+            _insert(connection, "verdicts", map(rows.verdict_row, verdicts))
 
     def add_motifs(self, motifs: Iterable[Motif]) -> None:
         with self._open() as connection:
@@ -256,25 +253,26 @@ class Store:
             ).fetchall()
         return [rows.to_evidence(row) for row in found]
 
-    def find_labels(self, question_id: str) -> list[Label] | None:
-        """The labels that the same question was answered with before, or None."""
+    def find_labels(self, question_ids: Iterable[str]) -> dict[str, list[Label]]:
+        """The labels that questions were answered with before, by question."""
         with self._open() as connection:
-            row = connection.execute(
-                "SELECT label_ids FROM labelings WHERE id = ?", [question_id]
-            ).fetchone()
-            if row is None:
-                return None
-            ids = json.loads(row[0])
-            marks = ", ".join("?" * len(ids))
             found = connection.execute(
-                f"SELECT * FROM labels WHERE id IN ({marks})", ids
+                "SELECT labelings.id, labels.* FROM labelings "
+                "JOIN labels ON list_contains(from_json(label_ids, '[\"VARCHAR\"]'), labels.id) "
+                "WHERE list_contains(?, labelings.id) ORDER BY labels.id",
+                [list(question_ids)],
             ).fetchall()
-        return [rows.to_label(row) for row in found]
+        answers: dict[str, list[Label]] = {}
+        for question_id, *row in found:
+            answers.setdefault(question_id, []).append(rows.to_label(tuple(row)))
+        return answers
 
-    def find_verdicts(self, label_id: str, judge: str) -> list[Verdict]:
+    def find_verdicts(self, label_ids: Iterable[str], judge: str) -> list[Verdict]:
+        """The verdicts that a judge gave on labels before."""
         with self._open() as connection:
             found = connection.execute(
-                "SELECT * FROM verdicts WHERE label_id = ? AND judge = ?", [label_id, judge]
+                "SELECT * FROM verdicts WHERE list_contains(?, label_id) AND judge = ?",
+                [list(label_ids), judge],
             ).fetchall()
         return [Verdict(*row[1:]) for row in found]
 

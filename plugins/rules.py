@@ -54,15 +54,19 @@ class Rules:
             kind = "Head" if question.node.kind == "head" else "MLP"
             claim = f"{kind} without a known role; most unusual"
             names = sorted(measured, key=lambda name: -abs(measured[name][1] - 0.5))[:4]
+            names.append("ablation_effect")
         else:
             claim = card.claim[0].upper() + card.claim[1:]
-            names = list(dict.fromkeys(r.measure for r in card.requirements))
-        numbers = ", ".join(_number(name, *measured[name]) for name in names if name in measured)
+            names = [requirement.measure for requirement in card.requirements]
+        numbers = ", ".join(
+            _number(name, *measured[name]) for name in dict.fromkeys(names) if name in measured
+        )
         return f"{claim}: {numbers}."
 
 
 def _number(name: str, value: float, percentile: float) -> str:
-    return f"{name.replace('_', ' ')} {value:.2f} (above {percentile:.0%})"
+    rank = "" if name == "ablation_effect" else f" (above {percentile:.0%})"
+    return f"{name.replace('_', ' ')} {value:.2f}{rank}"
 
 
 def _confidence(question: Question, card: RoleCard) -> float:

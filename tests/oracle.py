@@ -117,7 +117,11 @@ class Oracle:
         if self.family == "gpt2":
             final = self.model.transformer.ln_f
         else:
-            final = self.model.model.norm if self.family == "llama" else self.model.gpt_neox.final_layer_norm
+            final = (
+                self.model.model.norm
+                if self.family == "llama"
+                else self.model.gpt_neox.final_layer_norm
+            )
         return self.norm(final, x) @ self.model.get_output_embeddings().weight.T
 
     # --- the graph -----------------------------------------------------------------------------

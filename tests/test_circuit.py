@@ -63,10 +63,13 @@ class TestGraph:
 
     def test_order_of_receivers(self):
         found = [f"{node}{port or ''}" for node, port in Graph(2, 2).receivers]
-        assert found == (
-            "logits m1 a1.h1q a1.h1k a1.h1v a1.h0q a1.h0k a1.h0v "
-            "m0 a0.h1q a0.h1k a0.h1v a0.h0q a0.h0k a0.h0v"
-        ).split()
+        assert (
+            found
+            == (
+                "logits m1 a1.h1q a1.h1k a1.h1v a1.h0q a1.h0k a1.h0v "
+                "m0 a0.h1q a0.h1k a0.h1v a0.h0q a0.h0k a0.h0v"
+            ).split()
+        )
 
     def test_order_of_senders(self):
         assert list(map(str, Graph(2, 2).senders(LOGITS))) == (

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from acdc_explain_plugins.acdc import acdc
+from acdc_explain_plugins.eap import eap
 
 from acdc_explain.circuit import Edge, prune
 from acdc_explain.engine import ReferenceEngine, faithfulness, port_gradients
 from acdc_explain.progress import silent
 from acdc_explain.subject import Subject
-from acdc_explain_plugins.acdc import acdc
-from acdc_explain_plugins.eap import eap
 
 from .conftest import FAMILIES, make_hf_model, word_task
 from .oracle import Oracle, brute_force_acdc
@@ -70,7 +70,9 @@ class TestAgainstTheOracle:
         tolerance = 1e-5 if family == "llama" else 1e-10
         assert torch.allclose(found, at_end(subject, expected), atol=tolerance)
 
-    @pytest.mark.parametrize(("tau", "metric"), [(0.001, "logit_diff"), (0.01, "logit_diff"), (0.0002, "kl")])
+    @pytest.mark.parametrize(
+        ("tau", "metric"), [(0.001, "logit_diff"), (0.01, "logit_diff"), (0.0002, "kl")]
+    )
     def test_acdc_keeps_what_brute_force_keeps(self, family, tau, metric, small_model, oracles):
         subject = subject_of(small_model(family, "float64"), metric, n=2)
         found = acdc(subject, silent, tau=tau)

@@ -72,7 +72,7 @@ def test_most(tmp_path):
 
 
 def test_csv_of_eap_ig(tmp_path):
-    text = "clean,corrupted,correct_idx,incorrect_idx\na b,c d,7,8\n\"e, b\",g h,\"[1, 2]\",3\n"
+    text = 'clean,corrupted,correct_idx,incorrect_idx\na b,c d,7,8\n"e, b",g h,"[1, 2]",3\n'
     task = read(tmp_path, text, ".csv")
     assert task.discover[0].answers == (" x7",)
     assert task.held_out[0].clean == "e, b"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from acdc_explain_plugins.role_card import _outcome, _test, _verdict
+from acdc_explain_plugins.roles import CARDS
 
 from acdc_explain.circuit import Graph, Node
 from acdc_explain.experiments import Measurement
 from acdc_explain.role import Requirement, RoleCard
-from acdc_explain_plugins.role_card import _outcome, _test, _verdict
-from acdc_explain_plugins.roles import CARDS
 
 from .samples import make_run
 
@@ -19,7 +19,9 @@ ME = HEADS[0]
 
 def measurement(values: list[float], noise: float = 0.0, n: int = 40) -> Measurement:
     generator = torch.Generator().manual_seed(0)
-    samples = torch.tensor(values)[:, None] + noise * torch.randn(len(values), n, generator=generator)
+    samples = torch.tensor(values)[:, None] + noise * torch.randn(
+        len(values), n, generator=generator
+    )
     return Measurement("m", HEADS[: len(values)], samples)
 
 

@@ -85,7 +85,9 @@ def test_a_pattern_that_cannot_be_read(store, text, complaint):
 
 
 @given(text=st.text(max_size=30))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30
+)
 def test_hostile_text_finds_nothing_and_changes_nothing(store, text):
     store.search(text, role=text, verdict=text, task=text, model=text)
     assert len(store.search()) == 2 * len(ROLES)
@@ -144,7 +146,7 @@ def test_a_contradicted_label_is_downgraded(tmp_path):
     store, run = Store(tmp_path / "s.duckdb"), make_run()
     store.add_run(run)
     label = run.labels[0]
-    store.add_verdict(Verdict(label.id, "transfer", "refuted", 0.0, 0.0, 0.5, 9, "fails"))
+    store.add_verdicts([Verdict(label.id, "transfer", "refuted", 0.0, 0.0, 0.5, 9, "fails")])
     assert not store.search(role=label.role, verdict="supported")
     assert len(store.search(role=label.role, verdict="refuted")) == 1
 

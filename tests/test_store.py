@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from acdc_explain.errors import UserError
+from acdc_explain.label import Labeling
 from acdc_explain.run import from_document, to_document
 from acdc_explain.store import Store
 from acdc_explain.task import Example, Task
@@ -26,9 +27,7 @@ def rows(store: Store) -> dict[str, int]:
     """How many rows each table holds."""
     with duckdb.connect(str(store.path)) as connection:
         tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
-        return {
-            t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables
-        }
+        return {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
 
 
 def by_id(records):
@@ -64,13 +63,18 @@ def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
         store.add_circuit(run.circuit)
         store.add_evidence(run.id, run.evidence)
         for number, label in enumerate(run.labels):
-            store.add_labeling(run.id, f"q{number}", [label], run.exchanges[0])
-        for verdict in run.verdicts:
-            store.add_verdict(verdict)
+            labeling = Labeling(f"q{number}", (label,), run.exchanges[0])
+            store.add_labelings(run.id, [labeling])
+        store.add_verdicts(run.verdicts)
         store.add_motifs(run.motifs)
         store.add_header(run.header)
     assert rows(store) == rows(whole) | {"labelings": len(run.labels)}
     assert store.get("last").header == run.header
+    assert store.find_labels(["q0", "q2", "none"]) == {
+        "q0": [run.labels[0]],
+        "q2": [run.labels[2]],
+    }
+    assert store.find_verdicts([run.labels[1].id, "none"], "role_card") == [run.verdicts[1]]
 
 
 def test_document_round_trip(store, tmp_path):
@@ -102,7 +106,9 @@ def test_document_keeps_the_contract():
     assert set(component) == {"node", "evidence", "labels"}
     assert {"id", "collector", "facts"} <= set(component["evidence"][0])
     label = component["labels"][0]
-    assert {"role", "labeler", "confidence", "description", "evidence_ids", "verdicts"} <= set(label)
+    assert {"role", "labeler", "confidence", "description", "evidence_ids", "verdicts"} <= set(
+        label
+    )
     assert set(label["verdicts"][0]) == {
         "judge", "outcome", "score", "chance", "percentile", "n", "reason",
     }  # fmt: skip
@@ -112,7 +118,8 @@ def test_document_keeps_the_contract():
 
 
 @pytest.mark.parametrize(
-    "document", [None, [], 3, {}, {"schema": "acdc-explain/run/2"}, {"schema": "acdc-explain/run/1"}]
+    "document",
+    [None, [], 3, {}, {"schema": "acdc-explain/run/2"}, {"schema": "acdc-explain/run/1"}],
 )
 def test_no_exported_run(document):
     with pytest.raises(UserError, match=r"^f.json is no"):

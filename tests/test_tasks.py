@@ -69,7 +69,7 @@ class TestEvery:
     def test_a_tokenizer_it_cannot_use(self, name):
         class Letters(LetterTokenizer):
             def pieces(self, text: str) -> list[str]:
-                return list(text[:-3]) + [text[-3:]]
+                return [*text[:-3], text[-3:]]
 
         with pytest.raises(UserError, match="Task '"):
             build(name, Letters())

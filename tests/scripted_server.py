@@ -1,0 +1,76 @@
+"""An OpenAI-compatible server on this machine whose answers are scripted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = tuple[int, dict[str, str], bytes]
+Script = Callable[[int, dict[str, Any]], Answer]
+
+
+def completion(content: str | None, *, finish: str = "stop", refusal: str | None = None) -> Answer:
+    """A well-formed reply of the chat completions endpoint."""
+    message = {"role": "assistant", "content": content, "refusal": refusal}
+    document = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "scripted",
+        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }
+    return 200, {}, json.dumps(document).encode()
+
+
+def failure(status: int, **headers: str) -> Answer:
+    return status, headers, json.dumps({"error": {"message": f"status {status}"}}).encode()
+
+
+class Server:
+    """What was asked, in order."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+
+
+@contextmanager
+def serve(script: Script) -> Iterator[Server]:
+    """Runs on a free port of the loopback address until the block ends."""
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                number = len(server.requests)
+                server.requests.append(body)
+                server.keys.append(self.headers.get("Authorization", ""))
+            status, headers, content = script(number, body)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(f"http://127.0.0.1:{http.server_port}/v1")
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()

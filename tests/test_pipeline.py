@@ -1,0 +1,370 @@
+"""The whole flow on small models and on `mini`: what is stored, reused, resumed and reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import duckdb
+import pytest
+
+import acdc_explain as ax
+from acdc_explain.errors import UserError
+from acdc_explain.hookspecs import hookimpl
+from acdc_explain.label import Proposal
+from acdc_explain.plugins import load_plugins
+from acdc_explain.run import to_document
+from acdc_explain.store import Store
+
+from .conftest import word_task
+from .scripted_server import completion, failure, serve
+
+ANSWER = {
+    "role": "other",
+    "description": "It does something.",
+    "positions": [],
+    "confidence": 0.4,
+    "evidence": ["E1"],
+}
+
+
+def rows(store: Store) -> dict[str, int]:
+    with duckdb.connect(str(store.path)) as connection:
+        tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
+        return {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "s.duckdb")
+
+
+@pytest.fixture
+def model(small_model) -> Any:
+    return small_model("neox")
+
+
+OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 25}
+
+
+def test_every_stage_leaves_its_records(store, model):
+    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    assert run.header.status == "done"
+    assert not run.reused
+    assert run.circuit is not None
+    assert 0 < len(run.circuit.edges) <= 25
+    components = set(run.circuit.components)
+    collectors = {"attention", "direct_logits", "patching", "top_examples", "weights"}
+    for node in components:
+        assert {e.collector for e in run.evidence if e.node == node} == collectors
+        assert run.labels_of(node)
+        assert all(run.verdicts_of(label) for label in run.labels_of(node))
+    assert run.header.settings["labeler"] == "rules"
+    assert run.header.versions["python"]
+
+
+def test_the_same_command_adds_no_row(store, model):
+    first = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    before = rows(store)
+    again = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    assert again.reused
+    assert again.id == first.id
+    assert rows(store) == before
+
+
+def test_another_setting_is_another_run_that_shares_what_it_can(store, model):
+    first = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    before = rows(store)
+    other = ax.explain(
+        word_task(4), model, store=store, collectors=("attention", "patching"), **OPTIONS
+    )
+    assert other.id != first.id
+    after = rows(store)
+    assert after["circuits"] == before["circuits"]
+    assert after["evidence"] == before["evidence"]
+    assert {e.collector for e in other.evidence} == {"attention", "patching"}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "stage", ["discover", "attention", "top_examples", "label", "judge role_card"]
+)
+def test_what_was_finished_is_not_done_again(stage, store, model, monkeypatch):
+    """Stopped anywhere, the same call goes on and ends with what an undisturbed run gives."""
+
+    def stop_in(current: str, done: int, total: int, note: str = "") -> None:
+        if current == stage and done >= max(1, total // 2):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        ax.explain(word_task(4), model, store=store, progress=stop_in, **OPTIONS)
+    held = rows(store)
+    measured: list[str] = []
+    collectors = load_plugins().collectors()
+    monkeypatch.setattr(
+        type(load_plugins()),
+        "collectors",
+        lambda self: {name: _spy(measured, collect) for name, collect in collectors.items()},
+    )
+    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    assert run.header.status == "done"
+    assert len(measured) == rows(store)["evidence"] - held["evidence"]
+    undisturbed = ax.explain(word_task(4), model, store=store.path.with_name("o.db"), **OPTIONS)
+    strip = {"created_at": "", "seconds": 0, "forward_seconds": 0}
+    found, expected = (_stripped(to_document(r), strip) for r in (run, undisturbed))
+    assert found == expected
+
+
+def _spy(measured: list[str], collect: Any) -> Any:
+    import functools
+
+    @functools.wraps(collect)
+    def spied(subject: Any, nodes: Any, **settings: Any) -> Any:
+        for node, facts in collect(subject, nodes, **settings):
+            measured.append(str(node))
+            yield node, facts
+
+    return spied
+
+
+def _stripped(value: Any, strip: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {k: strip.get(k, _stripped(v, strip)) for k, v in value.items()}
+    return [_stripped(v, strip) for v in value] if isinstance(value, list) else value
+
+
+def test_verdicts_see_held_out_examples_only(store, model, monkeypatch):
+    """Discovery, evidence and labels get the discover split, judges the other one."""
+    task = word_task(4)
+    seen: dict[str, set[str]] = {}
+    plugins = type(load_plugins())
+    for kind in ("discoverers", "collectors", "judges"):
+        original = getattr(plugins, kind)(load_plugins())
+
+        def watch(things: dict[str, Any], kind: str = kind) -> dict[str, Any]:
+            import functools
+
+            def watched(thing: Any) -> Any:
+                @functools.wraps(thing)
+                def call(subject: Any, *args: Any, **settings: Any) -> Any:
+                    seen.setdefault(kind, set()).update(e.clean for e in subject.examples)
+                    return thing(subject, *args, **settings)
+
+                return call
+
+            return {name: watched(thing) for name, thing in things.items()}
+
+        made = watch(original)
+        monkeypatch.setattr(plugins, kind, lambda self, made=made: made)
+    ax.explain(task, model, store=store, **OPTIONS)
+    discover, held_out = ({e.clean for e in part} for part in (task.discover, task.held_out))
+    assert seen == {"discoverers": discover, "collectors": discover, "judges": held_out}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr("acdc_explain.llm.RETRIES", 0)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+
+    def start(script):
+        context = serve(script)
+        running = context.__enter__()
+        monkeypatch.setenv("OPENAI_BASE_URL", running.url)
+        contexts.append(context)
+        return running
+
+    contexts: list[Any] = []
+    yield start
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+def test_llm_labels_and_what_failed_is_asked_again(store, model, server):
+    """Some replies are bad: the run goes on, says so, and only those are asked for again."""
+
+    def script(number: int, body: dict[str, Any]):
+        if number % 3 == 1:
+            return failure(500)
+        bad = {**ANSWER, "role": "wizard"}
+        return completion(json.dumps(bad if number % 3 == 2 else ANSWER))
+
+    running = server(script)
+    options = {**OPTIONS, "labeler": "llm", "llm_model": "scripted"}
+    run = ax.explain(word_task(4), model, store=store, **options)
+    n = len(run.circuit.components)
+    assert len(running.requests) == n
+    assert run.header.status == "incomplete"
+    unlabeled = [node for node in run.circuit.components if not run.labels_of(node)]
+    assert len(unlabeled) == n - len(range(0, n, 3))
+    assert len(run.exchanges) == n
+    assert sum(exchange.error is not None for exchange in run.exchanges) == len(unlabeled)
+
+    good = server(lambda number, body: completion(json.dumps(ANSWER)))
+    again = ax.explain(word_task(4), model, store=store, **options)
+    assert len(good.requests) == len(unlabeled)
+    assert again.header.status == "done"
+    assert all(again.labels_of(node) for node in again.circuit.components)
+    assert len(again.exchanges) == n + len(unlabeled)
+
+    third = ax.explain(word_task(4), model, store=store, **options)
+    assert third.reused
+    assert len(good.requests) == len(unlabeled)
+    assert b"sk-secret-of-the-test" not in store.path.read_bytes()
+
+
+def test_with_a_key_the_llm_is_the_default(store, model, server):
+    server(lambda number, body: completion(json.dumps(ANSWER)))
+    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    assert {label.labeler for label in run.labels} == {"llm"}
+
+
+def test_another_llm_is_another_question(store, model, server):
+    running = server(lambda number, body: completion(json.dumps(ANSWER)))
+    for name in ("one", "two"):
+        ax.explain(word_task(4), model, store=store, llm_model=name, **OPTIONS)
+    assert {body["model"] for body in running.requests} == {"one", "two"}
+    assert len(running.requests) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"discoverer": "magic"}, "no discoverer 'magic'; there are acdc, eap"),
+        ({"labeler": "magic"}, "no labeler 'magic'; there are llm, rules"),
+        ({"collectors": ("magic",)}, "no collector 'magic'"),
+        ({"judges": ("magic",)}, "no judge 'magic'"),
+        ({"max_edges": 3}, "'acdc' has no setting 'max_edges'; it takes tau"),
+        ({"discoverer": "eap", "max_edges": 0}, "--max-edges (0)"),
+        ({"tau": -1.0}, "--tau is -1.0"),
+        ({"metric": "magic"}, "no metric 'magic'"),
+        ({"labeler": "llm"}, "No LLM can be asked"),
+    ],
+)
+def test_wrong_options(options, complaint, store, model):
+    with pytest.raises(UserError) as caught:
+        ax.explain(word_task(2), model, store=store, **options)
+    assert complaint in str(caught.value)
+
+
+def test_a_user_plugin_takes_part(store, model, monkeypatch):
+    """A labeler of a few lines, registered by hand."""
+
+    class Guess:
+        def prompt(self, question, ask):
+            return "guess"
+
+        def __call__(self, question, prompt, ask, *, boldness=0.5):
+            return [Proposal("previous_token", "A guess.", boldness, ())], None
+
+    class Plugin:
+        @hookimpl
+        def register_labelers(self):
+            return {"guess": Guess()}
+
+    manager = load_plugins().manager
+    plugin = Plugin()
+    manager.register(plugin, name="guessing")
+    try:
+        run = ax.explain(word_task(4), model, store=store, labeler="guess", **OPTIONS)
+    finally:
+        manager.unregister(plugin)
+    assert {label.role for label in run.labels} == {"previous_token"}
+    assert {label.confidence for label in run.labels} == {0.5}
+    # a head of a random model is no previous-token head, and an MLP cannot be one
+    outcomes = {v.outcome for v in run.verdicts}
+    assert "supported" not in outcomes
+
+
+def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):
+    """SIGKILL while evidence is collected: nothing stored is lost or done twice."""
+    store = Store(tmp_path / "s.duckdb")
+    prompts = tmp_path / "p.jsonl"
+    task = word_task(6)
+    lines = [
+        {"clean": e.clean, "corrupt": e.corrupt, "answers": e.answers, "foils": e.foils}
+        for e in task.discover + task.held_out
+    ]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    command = [
+        sys.executable, "-m", "acdc_explain", "run", "mine", "--model", str(model_folder("gpt2")),
+        "--discoverer", "eap", "--max-edges", "60", "--prompts", str(prompts),
+        "--db", str(store.path), "--json",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and process.poll() is None:
+            if store.path.exists() and _count(store, "evidence") >= 3:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    held = _evidence_ids(store)
+    assert held
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["run"]["status"] == "done"
+    ids = [e["id"] for c in document["components"] for e in c["evidence"]]
+    assert held <= set(ids)
+    assert len(ids) == len(set(ids)) == 5 * len(document["components"])
+
+
+def _count(store: Store, table: str) -> int:
+    try:
+        with store._open() as connection:
+            return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    except UserError:
+        return 0
+
+
+def _evidence_ids(store: Store) -> set[str]:
+    with store._open() as connection:
+        return {row[0] for row in connection.execute("SELECT id FROM evidence").fetchall()}
+
+
+@pytest.fixture(scope="module")
+def mini_runs(tmp_path_factory, mini):
+    store = Store(tmp_path_factory.mktemp("mini") / "s.duckdb")
+    names = ("ioi", "induction")
+    return store, {name: ax.explain(name, mini, store=store, examples=8) for name in names}
+
+
+class TestMini:
+    """The README's example, and the promise about induction heads."""
+
+    def test_circuits_are_faithful(self, mini_runs):
+        for run in mini_runs[1].values():
+            assert run.circuit.faithfulness.share > 0.5
+            assert len(run.circuit.edges) < 0.5 * run.circuit.n_edges_total
+
+    def test_induction_heads_of_both_runs_are_found(self, mini_runs):
+        store, found = mini_runs
+        matches = store.search(role="induction")
+        assert {match.run_id for match in matches} >= {found["induction"].id}
+        supported = store.search(role="induction", task="induction", verdict="supported")
+        assert supported
+
+    def test_the_induction_motif_is_found(self, mini_runs):
+        motifs = {motif.pattern for motif in mini_runs[1]["induction"].motifs}
+        assert "induction" in motifs
+
+    def test_import_elsewhere_gives_the_same_document(self, mini_runs, tmp_path):
+        from acdc_explain.run import from_document
+
+        run = mini_runs[1]["ioi"]
+        document = to_document(replace(run, reused=False))
+        other = Store(tmp_path / "other.duckdb")
+        other.add_run(from_document(json.loads(json.dumps(document)), "x"))
+        assert to_document(other.get("last")) == document
