@@ -57,9 +57,9 @@ class Measurement:
         return float(below.mean()) if len(null) else 0.5
 
     def chance(self, node: Node) -> float:
-        """The mean of the null."""
+        """The median of the null: in a small model half of the others may share the role."""
         null = self.null(node)
-        return float(null.mean()) if len(null) else 0.0
+        return float(null.median()) if len(null) else 0.0
 
     def interval(self, node: Node) -> tuple[float, float]:
         """A bootstrap 95 % interval of the value."""

@@ -39,19 +39,18 @@ class Requirement:
         )
 
     def certain(self, low: float, high: float, chance: float) -> bool:
-        """Whether an interval of the value lies on the right side as a whole.
+        """Whether an interval leaves no doubt: it lies wholly within the bound, or beyond chance.
 
-        Of chance, the mean of all others of the kind, where a rank is demanded; else of the bound.
+        Chance counts where a rank is demanded; a bound alone must hold for the whole interval.
         """
         if self.near_zero is not None:
             return max(abs(low), abs(high)) <= self.near_zero
         if self.away_from_zero is not None:
             return low > 0 or high < 0
         if self.at_most is not None:
-            return high < (self.at_most if self.below is None else chance)
-        if self.above is not None:
-            return low > chance
-        return self.at_least is None or low >= self.at_least
+            return high <= self.at_most or (self.below is not None and high < chance)
+        within = self.at_least is not None and low >= self.at_least
+        return within or (self.above is not None and low > chance)
 
     def __str__(self) -> str:
         bounds = {

@@ -29,7 +29,7 @@ class TestMeasurement:
     def test_value_chance_and_percentile(self):
         found = measurement([0.5, 0.1, 0.2, 0.9, 0.8])
         assert found.value(ME) == 0.5
-        assert found.chance(ME) == pytest.approx(0.5)
+        assert found.chance(ME) == pytest.approx(0.2)
         assert found.percentile(ME) == 0.5
 
     def test_ties_count_half(self):
@@ -56,7 +56,8 @@ class TestMeasurement:
         ({"at_least": 0.4, "above": 0.9}, [0.6, 0, 0, 0.1], 0.0, "holds"),
         ({"at_least": 0.4, "above": 0.9}, [0.3, 0, 0, 0.1], 0.0, "fails"),
         ({"at_least": 0.4, "above": 0.9}, [0.6, 0.7, 0, 0.1], 0.0, "fails"),
-        ({"at_least": 0.0, "above": 0.9}, [0.2, 0, 0, 0.1], 2.0, "unclear"),
+        ({"at_least": 0.1, "above": 0.9}, [0.2, 0, 0, 0.1], 2.0, "unclear"),
+        ({"at_least": 0.4, "above": 0.5}, [0.6, 0.59, 0.5, 0.5], 0.01, "holds"),
         ({"at_least": 0.4}, [0.45, 0.5, 0.5], 0.0, "holds"),
         ({"at_least": 0.4}, [0.45, 0.5, 0.5], 1.0, "unclear"),
         ({"at_most": 0.0, "below": 0.1}, [-0.6, 0, 0.1], 0.0, "holds"),

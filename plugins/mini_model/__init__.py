@@ -1,0 +1,1 @@
+"""`mini`: a language model of about a million parameters, trained to show the classic heads."""
