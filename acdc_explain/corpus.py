@@ -41,11 +41,15 @@ def corpus_batch(model: Model, path: str, *, seed: int = 0) -> Batch:
 def own_text(model: Model, *, seed: int = 0) -> Batch:
     """Texts the model writes by itself, sampled at temperature 1 from common first words."""
     generator = torch.Generator(model.device).manual_seed(seed)
+    tokenizer = model.tokenizer
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    no_words = {tokenizer.unk_token_id, tokenizer.pad_token_id} - ends - {None}
     known = [ids[0] for word in OPENINGS if len(ids := model.token_ids(word)) == 1]
-    starts = known or model.token_ids(" a")[:1]
+    starts = [i for i in known if i not in no_words] or model.token_ids(" a")[:1]
     rows = [[starts[i % len(starts)]] for i in range(TEXTS)]
     while len(rows[0]) < LENGTH:
         probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1)
+        probabilities[:, list(no_words)] = 0.0
         drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
         rows = [[*row, token] for row, token in zip(rows, drawn)]
     return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))

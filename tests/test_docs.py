@@ -1,0 +1,113 @@
+"""The README and the documents say what is true."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from acdc_explain.cli import app
+from acdc_explain.plugins import HOOKS, load_plugins
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
+ROLES = (ROOT / "docs" / "roles.md").read_text()
+
+
+def test_every_hook_is_in_the_documents():
+    for hook in HOOKS:
+        assert f"`{hook}`" in README
+        assert f"| `{hook}` |" in PLUGINS
+
+
+def test_every_command_is_in_the_readme_and_no_other():
+    commands = set(get_command(app).commands)
+    section = README.split("## Commands")[1].split("## ")[0]
+    named = re.findall(r"^\| (.+?) \|", section, re.M)[2:]
+    assert {word for cell in named for word in re.findall(r"`([a-z]+)", cell)} == commands
+
+
+def test_every_file_is_in_the_readme_and_no_other():
+    files = {f"acdc_explain/{path.name}" for path in (ROOT / "acdc_explain").glob("[a-z]*.py")}
+    assert set(re.findall(r"`(acdc_explain/\w+\.py)`", README)) == files
+
+
+def test_files_import_only_files_above_them():
+    """The reading order is the order of dependence; imports inside functions may point down."""
+    order = re.findall(r"^\| `acdc_explain/(\w+)\.py`", README, re.M)
+    for place, name in enumerate(order):
+        for line in (ROOT / "acdc_explain" / f"{name}.py").read_text().splitlines():
+            match = re.match(r"from \.(\w+) import", line)
+            if match:
+                assert order.index(match[1]) < place, f"{name} imports {match[1]}"
+
+
+def test_every_measure_is_documented():
+    from acdc_explain.experiments import MEASURES
+
+    for measure in (*MEASURES, "ablation_effect"):
+        assert f"| `{measure}` |" in ROLES
+
+
+def test_links_lead_somewhere():
+    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_options_in_the_examples_exist():
+    known = {
+        option
+        for command in get_command(app).commands.values()
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    for line in re.findall(r"^acdc-explain .*$", README + PLUGINS, re.M):
+        for option in re.findall(r" (--[a-z-]+)", line.split("#")[0]):
+            assert option in known, line
+
+
+@pytest.fixture
+def example(tmp_path) -> dict[str, str]:
+    """The plugin of docs/plugins.md, installed where only this test sees it."""
+    pytest.importorskip("setuptools")
+    blocks = dict(re.findall(r"```(toml|python)\n(.*?)```", PLUGINS, re.S))
+    assert len(blocks["python"].splitlines()) < 40
+    source, target = tmp_path / "source", tmp_path / "installed"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(blocks["toml"])
+    (source / "acdc_explain_again.py").write_text(blocks["python"])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*pip, "--target", str(target), str(source)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return {**os.environ, "PYTHONPATH": str(target)}
+
+
+def test_the_example_plugin_is_installed_and_runs(example, tmp_path):
+    def cli(*arguments: str) -> str:
+        command = [sys.executable, "-m", "acdc_explain", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=example, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = cli("plugins")
+    assert "roles: copier" in listed
+    assert "tasks: again" in listed
+    db = str(tmp_path / "s.duckdb")
+    shown = cli(
+        "run", "again", "--examples", "4", "--discoverer", "eap", "--max-edges", "20", "--db", db
+    )
+    assert "again on mini  (done)" in shown
+    assert "copier" in cli("search", "--role", "copier", "--db", db)
+
+
+def test_built_in_plugins_are_not_broken():
+    assert load_plugins().broken == {}

@@ -1,0 +1,192 @@
+"""A real language model: the labels agree with measurements made with plain Hugging Face alone."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+import acdc_explain as ax
+from acdc_explain.circuit import Node
+from acdc_explain.engine import ReferenceEngine
+from acdc_explain.plugins import load_plugins
+from acdc_explain.store import Store
+from acdc_explain.subject import Subject
+
+pytestmark = pytest.mark.slow
+
+# names, templates and words that no built-in task uses
+TEMPLATES = (
+    "During the meeting,{A} and{B} argued about the plan, and{S} threw a{O} at",
+    "This morning{A} and{B} were on the boat.{S} lent a{O} to",
+)
+NAMES = "Ruth Wendy Naomi Hugo Oscar Felix Leo Ivan Clara Nina Max Victor".split()
+OBJECTS = "pencil stick blanket coat".split()
+
+
+@pytest.fixture(scope="module")
+def smollm2(monkeypatch_module) -> Any:
+    try:
+        return ax.load_model("smollm2-135m")
+    except ax.UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def run(smollm2, tmp_path_factory) -> Any:
+    store = Store(tmp_path_factory.mktemp("smollm2") / "s.duckdb")
+    return ax.explain("ioi", smollm2, store=store, discoverer="eap", max_edges=400)
+
+
+class Plain:
+    """Direct effect, attention and copying of every head, from the Hugging Face model alone."""
+
+    def __init__(self, folder: str, file: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=file, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        cfg = self.model.config
+        self.layers, self.heads = cfg.num_hidden_layers, cfg.num_attention_heads
+        self.d = cfg.hidden_size // self.heads
+
+    def token(self, word: str) -> int:
+        (token,) = self.tokenizer(word, add_special_tokens=False).input_ids
+        return token
+
+    @torch.no_grad()
+    def on_prompts(self, n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean direct effect on answer minus other name, and attention to them [layer head]."""
+        rng = random.Random(0)
+        direct = torch.zeros(self.layers, self.heads)
+        attends = torch.zeros(self.layers, self.heads)
+        unembedding, norm = self.model.lm_head.weight, self.model.model.norm
+        for number in range(n):
+            io, s = rng.sample(NAMES, 2)
+            a, b = (io, s) if number % 2 else (s, io)
+            words = {"A": a, "B": b, "S": s, "O": rng.choice(OBJECTS)}
+            text = TEMPLATES[number % 4 // 2].format(**{k: f" {v}" for k, v in words.items()})
+            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+            read: list[torch.Tensor] = []  # what each output projection and the last norm read
+            projections = [layer.self_attn.o_proj for layer in self.model.model.layers]
+            handles = [
+                module.register_forward_pre_hook(partial(_keep_last, read))
+                for module in (*projections, norm)
+            ]
+            out = self.model(torch.tensor([ids]), output_attentions=True)
+            for handle in handles:
+                handle.remove()
+            *z, final = read
+            scale = (final.pow(2).mean() + self.model.config.rms_norm_eps).sqrt()
+            io_id, s_id = self.token(f" {io}"), self.token(f" {s}")
+            direction = (unembedding[io_id] - unembedding[s_id]) * norm.weight / scale
+            for layer in range(self.layers):
+                weight = self.model.model.layers[layer].self_attn.o_proj.weight
+                for head in range(self.heads):
+                    columns = slice(head * self.d, (head + 1) * self.d)
+                    direct[layer, head] += (weight[:, columns] @ z[layer][columns]) @ direction / n
+            attention = torch.stack(out.attentions)[:, 0, :, -1]  # [layer head key]
+            where = torch.tensor(ids)
+            attends += (
+                attention[..., where == io_id].sum(-1) - attention[..., where == s_id].sum(-1)
+            ) / n
+        return direct, attends
+
+    @torch.no_grad()
+    def copies(self, layer: int, head: int, sign: int) -> float:
+        """Share of the names among the 5 highest logits of sign * OV of their embedding."""
+        block, cfg = self.model.model.layers[layer], self.model.config
+        group = head // (cfg.num_attention_heads // cfg.num_key_value_heads)
+        hits = 0
+        for word in NAMES:
+            ids = torch.tensor([[self.token(" the"), self.token(f" {word}")]])
+            stream = self.model(ids, output_hidden_states=True).hidden_states[1][0, -1]
+            value = block.self_attn.v_proj.weight[group * self.d : (group + 1) * self.d]
+            columns = slice(head * self.d, (head + 1) * self.d)
+            written = block.self_attn.o_proj.weight[:, columns] @ (
+                value @ block.input_layernorm(stream)
+            )
+            logits = self.model.lm_head(self.model.model.norm(sign * written))
+            hits += int(self.token(f" {word}") in logits.topk(5).indices)
+        return hits / len(NAMES)
+
+
+def _keep_last(read: list[torch.Tensor], module: Any, inputs: Any) -> None:
+    read.append(inputs[0][0, -1])
+
+
+@pytest.fixture(scope="module")
+def plain() -> Plain:
+    from acdc_explain_plugins.models import smollm2 as source
+
+    location = source()
+    if not str(location).endswith(".gguf"):
+        pytest.skip("the model comes from a hub here; this test reads the GGUF file")
+    return Plain(str(location.parent), location.name)
+
+
+def test_cutting_edges_is_exact(smollm2):
+    task = load_plugins().tasks()["ioi"](smollm2, examples=2, seed=3)
+    assert smollm2.graph.n_edges == 123_211
+    assert ReferenceEngine(Subject(smollm2, task, task.discover)).self_check() is None
+
+
+def test_it_solves_the_tasks(smollm2):
+    for name, builder in load_plugins().tasks().items():
+        task = builder(smollm2, examples=8, seed=1)
+        subject = Subject(smollm2, task, task.discover)
+        assert subject.clean_metric > 0.2, name
+        assert subject.clean_metric > subject.corrupt_metric + 0.2, name
+
+
+def test_labels_agree_with_plain_hugging_face(run, plain):
+    direct, attends = plain.on_prompts()
+    roles: dict[str, list[Node]] = {}
+    for label in run.labels:
+        roles.setdefault(label.role, []).append(label.node)
+    movers, negative = roles["name_mover"], roles["negative_name_mover"]
+    assert len(movers) >= 2
+    assert len(negative) >= 1
+    for node in movers:
+        at = node.layer, node.head
+        assert direct[at] > 0.05, node
+        assert attends[at] > 0.05, node
+        assert plain.copies(*at, sign=1) > 0.4, node
+    for node in negative:
+        at = node.layer, node.head
+        assert direct[at] < -0.05, node
+        assert attends[at] > 0.05, node
+        assert plain.copies(*at, sign=-1) > 0.4, node
+
+
+def test_no_clear_mover_of_the_circuit_is_missed(run, plain):
+    """Every head of the circuit that plain measurements call a mover bears the label."""
+    direct, attends = plain.on_prompts()
+    labeled = {label.node for label in run.labels if label.role.endswith("name_mover")}
+    for node in run.circuit.components:
+        if node.kind != "head":
+            continue
+        at = node.layer, node.head
+        if attends[at] > 0.2 and abs(direct[at]) > 0.3:
+            sign = 1 if direct[at] > 0 else -1
+            if plain.copies(*at, sign=sign) > 0.7:
+                assert node in labeled, node
+
+
+def test_verdicts_support_the_clear_ones(run):
+    outcomes = {(label.node, label.role): run.verdicts_of(label)[0].outcome for label in run.labels}
+    supported = [role for (_, role), outcome in outcomes.items() if outcome == "supported"]
+    assert supported.count("name_mover") >= 2
+    assert "negative_name_mover" in supported
+    assert "induction" in supported
