@@ -23,6 +23,7 @@ from .run import Run, RunHeader
 from .settings import DEFAULT_EXAMPLES, Settings, run_id, versions
 from .store import Store
 from .task import Task, check_examples
+from .verdict import Judging
 
 if TYPE_CHECKING:
     from .circuit import Circuit, Node
@@ -96,7 +97,8 @@ def prepare(
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
     held_out = Subject(model, task, task.held_out, settings.metric)
-    resolved = {**plan.as_dict(), "metric": held_out.metric_name}
+    vocabulary = content_id("roles", plugins.roles())
+    resolved = {**plan.as_dict(), "metric": held_out.metric_name, "roles": vocabulary}
     identity = run_id(task.id, model.id, resolved)
     header = RunHeader(
         id=identity,
@@ -360,12 +362,24 @@ class Work:
 
     def judge(self, labels: Sequence[Label]) -> None:
         for name, settings in self.plan.judges.items():
-            held = {v.label_id for v in self.store.find_verdicts([x.id for x in labels], name)}
-            missing = [label for label in labels if label.id not in held]
-            done = len(labels) - len(missing)
-            judge = self.plugins.judges()[name]
-            with Outbox(self.store.add_verdicts) as outbox:
+            asked = {label.id: self._judging_id(name, settings, label) for label in labels}
+            held = self.store.find_judgings(asked.values())
+            missing = [x for x in labels if asked[x.id] not in {h.question_id for h in held}]
+            judge, done = self.plugins.judges()[name], len(held)
+            with Outbox(partial(self.store.add_judgings, self.header.id)) as outbox:
+                for judging in held:
+                    outbox.put(judging)
                 for verdict in judge(self.held_out, missing, self.plugins.roles(), **settings):
-                    outbox.put(verdict)
+                    outbox.put(Judging(asked[verdict.label_id], verdict))
                     done += 1
                     self.progress(f"judge {name}", done, len(labels), verdict.outcome)
+
+    def _judging_id(self, judge: str, settings: Mapping[str, Any], label: Label) -> str:
+        """A label is judged again if the judge's settings or the role's card are others."""
+        asked = {
+            "label_id": label.id,
+            "judge": judge,
+            "settings": settings,
+            "card": self.plugins.roles().get(label.role),
+        }
+        return content_id("judging", asked)

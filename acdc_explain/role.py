@@ -39,18 +39,17 @@ class Requirement:
         )
 
     def certain(self, low: float, high: float, chance: float) -> bool:
-        """Whether an interval leaves no doubt: it lies wholly within the bound, or beyond chance.
+        """Whether an interval of the value leaves no doubt.
 
-        Chance counts where a rank is demanded; a bound alone must hold for the whole interval.
+        It lies wholly within the bound, or wholly beyond chance (what is usual for the kind).
         """
         if self.near_zero is not None:
             return max(abs(low), abs(high)) <= self.near_zero
         if self.away_from_zero is not None:
             return low > 0 or high < 0
-        if self.at_most is not None:
-            return high <= self.at_most or (self.below is not None and high < chance)
-        within = self.at_least is not None and low >= self.at_least
-        return within or (self.above is not None and low > chance)
+        if self.at_most is not None or self.below is not None:
+            return high < chance or (self.at_most is not None and high <= self.at_most)
+        return low > chance or (self.at_least is not None and low >= self.at_least)
 
     def __str__(self) -> str:
         bounds = {

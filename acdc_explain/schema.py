@@ -29,6 +29,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE verdicts (
         id TEXT PRIMARY KEY, label_id TEXT, judge TEXT, outcome TEXT,
         score DOUBLE, chance DOUBLE, percentile DOUBLE, n BIGINT, reason TEXT);
+    CREATE TABLE judgings (id TEXT PRIMARY KEY, verdict_id TEXT);
     CREATE TABLE motifs (
         id TEXT PRIMARY KEY, pattern TEXT, run_id TEXT, circuit_id TEXT, nodes TEXT);
     CREATE TABLE runs (
@@ -36,6 +37,7 @@ MIGRATIONS: tuple[str, ...] = (
         status TEXT, created_at TIMESTAMP, seed BIGINT, settings TEXT, versions TEXT);
     CREATE TABLE run_evidence (run_id TEXT, evidence_id TEXT, PRIMARY KEY (run_id, evidence_id));
     CREATE TABLE run_labels (run_id TEXT, label_id TEXT, PRIMARY KEY (run_id, label_id));
+    CREATE TABLE run_verdicts (run_id TEXT, verdict_id TEXT, PRIMARY KEY (run_id, verdict_id));
     CREATE TABLE run_exchanges (run_id TEXT, exchange_id TEXT, PRIMARY KEY (run_id, exchange_id));
     """,
 )

@@ -12,12 +12,14 @@ from .verdict import WORST_FIRST
 
 LABELED = f"""
 WITH outcomes AS (
-    SELECT label_id, arg_min(outcome, list_position({list(WORST_FIRST)}, outcome)) AS outcome
-    FROM verdicts GROUP BY label_id
+    SELECT run_id, label_id,
+        arg_min(outcome, list_position({list(WORST_FIRST)}, outcome)) AS outcome
+    FROM run_verdicts JOIN verdicts ON verdicts.id = run_verdicts.verdict_id
+    GROUP BY run_id, label_id
 ), labeled AS (
     SELECT run_labels.run_id, labels.*, outcomes.outcome
     FROM run_labels JOIN labels ON labels.id = run_labels.label_id
-    LEFT JOIN outcomes ON outcomes.label_id = labels.id
+    LEFT JOIN outcomes ON outcomes.label_id = labels.id AND outcomes.run_id = run_labels.run_id
 )
 """
 """Every label of every run with the worst of its verdicts: a contradicted label is downgraded."""

@@ -23,7 +23,7 @@ from .run import Run, RunHeader
 from .schema import MIGRATIONS, VERSION
 from .search import Filters, Match, label_match, labels_query, path_match, paths_query
 from .task import Task
-from .verdict import Verdict
+from .verdict import Judging, Verdict
 
 LOCK_SECONDS = 30.0
 CONFIG: dict[str, Any] = {
@@ -144,9 +144,13 @@ class Store:
             _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
             _insert(connection, "run_exchanges", [(run_id, exchange) for exchange in exchanges])
 
-    def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
+    def add_judgings(self, run_id: str, judgings: Sequence[Judging]) -> None:
+        verdicts = [judging.verdict for judging in judgings]
         with self._open() as connection:
             _insert(connection, "verdicts", map(rows.verdict_row, verdicts))
+            _insert(connection, "run_verdicts", [(run_id, verdict.id) for verdict in verdicts])
+            answers = [(judging.question_id, judging.verdict.id) for judging in judgings]
+            _insert(connection, "judgings", answers)
 
     def add_motifs(self, motifs: Iterable[Motif]) -> None:
         with self._open() as connection:
@@ -180,6 +184,7 @@ class Store:
             _insert(connection, "labels", map(rows.label_row, run.labels))
             _insert(connection, "run_labels", [(run.id, label.id) for label in run.labels])
             _insert(connection, "verdicts", map(rows.verdict_row, run.verdicts))
+            _insert(connection, "run_verdicts", [(run.id, v.id) for v in run.verdicts])
             _insert(connection, "motifs", map(rows.motif_row, run.motifs))
         return True
 
@@ -213,11 +218,7 @@ class Store:
             evidence = _linked(connection, "evidence", "run_evidence", "evidence_id", header.id)
             labels = _linked(connection, "labels", "run_labels", "label_id", header.id)
             exchanges = _linked(connection, "exchanges", "run_exchanges", "exchange_id", header.id)
-            verdicts = connection.execute(
-                "SELECT verdicts.* FROM verdicts JOIN run_labels USING (label_id) "
-                "WHERE run_id = ? ORDER BY judge, id",
-                [header.id],
-            ).fetchall()
+            verdicts = _linked(connection, "verdicts", "run_verdicts", "verdict_id", header.id)
             motifs = connection.execute(
                 "SELECT * FROM motifs WHERE run_id = ? ORDER BY pattern, nodes", [header.id]
             ).fetchall()
@@ -267,14 +268,16 @@ class Store:
             answers.setdefault(question_id, []).append(rows.to_label(tuple(row)))
         return answers
 
-    def find_verdicts(self, label_ids: Iterable[str], judge: str) -> list[Verdict]:
-        """The verdicts that a judge gave on labels before."""
+    def find_judgings(self, question_ids: Iterable[str]) -> list[Judging]:
+        """The verdicts that were reached before on the same questions."""
         with self._open() as connection:
             found = connection.execute(
-                "SELECT * FROM verdicts WHERE list_contains(?, label_id) AND judge = ?",
-                [list(label_ids), judge],
+                "SELECT judgings.id, verdicts.* FROM judgings "
+                "JOIN verdicts ON verdicts.id = judgings.verdict_id "
+                "WHERE list_contains(?, judgings.id)",
+                [list(question_ids)],
             ).fetchall()
-        return [Verdict(*row[1:]) for row in found]
+        return [Judging(question_id, Verdict(*row[1:])) for question_id, *row in found]
 
     def task(self, task_id: str) -> Task:
         """A stored task. Raises KeyError."""

@@ -38,3 +38,11 @@ class Verdict:
     @property
     def id(self) -> str:
         return content_id("verdict", self)
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """A verdict and the question it answers: label, judge, its settings, the role's card."""
+
+    question_id: str
+    verdict: Verdict

@@ -13,7 +13,7 @@ CARDS = (
         kind="head",
         claim="attends to the token before and passes on what it is",
         requirements=(
-            Requirement("pattern", "previous_token_attention", at_least=0.4, above=0.5),
+            Requirement("pattern", "previous_token_attention", at_least=0.4),
             ACTS,
         ),
         aliases=("prev-token",),
@@ -24,8 +24,8 @@ CARDS = (
         kind="head",
         claim="attends to the token after an earlier occurrence of the present token and copies it",
         requirements=(
-            Requirement("pattern", "induction_attention", at_least=0.4, above=0.5),
-            Requirement("pattern", "copying_strength", above=0.5),
+            Requirement("pattern", "induction_attention", at_least=0.4),
+            Requirement("pattern", "copying_strength", at_least=0.5),
             ACTS,
         ),
         aliases=("prefix-matching",),
@@ -36,7 +36,7 @@ CARDS = (
         kind="head",
         claim="attends to an earlier occurrence of the present token",
         requirements=(
-            Requirement("pattern", "duplicate_token_attention", at_least=0.3, above=0.5),
+            Requirement("pattern", "duplicate_token_attention", at_least=0.3),
             ACTS,
         ),
         aliases=("dup-token",),
@@ -47,8 +47,8 @@ CARDS = (
         kind="head",
         claim="attends from the last token to the answer and copies it into the logits",
         requirements=(
-            Requirement("pattern", "copying", at_least=0.5, above=0.5),
-            Requirement("pattern", "answer_attention", at_least=0.1, above=0.5),
+            Requirement("pattern", "copying", at_least=0.5),
+            Requirement("pattern", "answer_attention", at_least=0.1),
             Requirement("causal", "direct_effect", at_least=0.0),
         ),
         aliases=("mover", "argument mover", "letter mover", "copy head"),
@@ -59,8 +59,8 @@ CARDS = (
         kind="head",
         claim="attends from the last token to the answer and pushes it down in the logits",
         requirements=(
-            Requirement("pattern", "negative_copying", at_least=0.5, above=0.5),
-            Requirement("pattern", "answer_attention", at_least=0.1, above=0.5),
+            Requirement("pattern", "negative_copying", at_least=0.5),
+            Requirement("pattern", "answer_attention", at_least=0.1),
             Requirement("causal", "direct_effect", at_most=0.0),
         ),
         aliases=("copy suppression", "anti-copy"),

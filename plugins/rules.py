@@ -70,14 +70,10 @@ def _number(name: str, value: float, percentile: float) -> str:
 
 
 def _confidence(question: Question, card: RoleCard) -> float:
-    """How far the lowest-ranking of the card's statistics stands out among its kind."""
+    """How far the least outstanding of the card's pattern statistics ranks from the middle."""
     if card.name == "other":
         return 0.0  # nothing is claimed
-    ranks = [
-        abs(2 * question.measured[r.measure][1] - 1)
-        for r in card.requirements
-        if r.above is not None or r.below is not None
-    ]
+    ranks = [abs(2 * question.measured[r.measure][1] - 1) for r in card.tests("pattern")]
     return round(min(ranks, default=0.5), 3)
 
 

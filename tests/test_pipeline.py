@@ -50,7 +50,7 @@ def model(small_model) -> Any:
     return small_model("neox")
 
 
-OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 25}
+OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 12}
 
 
 def test_every_stage_leaves_its_records(store, model):
@@ -58,7 +58,7 @@ def test_every_stage_leaves_its_records(store, model):
     assert run.header.status == "done"
     assert not run.reused
     assert run.circuit is not None
-    assert 0 < len(run.circuit.edges) <= 25
+    assert 0 < len(run.circuit.edges) <= 12
     components = set(run.circuit.components)
     collectors = {"attention", "direct_logits", "patching", "top_examples", "weights"}
     for node in components:
@@ -280,6 +280,24 @@ def test_a_user_plugin_takes_part(store, model, monkeypatch):
     # a head of a random model is no previous-token head, and an MLP cannot be one
     outcomes = {v.outcome for v in run.verdicts}
     assert "supported" not in outcomes
+
+
+def test_another_card_is_judged_again(store, model, monkeypatch):
+    """A plugin that changes what a role demands changes the verdicts, and nothing else."""
+    from acdc_explain.role import Requirement, RoleCard
+
+    first = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    roles = load_plugins().roles()
+    stricter = Requirement("causal", "ablation_effect", away_from_zero=1e6)
+    changed = {**roles, "other": RoleCard("other", "any", roles["other"].claim, (stricter,))}
+    monkeypatch.setattr(type(load_plugins()), "roles", lambda self: changed)
+    again = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    assert not again.reused
+    assert {e.id for e in again.evidence} == {e.id for e in first.evidence}
+    others = [label for label in again.labels if label.role == "other"]
+    assert {v.outcome for label in others for v in again.verdicts_of(label)} == {"refuted"}
+    held = store.get(first.id)
+    assert sorted(v.id for v in held.verdicts) == sorted(v.id for v in first.verdicts)
 
 
 def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):

@@ -141,12 +141,13 @@ def test_patterns_against_brute_force(seed, tmp_path):
 
 
 def test_a_contradicted_label_is_downgraded(tmp_path):
-    from acdc_explain.verdict import Verdict
+    from acdc_explain.verdict import Judging, Verdict
 
     store, run = Store(tmp_path / "s.duckdb"), make_run()
     store.add_run(run)
     label = run.labels[0]
-    store.add_verdicts([Verdict(label.id, "transfer", "refuted", 0.0, 0.0, 0.5, 9, "fails")])
+    verdict = Verdict(label.id, "transfer", "refuted", 0.0, 0.0, 0.5, 9, "fails")
+    store.add_judgings(run.id, [Judging("j", verdict)])
     assert not store.search(role=label.role, verdict="supported")
     assert len(store.search(role=label.role, verdict="refuted")) == 1
 

@@ -14,6 +14,7 @@ from acdc_explain.label import Labeling
 from acdc_explain.run import from_document, to_document
 from acdc_explain.store import Store
 from acdc_explain.task import Example, Task
+from acdc_explain.verdict import Judging
 
 from .samples import make_run
 
@@ -65,16 +66,18 @@ def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
         for number, label in enumerate(run.labels):
             labeling = Labeling(f"q{number}", (label,), run.exchanges[0])
             store.add_labelings(run.id, [labeling])
-        store.add_verdicts(run.verdicts)
+        store.add_judgings(run.id, [Judging(f"j{v.id}", v) for v in run.verdicts])
         store.add_motifs(run.motifs)
         store.add_header(run.header)
-    assert rows(store) == rows(whole) | {"labelings": len(run.labels)}
+    n = len(run.labels)
+    assert rows(store) == rows(whole) | {"labelings": n, "judgings": n}
     assert store.get("last").header == run.header
     assert store.find_labels(["q0", "q2", "none"]) == {
         "q0": [run.labels[0]],
         "q2": [run.labels[2]],
     }
-    assert store.find_verdicts([run.labels[1].id, "none"], "role_card") == [run.verdicts[1]]
+    verdict = run.verdicts[1]
+    assert store.find_judgings([f"j{verdict.id}", "none"]) == [Judging(f"j{verdict.id}", verdict)]
 
 
 def test_document_round_trip(store, tmp_path):
