@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ import typer
 
 from .errors import UserError
 from .plugins import Plugins, load_plugins
+from .progress import on_terminal
 from .settings import DEFAULT_LLM, DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -79,40 +79,6 @@ def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A progress bar on standard error; a line a stage where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    err = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        stages: dict[str, Any] = {}
-
-        def report(stage: str, done: int, total: int, note: str = "") -> None:
-            if stage not in stages:
-                stages[stage] = bars.add_task(stage, total=total, note=note)
-                if not err.is_terminal:
-                    typer.echo(f"{stage} ...", err=True)
-            bars.update(stages[stage], completed=done, total=total, note=note)
-
-        yield report
-
-
 # --- the main job ------------------------------------------------------------------------------
 
 
@@ -135,7 +101,7 @@ def run(
     examples: Annotated[
         int | None, typer.Option(help="Examples to discover on.", show_default="16")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the task's prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the task's prompts.")] = 0,
     prompts: Annotated[
         Path | None, typer.Option(help="A .jsonl, .csv or .json file; TASK names it.")
     ] = None,
@@ -167,7 +133,7 @@ def run(
     store = _store(db, must_exist=False)
     from .pipeline import explain
 
-    with _progress() as report:
+    with on_terminal() as report:
         result = explain(task, model, store=store, settings=settings, progress=report)
     _say_how_labeled(labeler, result.header.settings["labeler"])
     if result.reused:
@@ -185,13 +151,14 @@ def run(
 
 def _check_run(plugins: Plugins, task: str, settings: Any) -> None:
     """What can be refused before the model is loaded."""
-    from .pipeline import Plan, default_labeler
+    from .plan import Plan, default_labeler
     from .plugins import pick
 
     if settings.prompts is None:
         pick("task", plugins.tasks(), task)
-    elif not Path(settings.prompts).is_file():
-        raise UserError(f"There is no file {settings.prompts}; --prompts takes the path of one.")
+    for option, file in (("--prompts", settings.prompts), ("--corpus", settings.corpus)):
+        if file is not None and not Path(file).is_file():
+            raise UserError(f"There is no file {file}; {option} takes the path of one.")
     if settings.metric is not None:
         known = ("kl", "logit_diff", "prob_diff", "nll")
         if settings.metric not in known:
@@ -419,7 +386,7 @@ def doctor(
     from .doctor import examine
     from .loading import load_model
 
-    with _progress() as report:
+    with on_terminal() as report:
         report("load", 0, 1, model)
         loaded = load_model(model, sources=plugins.models())
         report("load", 1, 1, model)

@@ -16,7 +16,8 @@ from .exchange import Ask, UnusableReply
 from .ids import canonical_json, content_id
 from .label import Label, Labeling
 from .outbox import Outbox
-from .plugins import Plugins, load_plugins, pick, settings_of, with_settings
+from .plan import Plan, default_labeler
+from .plugins import Plugins, load_plugins, pick
 from .progress import Progress, silent
 from .question import Question
 from .run import Run, RunHeader
@@ -117,13 +118,6 @@ def prepare(
     return Work(plugins, plan, store, header, subject, held_out, progress)
 
 
-def default_labeler() -> str:
-    """`llm` where one can be asked, else `rules`."""
-    from .llm import key_present
-
-    return "llm" if key_present() else "rules"
-
-
 def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) -> Task:
     """A plugin's task, or the one in the file that --prompts names."""
     if settings.prompts is not None:
@@ -135,48 +129,6 @@ def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) ->
     if examples < 1:
         raise UserError(f"--examples is {examples}; at least 1 is needed.")
     return check_examples(builder(model, examples=examples, seed=settings.seed), model)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which plugins a run uses, with all their settings."""
-
-    discoverer: str
-    discoverer_settings: dict[str, Any]
-    collectors: dict[str, dict[str, Any]]
-    labeler: str
-    labeler_settings: dict[str, Any]
-    judges: dict[str, dict[str, Any]]
-
-    @staticmethod
-    def of(plugins: Plugins, settings: Settings, labeler: str) -> Plan:
-        """Raises UserError for an unknown name or setting."""
-        shared = {"seed": settings.seed, "corpus": settings.corpus, "llm_model": settings.llm_model}
-
-        def with_shared(function: Any) -> dict[str, Any]:
-            known = settings_of(function)
-            return {**known, **{k: v for k, v in shared.items() if k in known}}
-
-        discoverers, collectors = plugins.discoverers(), plugins.collectors()
-        judges, labelers = plugins.judges(), plugins.labelers()
-        discoverer = pick("discoverer", discoverers, settings.discoverer)
-        given = {
-            **{k: v for k, v in shared.items() if k in settings_of(discoverer)},
-            **settings.discoverer_settings,
-        }
-        chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
-        judging = settings.judges if settings.judges is not None else sorted(judges)
-        return Plan(
-            settings.discoverer,
-            with_settings("Discoverer", settings.discoverer, discoverer, given),
-            {name: with_shared(pick("collector", collectors, name)) for name in chosen},
-            labeler,
-            with_shared(pick("labeler", labelers, labeler)),
-            {name: with_shared(pick("judge", judges, name)) for name in judging},
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass

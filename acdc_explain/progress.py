@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -13,3 +15,31 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """The progress of programs that nobody watches."""
+
+
+@contextmanager
+def on_terminal() -> Iterator[Progress]:
+    """A progress bar on standard error; a line a stage where that is no terminal."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    err = Console(stderr=True)
+    columns = (
+        rich.TextColumn("{task.description:<18}"),
+        rich.BarColumn(),
+        rich.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}"),
+    )
+    with rich.Progress(*columns, console=err, disable=not err.is_terminal) as bars:
+        stages: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int, note: str = "") -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=total, note=note)
+                if not err.is_terminal:
+                    err.print(f"{stage} ...")
+            bars.update(stages[stage], completed=done, total=total, note=note)
+
+        yield report

@@ -13,8 +13,8 @@ from acdc_explain.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from acdc_explain.circuit import Node
-    from acdc_explain.experiments import Measurement
     from acdc_explain.label import Label
+    from acdc_explain.measurement import Measurement
     from acdc_explain.role import Requirement, RoleCard, Tier
     from acdc_explain.subject import Subject
 
@@ -70,7 +70,8 @@ def _tests(
     subject: Subject, node: Node, card: RoleCard, null: list[Node]
 ) -> tuple[list[Test], str | None]:
     """Every requirement measured, or why one cannot be."""
-    from acdc_explain.experiments import NotMeasurable, ablation_effect, measure
+    from acdc_explain.experiments import ablation_effect, measure
+    from acdc_explain.measurement import NotMeasurable
 
     tests = []
     for requirement in card.requirements:

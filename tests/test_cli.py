@@ -105,6 +105,8 @@ class TestReading:
         (["run", "ioi", "--set", "magic=1"], "has no setting 'magic'"),
         (["run", "ioi", "--set", "magic"], "--set takes NAME=VALUE"),
         (["run", "mine", "--prompts", "none.jsonl"], "There is no file none.jsonl"),
+        (["run", "ioi", "--corpus", "none.txt"], "There is no file none.txt; --corpus takes"),
+        (["run", "ioi", "--tau", "nan"], "Setting 'tau' is nan; give a finite number"),
         (["run", "ioi", "--db", "."], ". is a folder"),
         (["run", "ioi", "--db", "none/s.duckdb"], "The folder none does not exist"),
         (["import", "none.json"], "none.json cannot be read"),

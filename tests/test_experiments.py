@@ -8,7 +8,6 @@ import torch
 from acdc_explain.circuit import Graph, Node
 from acdc_explain.experiments import (
     MEASURES,
-    NotMeasurable,
     _repeated_length,
     ablation_effect,
     diagonal,
@@ -19,6 +18,7 @@ from acdc_explain.experiments import (
     random_repeats,
     top_logits,
 )
+from acdc_explain.measurement import NotMeasurable
 from acdc_explain.metrics import TokenSets
 from acdc_explain.model import Batch
 from acdc_explain.subject import Subject

@@ -8,7 +8,7 @@ from acdc_explain_plugins.role_card import _outcome, _test, _verdict
 from acdc_explain_plugins.roles import CARDS
 
 from acdc_explain.circuit import Graph, Node
-from acdc_explain.experiments import Measurement
+from acdc_explain.measurement import Measurement
 from acdc_explain.role import Requirement, RoleCard
 
 from .samples import make_run

@@ -1,0 +1,63 @@
+"""Which plugins a run uses, with every setting settled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UserError
+from .plugins import Plugins, pick, settings_of, with_settings
+from .settings import Settings
+
+
+def default_labeler() -> str:
+    """`llm` where one can be asked, else `rules`."""
+    from .llm import key_present
+
+    return "llm" if key_present() else "rules"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which plugins a run uses, with all their settings."""
+
+    discoverer: str
+    discoverer_settings: dict[str, Any]
+    collectors: dict[str, dict[str, Any]]
+    labeler: str
+    labeler_settings: dict[str, Any]
+    judges: dict[str, dict[str, Any]]
+
+    @staticmethod
+    def of(plugins: Plugins, settings: Settings, labeler: str) -> Plan:
+        """Raises UserError for an unknown name or setting, and for a number that is none."""
+        for name, value in settings.discoverer_settings.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"Setting {name!r} is {value}; give a finite number.")
+        shared = {"seed": settings.seed, "corpus": settings.corpus, "llm_model": settings.llm_model}
+
+        def with_shared(function: Any) -> dict[str, Any]:
+            known = settings_of(function)
+            return {**known, **{k: v for k, v in shared.items() if k in known}}
+
+        discoverers, collectors = plugins.discoverers(), plugins.collectors()
+        judges, labelers = plugins.judges(), plugins.labelers()
+        discoverer = pick("discoverer", discoverers, settings.discoverer)
+        given = {
+            **{k: v for k, v in shared.items() if k in settings_of(discoverer)},
+            **settings.discoverer_settings,
+        }
+        chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
+        judging = settings.judges if settings.judges is not None else sorted(judges)
+        return Plan(
+            settings.discoverer,
+            with_settings("Discoverer", settings.discoverer, discoverer, given),
+            {name: with_shared(pick("collector", collectors, name)) for name in chosen},
+            labeler,
+            with_shared(pick("labeler", labelers, labeler)),
+            {name: with_shared(pick("judge", judges, name)) for name in judging},
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
