@@ -45,12 +45,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"acdc-explain: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo(
-            "\nacdc-explain: stopped; what was finished is stored, and the same command goes on.",
-            err=True,
-        )
-        sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -133,8 +127,13 @@ def run(
     store = _store(db, must_exist=False)
     from .pipeline import explain
 
-    with on_terminal() as report:
-        result = explain(task, model, store=store, settings=settings, progress=report)
+    try:
+        with on_terminal() as report:
+            result = explain(task, model, store=store, settings=settings, progress=report)
+    except KeyboardInterrupt:
+        raise UserError(
+            f"Stopped; what was finished is in {db}, and the same command goes on from there."
+        ) from None
     _say_how_labeled(labeler, result.header.settings["labeler"])
     if result.reused:
         typer.echo("This run was in the store already; its result is reused.", err=True)
@@ -175,7 +174,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set takes NAME=VALUE, and {pair!r} has no '='.")
         try:
             found[name] = json.loads(text)
-        except json.JSONDecodeError:
+        except ValueError:
             found[name] = text
     return found
 

@@ -50,6 +50,7 @@ def own_text(model: Model, *, seed: int = 0) -> Batch:
     while len(rows[0]) < LENGTH:
         probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1)
         probabilities[:, list(no_words)] = 0.0
+        probabilities[:, len(tokenizer) :] = 0.0  # some models pad their vocabulary
         drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
         rows = [[*row, token] for row, token in zip(rows, drawn)]
     return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))

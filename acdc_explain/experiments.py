@@ -110,7 +110,7 @@ def first_value_norm(subject: Subject) -> Measurement:
     found = torch.stack(norms)  # [layer batch pos head]
     places = torch.arange(batch.tokens.shape[1], device=model.device)
     others = ((places > 0) & (places <= batch.end[:, None])).to(found.dtype)
-    mean = torch.einsum("lbph,bp->lbh", found, others) / others.sum(1)[:, None]
+    mean = torch.einsum("lbph,bp->lbh", found, others) / others.sum(1).clamp_min(1)[:, None]
     ratio = found[:, :, 0] / mean.clamp_min(1e-12)
     return _per_head("first_value_norm", model, ratio.transpose(1, 2))
 
@@ -195,7 +195,11 @@ def own_logits(subject: Subject) -> OwnLogit:
         own = logits.gather(-1, index.expand(len(logits), -1, -1))
         above.append((logits > own).sum(-1))
         below.append((logits < own).sum(-1))
-        z.append(((own - logits.mean(-1, keepdim=True)) / logits.std(-1, keepdim=True))[..., 0])
+        z.append(
+            ((own - logits.mean(-1, keepdim=True)) / logits.std(-1, keepdim=True).clamp_min(1e-12))[
+                ..., 0
+            ]
+        )
     return OwnLogit(torch.stack(above), torch.stack(below), torch.stack(z))
 
 
@@ -287,7 +291,8 @@ def top_logits(subject: Subject, node: Node, most: int) -> tuple[list[str], list
     model = subject.model
     written = subject.clean_run.writers[model.graph.writer_index[node]]
     at_end = subject.clean.at_end(written) * _norm_weight(subject)
-    logits = (at_end.mean(0) @ model.unembedding).float()
+    known = model.unembedding[:, : len(model.tokenizer)]  # some models pad their vocabulary
+    logits = (at_end.mean(0) @ known).float()
     best = logits.topk(most).indices.tolist()
     worst = (-logits).topk(most).indices.tolist()
     return [model.piece(i) for i in best], [model.piece(i) for i in worst]

@@ -97,8 +97,10 @@ class Llm:
             form = {"type": "json_schema", "json_schema": answer}
             try:
                 return create(**request, response_format=form)
-            except openai.BadRequestError:  # the server knows no JSON schemas
-                self._structured = False
+            except openai.BadRequestError:  # perhaps the server knows no JSON schemas
+                response = create(**request)
+            self._structured = False
+            return response
         return create(**request)
 
     def _without_key(self, text: str) -> str:

@@ -97,6 +97,11 @@ class Model:
                 return tuple(full[:start])
         return ()
 
+    @property
+    def unknown(self) -> str | None:
+        """The piece that stands for words outside the vocabulary."""
+        return self.tokenizer.unk_token  # type: ignore[no-any-return]
+
     def token_ids(self, text: str) -> list[int]:
         """The ids of the prompt's own tokens, without the prefix."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids

@@ -89,6 +89,8 @@ def prepare(
     from .loading import load_model
     from .subject import Subject
 
+    if settings.examples is not None and settings.examples < 1:
+        raise UserError(f"--examples is {settings.examples}; at least 1 is needed.")
     name = settings.labeler or default_labeler()
     plan = Plan.of(plugins, settings, name)
     if isinstance(model, str):
@@ -126,9 +128,19 @@ def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) ->
         return read_prompts(settings.prompts, name, model, settings.examples)
     builder = pick("task", plugins.tasks(), name)
     examples = DEFAULT_EXAMPLES if settings.examples is None else settings.examples
-    if examples < 1:
-        raise UserError(f"--examples is {examples}; at least 1 is needed.")
     return check_examples(builder(model, examples=examples, seed=settings.seed), model)
+
+
+UNANSWERED = 3  # so many failures from the start, and the rest is not asked
+
+
+def _nobody_answers(answer: Labeling) -> str:
+    reason = (answer.exchange.error if answer.exchange else None) or "no reason given"
+    return (
+        f"The first {UNANSWERED} questions got no usable answer ({reason[:200]}), so the others "
+        "were not asked; the evidence is stored: mend the cause and repeat the command, or use "
+        "--labeler rules."
+    )
 
 
 @dataclass
@@ -251,6 +263,8 @@ class Work:
                 outbox.put(answer)
                 labels += answer.labels
                 failed += [] if answer.labels else [question.node]
+                if len(failed) == done + 1 - len(held) >= UNANSWERED:
+                    raise UserError(_nobody_answers(answer))
         self.progress("label", len(asked), len(asked))
         return labels, failed
 

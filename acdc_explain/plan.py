@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .errors import UserError
 from .plugins import Plugins, pick, settings_of, with_settings
 from .settings import Settings
 
@@ -16,6 +16,13 @@ def default_labeler() -> str:
     from .llm import key_present
 
     return "llm" if key_present() else "rules"
+
+
+def _digest(corpus: str | None) -> str | None:
+    """Of a file's content; a file that cannot be read is reported by who reads it."""
+    if corpus is None or not Path(corpus).is_file():
+        return None
+    return hashlib.sha256(Path(corpus).read_bytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,13 @@ class Plan:
 
     @staticmethod
     def of(plugins: Plugins, settings: Settings, labeler: str) -> Plan:
-        """Raises UserError for an unknown name or setting, and for a number that is none."""
-        for name, value in settings.discoverer_settings.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"Setting {name!r} is {value}; give a finite number.")
-        shared = {"seed": settings.seed, "corpus": settings.corpus, "llm_model": settings.llm_model}
+        """Raises UserError for an unknown name or setting, or one of the wrong kind."""
+        shared: dict[str, Any] = {
+            "seed": settings.seed,
+            "corpus": settings.corpus,
+            "corpus_digest": _digest(settings.corpus),
+            "llm_model": settings.llm_model,
+        }
 
         def with_shared(function: Any) -> dict[str, Any]:
             known = settings_of(function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -99,11 +100,17 @@ def load_plugins() -> Plugins:
     plugins.manager.add_hookspecs(Hooks)
     for entry in sorted(entry_points(group=PROJECT), key=lambda entry: entry.name):
         _load(plugins, entry)
+    for hook in HOOKS:  # a hook that fails is known from the beginning
+        plugins.by_plugin(hook)
     return plugins
 
 
 def _load(plugins: Plugins, entry: EntryPoint) -> None:
     manager = plugins.manager
+    if manager.has_plugin(entry.name):
+        name = f"{entry.name} ({entry.value})"
+        plugins.broken[name] = f"another plugin has the name {entry.name!r}; rename the entry point"
+        return
     try:
         manager.register(entry.load(), name=entry.name)
         manager.check_pending()
@@ -138,4 +145,16 @@ def with_settings(kind: str, name: str, function: Any, given: Mapping[str, Any])
         if setting not in known:
             takes = ", ".join(known) or "no settings"
             raise UserError(f"{kind} {name!r} has no setting {setting!r}; it takes {takes}.")
+    for setting, value in given.items():
+        _check_type(f"Setting {setting!r} of {name!r}", function, setting, value)
     return {**known, **given}
+
+
+def _check_type(what: str, function: Any, setting: str, value: Any) -> None:
+    """Whole numbers and numbers, as the parameter's annotation says, must be such."""
+    annotation = str(inspect.signature(function).parameters[setting].annotation)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if "float" in annotation and not (number and math.isfinite(value)):
+        raise UserError(f"{what} is {value!r}; give a finite number.")
+    if annotation.startswith("int") and not (number and value == int(value)):
+        raise UserError(f"{what} is {value!r}; give a whole number.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,13 +73,13 @@ def _text(file: Path) -> str:
 
 
 def _jsonl(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
         try:
             entry = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is no JSON ({error}); write one object a line.") from error
         if not isinstance(entry, dict):
             raise UserError(f"{where} holds no object; write {{'clean': ..., 'corrupt': ...}}.")
@@ -114,7 +115,7 @@ def _example(where: str, entry: Mapping[str, Any], positions: Any) -> Example:
 
 def _csv(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
     """Columns clean, corrupted, correct_idx, incorrect_idx: token ids, or JSON lists of them."""
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(io.StringIO(text))
     columns = {"clean", "corrupted", "correct_idx", "incorrect_idx"}
     missing = columns - set(rows.fieldnames or ())
     if missing:
@@ -122,7 +123,15 @@ def _csv(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
             f"{file}, line 1: the column {min(missing)!r} is missing; EAP-IG's files have "
             "clean,corrupted,correct_idx,incorrect_idx."
         )
-    for row in rows:
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{file}, line {rows.line_num + 1} cannot be read as CSV: {error}."
+            ) from error
         where = f"{file}, line {rows.line_num}"
         if any(row[column] is None for column in columns):
             raise UserError(f"{where} has fewer columns than the first line; fill them in.")
@@ -137,7 +146,7 @@ def _csv(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
 def _ids(where: str, column: str, row: Mapping[str, str]) -> list[int]:
     try:
         value = json.loads(row[column])
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = None
     ids = value if isinstance(value, list) else [value]
     if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
@@ -159,15 +168,17 @@ def _auto_circuit(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry
     """An object with `prompts`: clean, corrupt, answers, wrong_answers; and `word_idxs`."""
     try:
         document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no JSON ({error}).") from error
     prompts = document.get("prompts") if isinstance(document, dict) else None
     if not isinstance(prompts, list) or not prompts:
         raise UserError(f"{file} has no list 'prompts'; auto-circuit's files have one.")
     positions = document.get("word_idxs") or {}
     lines = _lines_of_entries(text, len(prompts))
-    for number, (entry, line) in enumerate(zip(prompts, lines), start=1):
-        where = f"{file}, line {line} (prompt {number})"
+    for number, entry in enumerate(prompts, start=1):
+        where = f"{file}, " + (
+            f"line {lines[number - 1]} (prompt {number})" if lines else f"prompt {number}"
+        )
         if not isinstance(entry, dict):
             raise UserError(f"{where} is no object; write {{'clean': ..., 'corrupt': ...}}.")
         example = {**entry, "foils": entry.get("wrong_answers", [])}
@@ -175,13 +186,15 @@ def _auto_circuit(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry
 
 
 def _lines_of_entries(text: str, count: int) -> list[int]:
-    """The line on which each object of `prompts` begins, for error messages."""
-    decoder = json.JSONDecoder()
-    at = text.index("[", text.index('"prompts"')) + 1
-    lines = []
-    for _ in range(count):
-        while text[at] in " \t\r\n,":
-            at += 1
-        lines.append(text.count("\n", 0, at) + 1)
-        _, at = decoder.raw_decode(text, at)
+    """The line on which each entry of `prompts` begins; none where the file hides them."""
+    decoder, lines = json.JSONDecoder(), []
+    try:
+        at = text.index("[", text.rindex('"prompts"')) + 1
+        for _ in range(count):
+            while text[at] in " \t\r\n,":
+                at += 1
+            lines.append(text.count("\n", 0, at) + 1)
+            _, at = decoder.raw_decode(text, at)
+    except (ValueError, IndexError):
+        return []
     return lines

@@ -29,6 +29,3 @@ class Templates:
     def render(self, name: str, /, **variables: Any) -> str:
         """Raises jinja2.TemplateNotFound and jinja2.UndefinedError."""
         return self._environment.get_template(f"{name}.j2").render(**variables)
-
-    def has(self, name: str) -> bool:
-        return f"{name}.j2" in self._environment.list_templates()

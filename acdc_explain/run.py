@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from .circuit import Circuit, Edge, Faithfulness, Node
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
-from .ids import plain
+from .ids import canonical_json, plain
 from .label import Label
 from .motif import Motif
-from .verdict import Verdict
+from .verdict import WORST_FIRST, Verdict
 
 SCHEMA = "acdc-explain/run/1"
 
@@ -160,12 +161,39 @@ def from_document(document: Any, where: str) -> Run:
             "write one with `acdc-explain export RUN`."
         )
     try:
-        return _read(document)
+        run = _read(document)
+        canonical_json(to_document(run))  # no value that JSON cannot hold
+        _check(run)
+        return run
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{where} is no complete exported run ({type(error).__name__}: {error}); "
             "export it again with `acdc-explain export RUN`."
         ) from error
+
+
+def _check(run: Run) -> None:
+    """What the types cannot say. Raises ValueError."""
+    header = run.header
+    texts = (header.id, header.task, header.model, header.task_id, header.model_id)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("run: id, task and model must be texts")
+    if not isinstance(header.settings, Mapping) or not isinstance(header.versions, Mapping):
+        raise ValueError("run: settings and versions must be objects")
+    datetime.fromisoformat(header.created_at)
+    for verdict in run.verdicts:
+        if verdict.outcome not in WORST_FIRST:
+            raise ValueError(f"there is no verdict {verdict.outcome!r}")
+    if run.circuit is not None:
+        found = run.circuit.faithfulness
+        numbers = [found.clean, found.circuit, found.corrupt, run.circuit.seconds]
+        numbers += [
+            run.circuit.forward_seconds,
+            header.seed,
+            *(e.effect for e in run.circuit.edges),
+        ]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise ValueError("circuit: metric, seconds and effects must be numbers")
 
 
 def _read(document: Mapping[str, Any]) -> Run:
@@ -177,7 +205,8 @@ def _read(document: Mapping[str, Any]) -> Run:
     )
     evidence, labels, verdicts = [], [], []
     for component in document["components"]:
-        assert circuit is not None
+        if circuit is None:
+            raise ValueError("there are components without a circuit")
         node = Node.parse(component["node"])
         for e in component["evidence"]:
             evidence.append(Evidence(circuit.id, node, e["collector"], e["settings"], e["facts"]))

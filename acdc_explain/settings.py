@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -35,9 +35,6 @@ class Settings:
     seed: int = 0
     prompts: str | None = None
     corpus: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def run_id(task_id: str, model_id: str, resolved: Mapping[str, Any]) -> str:

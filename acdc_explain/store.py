@@ -77,12 +77,18 @@ class Store:
                         f"{LOCK_SECONDS:.0f} s ({_first_line(error)}); stop it or use another --db."
                     ) from error
                 time.sleep(0.05)
-            except duckdb.Error as error:
+            except (duckdb.Error, RuntimeError) as error:
                 raise UserError(
                     f"{self.path} is no DuckDB store ({_first_line(error)}); give another --db."
                 ) from error
 
     def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        tables = {name for (name,) in connection.execute("SHOW TABLES").fetchall()}
+        if tables and "meta" not in tables:
+            raise UserError(
+                f"{self.path} is a database of something else (it has a table {min(tables)!r}); "
+                "give another --db."
+            )
         connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT)")
         row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         found = row[0] if row else 0
@@ -165,7 +171,10 @@ class Store:
             present = _headers(connection, "WHERE id = ?", [run.id])
             if present:
                 held = present[0]
-                if held.circuit_id != run.header.circuit_id or held.settings != run.header.settings:
+                other_circuit = None not in (held.circuit_id, run.header.circuit_id) and (
+                    held.circuit_id != run.header.circuit_id
+                )
+                if other_circuit or held.settings != run.header.settings:
                     raise UserError(
                         f"{self.path} holds another run with the id {run.id}; nothing was imported."
                     )
@@ -173,7 +182,8 @@ class Store:
                     return False
             _insert(connection, "runs", [rows.run_row(run.header)])
             connection.execute(
-                "UPDATE runs SET status = ? WHERE id = ?", [run.header.status, run.id]
+                "UPDATE runs SET status = ?, circuit_id = ? WHERE id = ?",
+                [run.header.status, run.header.circuit_id, run.id],
             )
             if run.circuit is not None:
                 _insert_circuit(connection, run.circuit)

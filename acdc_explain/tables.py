@@ -28,8 +28,8 @@ NUMERIC = ("score", "chance", "above", "n", "confidence")
 
 def console() -> Console:
     """Where results go: standard output, as wide as a terminal or as the text needs."""
-    plain = Console(highlight=False, soft_wrap=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=140)
+    plain = Console(highlight=False, markup=False, soft_wrap=False)
+    return plain if plain.is_terminal else Console(highlight=False, markup=False, width=140)
 
 
 def _table(*columns: str) -> Table:

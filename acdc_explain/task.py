@@ -15,6 +15,11 @@ Split = Literal["discover", "held_out"]
 class Tokenizer(Protocol):
     """What a task needs to know of a model: how its tokenizer cuts a text."""
 
+    @property
+    def unknown(self) -> str | None:
+        """What `pieces` shows for a word outside the vocabulary, where words can be outside it."""
+        ...
+
     def pieces(self, text: str) -> list[str]:
         """The prompt's own tokens as text; a beginning-of-sequence token is not among them."""
         ...
@@ -103,11 +108,18 @@ def check_examples(task: Task, tokenizer: Tokenizer) -> Task:
     ]
     for where, example in examples:
         check_example(example, tokenizer, where)
+    for scheme in task.schemes:
+        other = task.under(scheme)
+        for example in (*other.discover, *other.held_out):
+            check_example(example, tokenizer, f"task {task.name!r}, scheme {scheme!r}")
     return task
 
 
 def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
     """Raise a UserError that begins with `where` unless the example fits the tokenizer."""
+    texts = (example.clean, example.corrupt, *example.answers, *example.foils)
+    for text in texts:
+        _check_text(text, tokenizer, where)
     clean, corrupt = tokenizer.pieces(example.clean), tokenizer.pieces(example.corrupt)
     if not clean:
         raise UserError(f"{where}: the clean prompt is empty; write at least one token.")
@@ -126,7 +138,11 @@ def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
                     f"({' '.join(map(repr, tokenizer.pieces(word)))}), not one; "
                     "use a word that is a single token, with the space before it."
                 )
-    if shared := set(example.answers) & set(example.foils):
+    answers, foils = (
+        {piece for word in words for piece in tokenizer.pieces(word)}
+        for words in (example.answers, example.foils)
+    )
+    if shared := answers & foils:
         raise UserError(f"{where}: {min(shared)!r} is both an answer and a foil; keep one.")
     for name, position in example.positions.items():
         if not 0 <= position < len(clean):
@@ -134,3 +150,15 @@ def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
                 f"{where}: position {name!r} is {position}, but the prompt has "
                 f"{len(clean)} tokens (0 to {len(clean) - 1})."
             )
+
+
+def _check_text(text: str, tokenizer: Tokenizer, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {text!r:.60} holds half a character; write it again.") from None
+    if tokenizer.unknown is not None and tokenizer.unknown in tokenizer.pieces(text):
+        raise UserError(
+            f"{where}: {text!r:.60} has words that this model does not know; "
+            "use words of its vocabulary, or another model."
+        )

@@ -22,7 +22,7 @@ WORST_FIRST: tuple[Outcome, ...] = (
 class Verdict:
     """The outcome, with the statistic of the deciding test.
 
-    `score` is the component's, `chance` the median of all other components of its kind,
+    `score` is the component's, `chance` the median of other components of its kind,
     `percentile` the share of those that score lower, `n` how many samples were measured.
     """
 

@@ -24,6 +24,11 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
     """
     if max_edges < 1 or steps < 1:
         raise UserError(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
+    if subject.metric_name == "kl" and steps == 1:
+        raise UserError(
+            "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
+            "use --steps 5 (EAP-IG) or another --metric."
+        )
     ranked = sorted(_scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
     return Found(tuple(_largest(ranked, max_edges)), len(ranked))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from acdc_explain.role import Requirement, RoleCard, Tier
     from acdc_explain.subject import Subject
 
-NULL_NODES = 12  # others ablated for comparison, besides the labeled ones of the same kind
+NULL_NODES = 12  # of each kind, ablated for comparison: a run each, so not all
 
 State = Literal["holds", "fails", "unclear"]
 
@@ -47,8 +47,7 @@ def role_card(
     subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
     """`supported` if all pattern and all causal tests hold beyond chance; see docs/roles.md."""
-    labels = list(labels)
-    null = _null(subject, [label.node for label in labels], seed)
+    null = _null(subject, seed)
     for label in labels:
         card = roles.get(label.role)
         if card is None:
@@ -58,12 +57,14 @@ def role_card(
         yield _no_test(label, unmeasurable) if unmeasurable else _verdict(label, card, tests)
 
 
-def _null(subject: Subject, nodes: list[Node], seed: int) -> list[Node]:
-    """The labeled nodes and some others of the same kinds, chosen at random."""
-    kinds = {node.kind for node in nodes}
-    others = [n for n in subject.model.graph.writers if n.kind in kinds and n not in nodes]
-    chosen = random.Random(seed).sample(others, min(NULL_NODES, len(others)))
-    return [*dict.fromkeys(nodes), *chosen]
+def _null(subject: Subject, seed: int) -> list[Node]:
+    """Some heads and some MLPs, the same ones whatever is judged."""
+    writers, rng = subject.model.graph.writers, random.Random(seed)
+    chosen: list[Node] = []
+    for kind in ("head", "mlp"):
+        nodes = [node for node in writers if node.kind == kind]
+        chosen += rng.sample(nodes, min(NULL_NODES, len(nodes)))
+    return chosen
 
 
 def _tests(
@@ -77,7 +78,8 @@ def _tests(
     for requirement in card.requirements:
         try:
             if requirement.measure == "ablation_effect":
-                measurement = ablation_effect(subject, null)
+                others = [n for n in null if n.kind == node.kind and n != node]
+                measurement = ablation_effect(subject, [node, *others])
             else:
                 measurement = measure(requirement.measure, subject)
         except NotMeasurable as reason:

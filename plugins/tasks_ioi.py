@@ -47,7 +47,9 @@ def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
     schemes: dict[str, tuple[str, ...]] = {"swap_s2": (), "random_s2": ()}
     for part, count, pool in zip(templates, (examples, 2 * examples), halves(rng, names)):
         split: dict[str, Example] = {}
-        while len(split) < count:
+        for _ in range(200 * count):
+            if len(split) == count:
+                break
             example, others = _example(
                 tokenizer, rng, part, pool, (places, objects), abba=len(split) % 2 == 0
             )
@@ -55,6 +57,8 @@ def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
                 split[example.clean] = example
                 for scheme, prompt in others.items():
                     schemes[scheme] += (prompt,)
+        if len(split) < count:
+            raise UserError(f"Task 'ioi' has no {count} different prompts; use fewer --examples.")
         made.append(list(split.values()))
     return Task(
         name="ioi",

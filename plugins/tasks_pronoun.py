@@ -32,7 +32,7 @@ def gendered_pronoun(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0)
     """
     rng = random.Random(f"gendered_pronoun {seed}")
     female, male = (whole_words(tokenizer, names) for names in (FEMALE, MALE))
-    if min(len(female), len(male)) < 4 or not whole_words(tokenizer, ["she", "he", "this"]):
+    if min(len(female), len(male)) < 4 or len(whole_words(tokenizer, ["she", "he", "this"])) < 3:
         raise UserError(
             "Task 'gendered_pronoun' needs four female and four male names that are one token "
             "each in this model's tokenizer; bring prompts of your own with --prompts FILE."

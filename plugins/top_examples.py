@@ -18,12 +18,14 @@ def top_examples(
     nodes: Sequence[Node],
     *,
     corpus: str | None = None,
+    corpus_digest: str | None = None,
     most: int = 5,
     seed: int = 0,
 ) -> Iterator[tuple[Node, Facts]]:
     """The `most` tokens of `corpus` (a text file) at which a component's output is largest.
 
     Without a corpus, of text that the model itself writes. For a head also the token it reads.
+    `corpus_digest` tells an edited file apart.
     """
     from acdc_explain.corpus import corpus_batch, own_text, strongest_places
 

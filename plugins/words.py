@@ -43,7 +43,8 @@ NOUNS = tuple(
 def whole_words(tokenizer: Tokenizer, words: Iterable[str]) -> list[str]:
     """Those of `words` that are one token when a space stands before them, with that space."""
     spaced = dict.fromkeys(f" {word}" for word in words)
-    return [word for word in spaced if len(tokenizer.pieces(word)) == 1]
+    pieces = {word: tokenizer.pieces(word) for word in spaced}
+    return [w for w, cut in pieces.items() if len(cut) == 1 and cut[0] != tokenizer.unknown]
 
 
 def fill(

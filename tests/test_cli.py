@@ -106,7 +106,12 @@ class TestReading:
         (["run", "ioi", "--set", "magic"], "--set takes NAME=VALUE"),
         (["run", "mine", "--prompts", "none.jsonl"], "There is no file none.jsonl"),
         (["run", "ioi", "--corpus", "none.txt"], "There is no file none.txt; --corpus takes"),
-        (["run", "ioi", "--tau", "nan"], "Setting 'tau' is nan; give a finite number"),
+        (["run", "ioi", "--tau", "nan"], "Setting 'tau' of 'acdc' is nan; give a finite number"),
+        (["run", "ioi", "--set", "tau=abc"], "is 'abc'; give a finite number"),
+        (
+            ["run", "ioi", "--discoverer", "eap", "--set", "steps=1.5"],
+            "is 1.5; give a whole number",
+        ),
         (["run", "ioi", "--db", "."], ". is a folder"),
         (["run", "ioi", "--db", "none/s.duckdb"], "The folder none does not exist"),
         (["import", "none.json"], "none.json cannot be read"),
@@ -138,6 +143,30 @@ def test_import_of_nonsense(file, tmp_path, db):
     done = cli("import", str(tmp_path / "x.json"), "--db", db, code=1)
     assert done.stderr.startswith("acdc-explain: ")
     assert len(Store(db).runs()) == 2
+
+
+def test_ctrl_c_says_that_the_command_goes_on(tmp_path):
+    import signal
+
+    command = [
+        sys.executable,
+        "-m",
+        "acdc_explain",
+        "run",
+        "ioi",
+        "--db",
+        str(tmp_path / "s.duckdb"),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("discover"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 1
+    assert rest.splitlines()[-1].startswith("acdc-explain: Stopped; what was finished is in")
+    assert "Traceback" not in rest
 
 
 def test_wrong_usage_is_exit_code_2():

@@ -95,7 +95,7 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("stage", ["discover", "top_examples", "judge role_card"])
+@pytest.mark.parametrize("stage", ["top_examples", "judge role_card"])
 def test_what_was_finished_is_not_done_again(stage, store, model, monkeypatch):
     """Stopped anywhere, the same call goes on and ends with what an undisturbed run gives."""
 
@@ -219,6 +219,18 @@ def test_llm_labels_and_what_failed_is_asked_again(store, model, server):
     assert b"sk-secret-of-the-test" not in store.path.read_bytes()
 
 
+def test_nobody_answers(store, model, server):
+    """A wrong key or address is one sentence after three questions, not one failure a component."""
+    running = server(lambda number, body: failure(401))
+    with pytest.raises(UserError, match="first 3 questions got no usable answer .Authentication"):
+        ax.explain(word_task(4), model, store=store, **OPTIONS)
+    assert len(running.requests) == 3
+    good = server(lambda number, body: completion(json.dumps(ANSWER)))
+    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    assert run.header.status == "done"
+    assert len(good.requests) == len(run.circuit.components)
+
+
 def test_with_a_key_the_llm_is_the_default(store, model, server):
     server(lambda number, body: completion(json.dumps(ANSWER)))
     run = ax.explain(word_task(4), model, store=store, **OPTIONS)
@@ -326,6 +338,7 @@ def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):
     finally:
         process.kill()
         process.wait()
+    assert process.returncode == -signal.SIGKILL  # it was not done yet
     held = _evidence_ids(store)
     assert held
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
@@ -368,7 +381,7 @@ class TestMini:
     def test_induction_heads_of_both_runs_are_found(self, mini_runs):
         store, found = mini_runs
         matches = store.search(role="induction")
-        assert {match.run_id for match in matches} >= {found["induction"].id}
+        assert {match.run_id for match in matches} == {run.id for run in found.values()}
         supported = store.search(role="induction", task="induction", verdict="supported")
         assert supported
 

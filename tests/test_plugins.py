@@ -81,6 +81,12 @@ def test_a_clash_names_both_plugins(installed):
         plugins.tasks()
 
 
+def test_two_entry_points_of_one_name(installed):
+    plugins = installed(tasks_ioi=registers("register_tasks", mine=None))
+    assert "ioi" in plugins.tasks()
+    assert "another plugin has the name 'tasks_ioi'" in str(plugins.broken)
+
+
 def test_a_misspelt_hook_is_reported_and_the_others_load(installed):
     plugins = installed(mine=registers("register_taks", a=None))
     assert "register_taks" in plugins.broken["mine"]

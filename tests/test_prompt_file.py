@@ -14,8 +14,10 @@ from acdc_explain.prompt_file import read_prompts
 class Words:
     """A tokenizer of whole words; token 7 is ' x7'."""
 
+    unknown = " ???"
+
     def pieces(self, text: str) -> list[str]:
-        return [f" {word}" for word in text.split()]
+        return [f" {word}" if word != "zzz" else self.unknown for word in text.split()]
 
     def piece(self, token_id: int) -> str:
         if not 0 <= token_id < 100:
@@ -111,7 +113,13 @@ def test_json_of_auto_circuit(tmp_path):
         (".jsonl", lines(entry("p"), entry("q", answer=" y")), "line 2 has the unknown field 'answer'"),
         (".jsonl", lines(entry("p"), entry("p")), "line 2: the clean prompt is that of"),
         (".jsonl", lines(entry("p"), entry("q", clean="", corrupt="")), "line 2: the clean prompt is empty"),
+        (".jsonl", lines(entry("p"), entry("zzz")), "line 2: 'zzz b c' has words that this model does not know"),
+        (".jsonl", lines(entry("p"), entry("q", answers=[" zzz"])), "line 2: ' zzz' has words"),
+        (".jsonl", lines(entry("p"), entry("\ud800")), "line 2: '\\ud800 b c' holds half a character"),
+        (".jsonl", lines(entry("p"), '{"clean": ' + "9" * 5000 + "}"), "line 2"),
         (".jsonl", "[" * 100_000, "is no JSON"),
+        (".csv", 'clean,corrupted,correct_idx,incorrect_idx\n"' + "x" * 200_000 + '",b,1,2\n', "cannot be read as CSV"),
+        (".json", '{"name": "prompts", "note": [1], "prompts": [3, 4]}', "prompt 1"),
         (".csv", "clean,corrupted,correct_idx\n", "line 1: the column 'incorrect_idx' is missing"),
         (".csv", "clean,corrupted,correct_idx,incorrect_idx\na,b,1,2\na,b,x,2\n", "line 3: correct_idx is 'x'"),
         (".csv", "clean,corrupted,correct_idx,incorrect_idx\na,b,100,2\n", "line 2: correct_idx is 100, which is no token"),

@@ -138,6 +138,12 @@ def test_no_exported_run(document):
         lambda d: d["components"][0]["labels"][0].pop("role"),
         lambda d: d.update(components=7),
         lambda d: d["exchanges"].pop("records"),
+        lambda d: d.update(circuit=None),
+        lambda d: d["run"].update(settings=[]),
+        lambda d: d["run"].update(created_at="yesterday"),
+        lambda d: d["components"][0]["labels"][0]["verdicts"][0].update(outcome="fine"),
+        lambda d: d["circuit"]["edges"][0].update(effect=float("nan")),
+        lambda d: d["circuit"]["metric"].update(clean=None),
     ],
 )
 def test_a_damaged_document_is_refused(break_it):
@@ -155,6 +161,19 @@ def test_conflicting_content_is_refused(store):
     with pytest.raises(UserError, match="holds another run with the id"):
         store.add_run(other)
     assert rows(store) == before
+
+
+def test_importing_another_stage_of_a_run(store):
+    """The finished run completes an unfinished one; an unfinished one adds nothing."""
+    done = make_run()
+    header = replace(done.header, status="unfinished", circuit_id=None)
+    unfinished = replace(done, header=header, circuit=None, evidence=[], labels=[], verdicts=[],
+                         motifs=[], exchanges=[])  # fmt: skip
+    assert store.add_run(unfinished)
+    assert store.add_run(done)
+    assert store.get(done.id).header == done.header
+    assert not store.add_run(unfinished)
+    assert store.get(done.id).header == done.header
 
 
 class TestNamingRuns:
@@ -206,6 +225,14 @@ class TestFiles:
         with pytest.raises(UserError, match=r"s\.duckdb"):
             Store(file).runs()
         assert file.read_bytes() == content
+
+    def test_a_database_of_something_else(self, tmp_path):
+        with duckdb.connect(str(tmp_path / "s.duckdb")) as connection:
+            connection.execute("CREATE TABLE mine (x INTEGER)")
+        with pytest.raises(UserError, match="database of something else"):
+            Store(tmp_path / "s.duckdb").runs()
+        with duckdb.connect(str(tmp_path / "s.duckdb")) as connection:
+            assert connection.execute("SHOW TABLES").fetchall() == [("mine",)]
 
     def test_newer_schema(self, store):
         store.add_run(make_run())

@@ -16,6 +16,8 @@ TASKS = sorted(load_plugins().tasks())
 class LetterTokenizer:
     """Words with the space before them, and digits in groups of `width` from the left."""
 
+    unknown = None
+
     def __init__(self, width: int = 1) -> None:
         self.pattern = re.compile(rf" ?[A-Za-z]+|\d{{1,{width}}}|.", re.S)
 

@@ -36,6 +36,7 @@ def test_contents(wheel):
     assert not [name for name in names if name.startswith(("tests", "plugins", "prompts"))]
 
 
+@pytest.mark.slow
 def test_it_runs_in_an_environment_of_its_own(wheel, tmp_path):
     """The libraries are lent from here by a path; nothing of this tree can be imported."""
     python = tmp_path / "env" / "bin" / "python"

@@ -86,6 +86,10 @@ class Mini:
         self.layers, self.heads = config.num_hidden_layers, config.num_attention_heads
         self.head_size = config.hidden_size // self.heads
 
+    @property
+    def unknown(self) -> str:
+        return str(self.tokenizer.unk_token)
+
     def pieces(self, text: str) -> list[str]:
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         return [self.piece(i) for i in ids]
