@@ -79,10 +79,11 @@ def _from_hub(name: str, location: str, known: list[str], dtype: torch.dtype) ->
     except UserError:
         raise
     except (OSError, ValueError) as error:
+        message = str(error).strip().split("\n")[0][:200]
         reason = (
-            "and the Hugging Face hub has no such model"
+            f"and it cannot be loaded from the Hugging Face hub ({message})"
             if online
-            else ("and the Hugging Face hub cannot be reached from here")
+            else "and the Hugging Face hub cannot be reached from here"
         )
         raise UserError(
             f"There is no model {name!r}: it is none of {', '.join(known)}, no folder and no "
