@@ -177,7 +177,7 @@ def test_wrong_usage_is_exit_code_2():
 
 def test_doctor(model_folder):
     folder = str(model_folder("llama"))
-    found = json.loads(cli("doctor", folder, "--json").stdout)
+    found = json.loads(invoke("doctor", folder, "--json"))
     assert found["self_check"] == "passed"
     assert found["architecture"] == "LlamaForCausalLM"
     assert found["edges"] == 4 * 3 * (1 + 6) + (5 + 10) + 11

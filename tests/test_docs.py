@@ -91,6 +91,7 @@ def example(tmp_path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(target)}
 
 
+@pytest.mark.slow
 def test_the_example_plugin_is_installed_and_runs(example, tmp_path):
     def cli(*arguments: str) -> str:
         command = [sys.executable, "-m", "acdc_explain", *arguments]

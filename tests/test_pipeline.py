@@ -312,6 +312,7 @@ def test_another_card_is_judged_again(store, model, monkeypatch):
     assert sorted(v.id for v in held.verdicts) == sorted(v.id for v in first.verdicts)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):
     """SIGKILL while evidence is collected: nothing stored is lost or done twice."""
     store = Store(tmp_path / "s.duckdb")
@@ -366,16 +367,22 @@ def _evidence_ids(store: Store) -> set[str]:
 @pytest.fixture(scope="module")
 def mini_runs(tmp_path_factory, mini):
     store = Store(tmp_path_factory.mktemp("mini") / "s.duckdb")
-    names = ("ioi", "induction")
-    return store, {name: ax.explain(name, mini, store=store, examples=4) for name in names}
+    ways: dict[str, dict[str, Any]] = {
+        "ioi": {"discoverer": "eap", "max_edges": 80, "steps": 5},
+        "induction": {"discoverer": "acdc"},
+    }
+    return store, {
+        name: ax.explain(name, mini, store=store, examples=4, **way) for name, way in ways.items()
+    }
 
 
 class TestMini:
     """The README's example, and the promise about induction heads."""
 
     def test_circuits_are_faithful(self, mini_runs):
+        at_least = {"acdc": 0.5, "eap": 0.3}  # an estimate finds less with as many edges
         for run in mini_runs[1].values():
-            assert run.circuit.faithfulness.share > 0.5
+            assert run.circuit.faithfulness.share > at_least[run.circuit.discoverer]
             assert len(run.circuit.edges) < 0.5 * run.circuit.n_edges_total
 
     def test_induction_heads_of_both_runs_are_found(self, mini_runs):
