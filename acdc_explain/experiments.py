@@ -195,11 +195,8 @@ def own_logits(subject: Subject) -> OwnLogit:
         own = logits.gather(-1, index.expand(len(logits), -1, -1))
         above.append((logits > own).sum(-1))
         below.append((logits < own).sum(-1))
-        z.append(
-            ((own - logits.mean(-1, keepdim=True)) / logits.std(-1, keepdim=True).clamp_min(1e-12))[
-                ..., 0
-            ]
-        )
+        spread = logits.std(-1, keepdim=True).clamp_min(1e-12)  # a head may write nothing
+        z.append(((own - logits.mean(-1, keepdim=True)) / spread)[..., 0])
     return OwnLogit(torch.stack(above), torch.stack(below), torch.stack(z))
 
 
