@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from .progress import on_terminal
 from .settings import DEFAULT_LLM, DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from .settings import Settings
     from .store import Store
 
 app = typer.Typer(
@@ -81,9 +83,27 @@ def run(
     task: Annotated[str, typer.Argument(metavar="TASK", help="See `acdc-explain tasks`.")],
     model: Annotated[str, typer.Option(help="A name, a folder, a .gguf file.")] = DEFAULT_MODEL,
     discoverer: Annotated[str, typer.Option(help="How to find the circuit.")] = "acdc",
-    tau: Annotated[float | None, typer.Option(help="acdc: cut what worsens less.")] = None,
-    max_edges: Annotated[int | None, typer.Option(help="eap: at most so many edges.")] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(help="acdc: cut what worsens less.", show_default="1 % of the gap"),
+    ] = None,
+    max_edges: Annotated[int | None, typer.Option(help="The best of at most so many.")] = None,
     steps: Annotated[int | None, typer.Option(help="eap: steps of EAP-IG.")] = None,
+    positions: Annotated[
+        bool, typer.Option("--positions", help="acdc: split nodes by the task's named positions.")
+    ] = False,
+    level: Annotated[
+        str | None, typer.Option(help="acdc: head, or layer for whole attention layers.")
+    ] = None,
+    orders: Annotated[
+        int | None, typer.Option(help="acdc: repeat in so many other orders.")
+    ] = None,
+    screen: Annotated[
+        int | None, typer.Option(help="acdc: test only EAP's best edges (not exact).")
+    ] = None,
+    ablation: Annotated[
+        str, typer.Option(help="What a cut edge carries: corrupt, mean or zero.")
+    ] = "corrupt",
     metric: Annotated[
         str | None,
         typer.Option(help="kl, logit_diff, prob_diff or nll.", show_default="the task's"),
@@ -94,6 +114,15 @@ def run(
     llm_model: Annotated[str, typer.Option(help="The LLM to ask.")] = DEFAULT_LLM,
     examples: Annotated[
         int | None, typer.Option(help="Examples to discover on.", show_default="16")
+    ] = None,
+    memory: Annotated[
+        float, typer.Option(min=0.1, help="Gigabytes for discovery; sets its batch sizes.")
+    ] = 4.0,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Only circuits, from small to large, and no labels.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --sweep: the picture.", show_default="TASK-MODEL.png")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the task's prompts.")] = 0,
     prompts: Annotated[
@@ -110,12 +139,22 @@ def run(
     from .settings import Settings
 
     plugins = _plugins()
-    options = {"tau": tau, "max_edges": max_edges, "steps": steps}
+    options = {
+        "tau": tau,
+        "max_edges": max_edges,
+        "steps": steps,
+        "positions": positions or None,
+        "level": level,
+        "orders": orders,
+        "screen": screen,
+    }
     given = {name: value for name, value in options.items() if value is not None}
     settings = Settings(
         discoverer=discoverer,
         discoverer_settings={**given, **_settings(setting or [])},
         metric=metric,
+        ablation=ablation,
+        memory=memory,
         labeler=labeler,
         llm_model=llm_model,
         examples=examples,
@@ -125,15 +164,13 @@ def run(
     )
     _check_run(plugins, task, settings)
     store = _store(db, must_exist=False)
+    if sweep:
+        _sweep(task, model, store, settings, plot, as_json)
+        return
     from .pipeline import explain
 
-    try:
-        with on_terminal() as report:
-            result = explain(task, model, store=store, settings=settings, progress=report)
-    except KeyboardInterrupt:
-        raise UserError(
-            f"Stopped; what was finished is in {db}, and the same command goes on from there."
-        ) from None
+    with _interruptible(db), on_terminal() as report:
+        result = explain(task, model, store=store, settings=settings, progress=report)
     _say_how_labeled(labeler, result.header.settings["labeler"])
     if result.reused:
         typer.echo("This run was in the store already; its result is reused.", err=True)
@@ -148,11 +185,47 @@ def run(
     typer.echo(f"\nstored in {db}: acdc-explain show {result.id[:8]} --db {db}")
 
 
+@contextmanager
+def _interruptible(db: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise UserError(
+            f"Stopped; what was finished is in {db}, and the same command goes on from there."
+        ) from None
+
+
+def _sweep(
+    task: str, model: str, store: Store, settings: Settings, plot: Path | None, as_json: bool
+) -> None:
+    """A curve of edges against faithfulness: a table or JSON, and a picture."""
+    from .pipeline import sweep
+    from .plot import plot_sweep
+
+    with _interruptible(str(store.path)), on_terminal() as report:
+        circuits = sweep(task, model, store=store, settings=settings, progress=report)
+    file = plot or Path(f"{task}-{Path(model).stem}.png")
+    plot_sweep(circuits, f"{task} on {Path(model).stem}", file)
+    if as_json:
+        from .run import circuit_document
+
+        _print_json([circuit_document(circuit) for circuit in circuits])
+        return
+    from .tables import console, show_sweep
+
+    show_sweep(circuits, console())
+    typer.echo(f"\npicture: {file}")
+
+
 def _check_run(plugins: Plugins, task: str, settings: Any) -> None:
     """What can be refused before the model is loaded."""
     from .plan import Plan, default_labeler
     from .plugins import pick
 
+    if settings.ablation not in ("corrupt", "mean", "zero"):
+        raise UserError(
+            f"There is no ablation {settings.ablation!r}; choose corrupt, mean or zero."
+        )
     if settings.prompts is None:
         pick("task", plugins.tasks(), task)
     for option, file in (("--prompts", settings.prompts), ("--corpus", settings.corpus)):

@@ -1,151 +1,223 @@
-"""The metric with a set of edges cut, exactly, for whatever the bridge can hook.
+"""ACDC's question, asked fast and exactly: what is the metric without this edge?
 
-A receiver reads the residual stream. Cutting the edge from a sender to it replaces the sender's
-present contribution to what it reads by the one on the corrupted prompt (Conmy et al. 2023).
+When an edge into a node is tested, everything upstream of the node is clean, every cut edge
+carries a constant, and only the node and its kept descendants move, and of those only the ports
+that read something that moves, at the rows that can still reach the metric. Several senders are
+tested in one batch, each with those before it cut; what follows the first that must stay is asked
+again, so that the decisions are those of testing one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from .circuit import INPUT, PORTS, Edge, Faithfulness, Node
-from .model import TOLERANCE, Hook, Model, relative_error
+from .circuit import Edge, Node, Receiver
+from .errors import UserError
+from .layers import Layers, NotTakenApart
+from .layout import Layout
+from .model import TOLERANCE, relative_error
+from .progress import Progress, silent
+from .readout import Readout
+from .reference import Decision, ReferenceEngine, Visit
+from .state import State
 from .subject import Subject
+from .turn import Turn
+from .view import View
 
-Cut = Bool[Tensor, "receiver writer"]
+ROWS = 1024  # rows of a node's output in one batch; more would not make them cheaper
+FIRST_BATCH = 4
 
 
-class ReferenceEngine:
-    """One hooked forward pass per question. Slow, simple, and the oracle for anything faster."""
+class TooLittleMemory(UserError):
+    """The prompts need more than the limit the user set."""
 
-    name = "reference"
 
-    def __init__(self, subject: Subject) -> None:
+AnyEngine: TypeAlias = "Engine | ReferenceEngine"
+
+
+def engine_for(
+    subject: Subject, view: View, progress: Progress = silent, name: str = "auto"
+) -> AnyEngine:
+    """The fast engine where it is exact, else the reference engine, and says so.
+
+    `name`: "fast" and "reference" insist. Raises UserError if the one asked for is not exact.
+    """
+    trouble = "it was not asked for" if name == "reference" else fast_trouble(subject)
+    if trouble is None:
+        return Engine(subject, view)
+    if name == "fast":
+        raise UserError(f"The fast engine cannot do {subject.model.name}: {trouble}.")
+    progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")
+    wrong = ReferenceEngine(subject.take(2)).self_check()
+    if wrong is not None:
+        raise UserError(f"{subject.model.name}: cutting edges is not exact: {wrong}.")
+    return ReferenceEngine(subject, view)
+
+
+def fast_trouble(subject: Subject) -> str | None:
+    """Why the fast engine is not exact for a model, in a few words; None if it is.
+
+    On two examples its logits must be the model's own with nothing cut, the ablated ones with
+    everything cut, and the reference engine's with a random half of the edges cut.
+    """
+    few = subject.take(2)
+    try:
+        engine = Engine(few)
+    except NotTakenApart as reason:
+        return str(reason)
+    reference = ReferenceEngine(few)
+    edges = list(engine.view.edges())
+    half = random.Random(0).sample(edges, len(edges) // 2)
+    checks = (
+        ("nothing", edges, few.clean_run.logits),
+        ("everything", [], few.ablated_logits),
+        ("half of the edges", half, reference.logits(reference.cut_except(half))),
+    )
+    for what, kept, expected in checks:
+        error = relative_error(engine.logits(kept), expected)
+        if not error <= TOLERANCE:
+            return f"its logits with {what} cut are off by {error:.1g} (relative)"
+    return None
+
+
+class Engine:
+    """Exact ACDC decisions for the families of transformers that `layers` takes apart."""
+
+    name = "fast"
+
+    def __init__(self, subject: Subject, view: View | None = None) -> None:
+        """Raises NotTakenApart, and TooLittleMemory for the subject's limit."""
         self.subject = subject
-        self.model: Model = subject.model
-        self.graph = subject.model.graph
+        self.view = view or View(subject.model.graph)
+        with torch.no_grad():
+            layers = Layers.of(subject.model)
+            self.layout = Layout(subject, self.view, layers)
+            self.readout = Readout(subject, layers)
+        self.free = subject.memory * 1e9 - self.layout.bytes
+        if self.free <= 0:
+            raise TooLittleMemory(
+                f"What the nodes write on these prompts takes {self.layout.bytes / 1e9:.1f} GB; "
+                f"raise --memory ({subject.memory:g} GB) or lower --examples."
+            )
+        self.load((), ())
 
-    def cut_none(self) -> Cut:
-        size = (len(self.graph.receivers), len(self.graph.writers))
-        return torch.zeros(size, dtype=torch.bool, device=self.model.device)
-
-    def cut_all(self) -> Cut:
-        cut = self.cut_none()
-        for row, (node, _) in enumerate(self.graph.receivers):
-            cut[row, : self.graph.n_senders(node)] = True
-        return cut
-
-    def cut_except(self, kept: Iterable[Edge]) -> Cut:
-        """Everything cut but these edges."""
-        cut = self.cut_all()
-        for edge in kept:
-            cut[self.index(edge)] = False
-        return cut
-
-    def index(self, edge: Edge) -> tuple[int, int]:
-        """Where an edge lies in a cut."""
-        return self.graph.receiver_index[edge.dst, edge.port], self.graph.writer_index[edge.src]
+    # --- the state -----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logits(self, cut: Cut) -> Float[Tensor, "batch vocab"]:
-        """Logits at the last token of the clean prompts, with the edges of `cut` cut."""
-        change = -self.subject.corrupt_run.writers  # will be: present minus corrupted output
+    def load(self, decided: Iterable[Node], kept: Iterable[Edge]) -> None:
+        """Stand where all edges into the `decided` nodes are cut but the `kept` ones.
 
-        def record(writers: slice, value: Tensor) -> None:
-            change[writers] += value
-
-        hooks = self.model.writer_hooks(record)
-        for rows, hook_name, stacked in self._readers():
-            if bool(cut[rows].any()):
-                hooks.append((hook_name, self._remove(cut[rows], change, stacked)))
-        return self.model.forward(self.subject.clean, hooks)
-
-    def _readers(self) -> Iterable[tuple[list[int], str, bool]]:
-        """Rows of a cut, the hook where they read, and whether it has a head dimension."""
-        graph, rows = self.graph, self.graph.receiver_index
-        for layer in range(graph.n_layers):
-            heads = [Node("head", layer, head) for head in range(graph.n_heads)]
-            for port in PORTS:
-                yield [rows[head, port] for head in heads], self.model.port_hook(layer, port), True
-            if graph.has_mlps:
-                yield [rows[Node("mlp", layer), None]], self.model.port_hook(layer, None), False
-        yield [0], self.model.final_hook, False
-
-    def _remove(self, cut: Cut, change: Tensor, stacked: bool) -> Callable[..., Tensor]:
-        """A hook that takes the cut senders' change out of what some receivers read."""
-        senders = cut.any(0).nonzero().flatten()
-        weights = cut[:, senders].to(change.dtype)
-
-        def hook(value: Tensor, hook: Any) -> Tensor:
-            removed = torch.einsum("rw,wbpd->bprd", weights, change[senders])
-            return value - (removed if stacked else removed[:, :, 0])
-
-        return hook
-
-    def metric(self, cut: Cut) -> float:
-        """The mean of the subject's metric over its examples."""
-        return float(self.subject.metric(self.logits(cut)).mean())
-
-    def self_check(self) -> str | None:
-        """None if nothing cut gives the clean logits and everything cut the corrupted ones.
-
-        Else what is wrong, in one sentence. The relative error allowed is 1e-4.
+        `kept` comes in the order of the search. `metric` is then that of these cuts.
         """
-        checks = (
-            ("nothing cut", self.cut_none(), self.subject.clean_run.logits),
-            ("everything cut", self.cut_all(), self.subject.corrupt_run.logits),
+        self.state = State(self.layout, self.view)
+        for edge in kept:
+            self.state.keep(edge)
+        numbers = {
+            self.layout.number(member) for node in decided for member in self.view.members(node)
+        }
+        if not numbers:
+            self.metric = self.subject.clean_metric
+            return
+        self._settle(number for number in numbers if number != self.layout.logits)
+
+    def _settle(self, nodes: Iterable[int]) -> None:
+        """Compute anew what these nodes write, and the metric."""
+        self.state.refresh(sorted(node for node in nodes if node in self.state.alive))
+        final = self.state.read(self.layout.logits, None)[self.layout.end_rows]
+        self.metric = self._metrics(final[None])[0]
+
+    def _metrics(self, final: Float[Tensor, "candidate batch d_model"]) -> list[float]:
+        found: list[float] = self.readout(final).double().mean(1).tolist()
+        return found
+
+    def measure(self, kept: Iterable[Edge]) -> float:
+        """The metric of a circuit: everything cut but these edges."""
+        order = {visit[0][0].base: place for place, visit in enumerate(self.view.visits)}
+        self.load(list(order), sorted(kept, key=lambda edge: order[edge.dst.base]))
+        return self.metric
+
+    @torch.no_grad()
+    def logits(self, kept: Iterable[Edge]) -> Float[Tensor, "batch vocab"]:
+        """The logits at the last token with everything cut but these edges."""
+        self.measure(kept)
+        final = self.state.read(self.layout.logits, None)[self.layout.end_rows]
+        return self.readout.logits(final)
+
+    # --- deciding ------------------------------------------------------------------------------
+
+    def drop(self, receivers: Sequence[Receiver]) -> None:
+        """What nothing kept reads is not computed at all."""
+
+    @torch.no_grad()
+    def decide(self, visit: Visit, tau: float) -> list[Decision]:
+        """Decide the edges into one node in turn; those not from the given senders are cut."""
+        turn = Turn(self.state, visit[0][0][0])
+        decisions = []
+        for receiver, senders in visit:
+            turn.open(receiver)
+            others = set(self.view.senders(receiver[0])) - set(senders)
+            if others:
+                change = self._changes([tuple(others)], turn.rows)
+                (self.metric,) = self._test(turn, change)
+                turn.accept(change[0])
+            decisions += self._decide(turn, receiver, senders, tau)
+            turn.close()
+        self._settle(turn.moved)
+        return decisions
+
+    def _decide(
+        self, turn: Turn, receiver: Receiver, senders: Sequence[Node], tau: float
+    ) -> Iterator[Decision]:
+        start, size, most = 0, FIRST_BATCH, self._most(turn)
+        while start < len(senders):
+            size = min(size, most)
+            batch = senders[start : start + size]
+            changes = self._changes([(sender,) for sender in batch], turn.rows).cumsum_(0)
+            cut = 0
+            for sender, metric in zip(batch, self._test(turn, changes)):
+                edge = Edge(sender, *receiver, self.subject.sign * (self.metric - metric))
+                if not edge.effect < tau:
+                    self.state.keep(edge)
+                    yield Decision(edge, True)
+                    break
+                self.metric = metric
+                cut += 1
+                yield Decision(edge, False)
+            if cut:
+                turn.accept(changes[cut - 1])
+            start += min(cut + 1, len(batch))
+            size = 2 * size if cut == len(batch) else max(2, cut)
+
+    def _most(self, turn: Turn) -> int:
+        """How many candidates a batch may hold."""
+        most = ROWS // max(1, turn.widest)
+        prompts, width = self.layout.n_prompts, self.layout.change.shape[-1]
+        numbers = (2 * turn.n_rows + 4 * turn.widest + prompts) * width
+        if self.readout.n_columns:
+            numbers += 3 * prompts * self.readout.n_columns
+            most = min(most, 128 // prompts)
+        return max(1, min(most, int(self.free // (numbers * self.layout.change.element_size()))))
+
+    def _test(self, turn: Turn, changes: Tensor) -> list[float]:
+        """The metric for each candidate."""
+        final = turn.run(changes) if len(turn.rows) else None
+        return [self.metric] * len(changes) if final is None else self._metrics(final)
+
+    def _changes(
+        self, cuts: Sequence[Sequence[Node]], rows: Tensor
+    ) -> Float[Tensor, "cut row d_model"]:
+        """What cutting the edges from each of these sets of senders adds to what a port reads."""
+        columns = [[c for sender in senders for c in self.view.columns(sender)] for senders in cuts]
+        change = self.layout.change
+        return torch.stack(
+            [
+                change[one[0]][rows] if len(one) == 1 else change[one].sum(0)[rows]
+                for one in columns
+            ]
         )
-        for what, cut, expected in checks:
-            error = relative_error(self.logits(cut), expected)
-            if error > TOLERANCE:
-                return f"with {what} the logits are off by {error:.1g} (relative)"
-        return None
-
-
-def faithfulness(subject: Subject, edges: Iterable[Edge]) -> Faithfulness:
-    """The subject's metric for the whole model, for these edges alone, and corrupted."""
-    engine = ReferenceEngine(subject)
-    circuit = engine.metric(engine.cut_except(edges))
-    return Faithfulness(subject.metric_name, subject.clean_metric, circuit, subject.corrupt_metric)
-
-
-def port_gradients(
-    subject: Subject, share: float = 1.0
-) -> Float[Tensor, "receiver batch pos d_model"]:
-    """Gradient of the summed metric with respect to what every receiver reads.
-
-    The input embedding is the clean one times `share` plus the corrupted one times the rest
-    (1: the clean run; EAP-IG averages over shares).
-    """
-    model, graph = subject.model, subject.model.graph
-    clean = subject.clean_run.writers
-    shape = (len(graph.receivers), *clean.shape[1:])
-    gradients = torch.zeros(shape, dtype=clean.dtype, device=clean.device)
-    start = graph.writer_index[INPUT]
-    offset = (subject.corrupt_run.writers[start] - clean[start]) * (1 - share)
-
-    def begin(value: Tensor, hook: Any) -> Tensor:
-        return (value + offset).requires_grad_(True)
-
-    def keep(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
-        def store(gradient: Tensor) -> None:
-            gradients[rows] = gradient.permute(2, 0, 1, 3) if stacked else gradient[None]
-
-        def hook(value: Tensor, hook: Any) -> Tensor:
-            read = value.clone()  # the stream itself flows on past the reader
-            read.register_hook(store)  # type: ignore[no-untyped-call]
-            return read
-
-        return hook
-
-    hooks: list[Hook] = [("hook_embed", begin)]
-    for rows, hook_name, stacked in ReferenceEngine(subject)._readers():
-        hooks.append((hook_name, keep(rows, stacked)))
-    with torch.enable_grad():
-        subject.metric(model.forward(subject.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
-    return gradients

@@ -300,7 +300,7 @@ class Model:
                 f"{self.name}: {self.cfg.architecture} cannot be split into heads and MLPs here "
                 f"({error}); GPT-2, GPT-NeoX and Llama-like models can."
             ) from error
-        total = batch.at_end(run.writers.sum(0)) + self._output_biases
+        total = batch.at_end(run.writers.sum(0)) + self.output_biases
         error_size = relative_error(total, run.final)
         if error_size > TOLERANCE:
             raise UserError(
@@ -310,7 +310,7 @@ class Model:
             )
 
     @property
-    def _output_biases(self) -> Tensor | float:
+    def output_biases(self) -> Tensor | float:
         """The attention output biases, which belong to no head."""
         biases = [getattr(block.attn.o, "bias", None) for block in self.bridge.blocks]
         return sum((bias for bias in biases if bias is not None), start=torch.zeros(()))

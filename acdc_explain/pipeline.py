@@ -17,7 +17,7 @@ from .ids import canonical_json, content_id
 from .label import Label, Labeling
 from .outbox import Outbox
 from .plan import Plan, default_labeler
-from .plugins import Plugins, load_plugins, pick
+from .plugins import Plugins, load_plugins, pick, settings_of
 from .progress import Progress, silent
 from .question import Question
 from .run import Run, RunHeader
@@ -68,6 +68,46 @@ def explain(
     return work.store.get(work.header.id)
 
 
+SHARES = (0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)  # thresholds, of the gap
+SIZES = (20, 50, 100, 200, 500, 1000, 2000)
+
+
+def sweep(
+    task: str | Task,
+    model: str | Model = "mini",
+    *,
+    store: str | Path | Store,
+    settings: Settings | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> list[Circuit]:
+    """Circuits from small to large, to see what faithfulness costs; each is stored.
+
+    For `acdc` by thresholds, shares of the gap between the clean and the ablated metric; for
+    other discoverers by their `max_edges`. Raises UserError.
+    """
+    plugins = load_plugins()
+    settings = settings_from(options, settings)
+    store = Store(store) if not isinstance(store, Store) else store
+    discoverer = pick("discoverer", plugins.discoverers(), settings.discoverer)
+    by_tau = "tau" in settings_of(discoverer)
+    if not by_tau and "max_edges" not in settings_of(discoverer):
+        raise UserError(
+            f"Discoverer {settings.discoverer!r} has neither tau nor max_edges to sweep over."
+        )
+    first = prepare(task, model, store, plugins, settings, progress)
+    gap = abs(first.subject.clean_metric - first.subject.corrupt_metric)
+    points = [{"tau": share * gap} for share in SHARES] if by_tau else [{"max_edges": n} for n in SIZES]
+    circuits = []
+    for number, point in enumerate(points):
+        progress("sweep", number, len(points), str(point))
+        here = settings_from(point, settings)
+        work = prepare(first.subject.task, first.subject.model, store, plugins, here, progress)
+        circuits.append(work.circuit())
+    progress("sweep", len(points), len(points))
+    return circuits
+
+
 def settings_from(options: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """Settings from keywords; those that Settings does not know go to the discoverer."""
     fields = set(Settings.__slots__)
@@ -87,7 +127,7 @@ def prepare(
 ) -> Work:
     """Load the model, build the task, and settle every setting that was left open."""
     from .loading import load_model
-    from .subject import Subject
+    from .subject import ABLATIONS, Subject
 
     if settings.examples is not None and settings.examples < 1:
         raise UserError(f"--examples is {settings.examples}; at least 1 is needed.")
@@ -99,9 +139,23 @@ def prepare(
         progress("load", 1, 1, model.name)
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
-    held_out = Subject(model, task, task.held_out, settings.metric)
+    if settings.ablation not in ABLATIONS:
+        raise UserError(
+            f"There is no ablation {settings.ablation!r}; choose one of {', '.join(ABLATIONS)}."
+        )
+    subject, held_out = (
+        Subject(
+            model, task, examples, settings.metric, settings.ablation, memory=settings.memory
+        )
+        for examples in (task.discover, task.held_out)
+    )
     vocabulary = content_id("roles", plugins.roles())
-    resolved = {**plan.as_dict(), "metric": held_out.metric_name, "roles": vocabulary}
+    resolved = {
+        **plan.as_dict(),
+        "metric": held_out.metric_name,
+        "ablation": settings.ablation,
+        "roles": vocabulary,
+    }
     identity = run_id(task.id, model.id, resolved)
     header = RunHeader(
         id=identity,
@@ -116,7 +170,6 @@ def prepare(
         settings=resolved,
         versions=versions(),
     )
-    subject = Subject(model, task, task.discover, settings.metric)
     return Work(plugins, plan, store, header, subject, held_out, progress)
 
 
@@ -129,6 +182,32 @@ def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) ->
     builder = pick("task", plugins.tasks(), name)
     examples = DEFAULT_EXAMPLES if settings.examples is None else settings.examples
     return check_examples(builder(model, examples=examples, seed=settings.seed), model)
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """The notebook of a discovery, kept in the store under whatever decides its measurements."""
+
+    store: Store
+    book: str
+
+    @staticmethod
+    def of(work: Work) -> _Pages:
+        subject, header = work.subject, work.header
+        decisive = {
+            "task_id": header.task_id,
+            "model_id": header.model_id,
+            "metric": subject.metric_name,
+            "ablation": subject.ablation,
+            "version": header.versions["acdc-explain"],
+        }
+        return _Pages(work.store, content_id("book", decisive))
+
+    def read(self, page: str) -> Any:
+        return self.store.read_page(self.book, page)
+
+    def write(self, page: str, content: Any) -> None:
+        self.store.write_page(self.book, page, content)
 
 
 UNANSWERED = 3  # so many failures from the start, and the rest is not asked
@@ -172,27 +251,34 @@ class Work:
     # --- task -> circuit -----------------------------------------------------------------------
 
     def find_circuit(self) -> Circuit:
+        circuit = self.circuit()
+        self.header = replace(self.header, circuit_id=circuit.id)
+        self.store.add_header(self.header)
+        return circuit
+
+    def circuit(self) -> Circuit:
+        """The circuit, from the store if it is there."""
         plan, header = self.plan, self.header
-        settings = {**plan.discoverer_settings, "metric": self.subject.metric_name}
+        settings = {
+            **plan.discoverer_settings,
+            "metric": self.subject.metric_name,
+            "ablation": self.subject.ablation,
+        }
         circuit = self.store.find_circuit(
             header.task_id, header.model_id, plan.discoverer, settings
         )
         if circuit is None:
             circuit = self._discover(settings)
             self.store.add_circuit(circuit)
-        self.header = replace(header, circuit_id=circuit.id)
-        self.store.add_header(self.header)
         return circuit
 
     def _discover(self, settings: Mapping[str, Any]) -> Circuit:
         import time
 
         from .circuit import Circuit
-        from .engine import ReferenceEngine, faithfulness
+        from .faithful import faithfulness
 
-        trouble = ReferenceEngine(self.subject.take(2)).self_check()
-        if trouble is not None:
-            raise UserError(f"{self.header.model}: cutting edges is not exact: {trouble}.")
+        self.subject.notebook = _Pages.of(self)
         discoverer = self.plugins.discoverers()[self.plan.discoverer]
         started = time.monotonic()
         found = discoverer(self.subject, self.progress, **self.plan.discoverer_settings)
@@ -203,11 +289,12 @@ class Work:
             discoverer=self.plan.discoverer,
             settings=settings,
             edges=tuple(found.edges),
-            n_edges_total=self.subject.model.graph.n_edges,
+            n_edges_total=found.n_edges_total or self.subject.model.graph.n_edges,
             n_edges_tested=found.n_edges_tested,
             faithfulness=faithfulness(self.held_out, found.edges),
             seconds=round(seconds, 3),
             forward_seconds=self.subject.model.forward_seconds(self.subject.clean),
+            alternatives=found.alternatives,
         )
 
     # --- circuit -> evidence -------------------------------------------------------------------

@@ -39,7 +39,8 @@ def on_terminal() -> Iterator[Progress]:
             if stage not in stages:
                 stages[stage] = bars.add_task(stage, total=total, note=note)
                 if not err.is_terminal:
-                    err.print(f"{stage} ...")
+                    words = f" {note}" if total == 1 and note else ""
+                    err.print(f"{stage} ...{words}")
             bars.update(stages[stage], completed=done, total=total, note=note)
 
         yield report

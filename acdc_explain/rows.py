@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .circuit import Node
+from .circuit import Edge, Node
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
@@ -38,6 +38,26 @@ def run_row(header: RunHeader) -> tuple[Any, ...]:
 def to_header(row: Row) -> RunHeader:
     values = [*row[:9], *map(json.loads, row[9:])]
     return RunHeader(*values)
+
+
+def edge_row(circuit_id: str, number: int, edge: Edge) -> tuple[Any, ...]:
+    """Places have columns of their own, so that patterns match nodes wherever they are read."""
+    return (
+        circuit_id,
+        number,
+        str(edge.src.base),
+        str(edge.dst.base),
+        edge.port,
+        edge.effect,
+        edge.src.place,
+        edge.dst.place,
+        edge.share,
+    )
+
+
+def to_edge(row: Sequence[Any]) -> Edge:
+    _, _, src, dst, port, effect, src_place, dst_place, share = row
+    return Edge(Node.parse(src).at(src_place), Node.parse(dst).at(dst_place), port, effect, share)
 
 
 def evidence_row(evidence: Evidence) -> tuple[Any, ...]:

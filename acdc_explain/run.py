@@ -77,7 +77,7 @@ def to_document(run: Run) -> dict[str, Any]:
             "task_id": header.task_id,
             "model_id": header.model_id,
         },
-        "circuit": None if circuit is None else _circuit(circuit),
+        "circuit": None if circuit is None else circuit_document(circuit),
         "components": [_component(run, node) for node in (circuit.components if circuit else ())],
         "motifs": [{"pattern": m.pattern, "nodes": plain(m.nodes)} for m in run.motifs],
         "exchanges": _exchanges(run.exchanges),
@@ -85,7 +85,7 @@ def to_document(run: Run) -> dict[str, Any]:
     return document
 
 
-def _circuit(circuit: Circuit) -> dict[str, Any]:
+def circuit_document(circuit: Circuit) -> dict[str, Any]:
     found = circuit.faithfulness
     return {
         "id": circuit.id,
@@ -94,17 +94,25 @@ def _circuit(circuit: Circuit) -> dict[str, Any]:
         "n_edges_total": circuit.n_edges_total,
         "n_edges_tested": circuit.n_edges_tested,
         "nodes": [str(node) for node in circuit.nodes],
-        "edges": [{"edge": str(edge), "effect": edge.effect} for edge in circuit.edges],
+        "edges": [_edge(edge) for edge in circuit.edges],
+        "alternatives": {str(edge): share for edge, share in circuit.alternatives.items()},
         "metric": {
             "name": found.metric,
             "clean": found.clean,
             "circuit": found.circuit,
             "corrupt": found.corrupt,
+            "random": found.random,
         },
         "faithfulness": found.share,
+        "random_faithfulness": found.random_share,
         "seconds": circuit.seconds,
         "forward_seconds": circuit.forward_seconds,
     }
+
+
+def _edge(edge: Edge) -> dict[str, Any]:
+    entry: dict[str, Any] = {"edge": str(edge), "effect": edge.effect}
+    return entry if edge.share is None else {**entry, "share": edge.share}
 
 
 def _component(run: Run, node: Node) -> dict[str, Any]:
@@ -244,12 +252,17 @@ def _read_circuit(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Circuit:
         model_id=head["model_id"],
         discoverer=entry["discoverer"],
         settings=entry["settings"],
-        edges=tuple(Edge.parse(e["edge"], e["effect"]) for e in entry["edges"]),
+        edges=tuple(Edge.parse(e["edge"], e["effect"], e.get("share")) for e in entry["edges"]),
         n_edges_total=entry["n_edges_total"],
         n_edges_tested=entry["n_edges_tested"],
         faithfulness=Faithfulness(
-            metric["name"], metric["clean"], metric["circuit"], metric["corrupt"]
+            metric["name"],
+            metric["clean"],
+            metric["circuit"],
+            metric["corrupt"],
+            metric.get("random"),
         ),
         seconds=entry["seconds"],
         forward_seconds=entry["forward_seconds"],
+        alternatives={Edge.parse(e): share for e, share in entry.get("alternatives", {}).items()},
     )

@@ -40,5 +40,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE run_verdicts (run_id TEXT, verdict_id TEXT, PRIMARY KEY (run_id, verdict_id));
     CREATE TABLE run_exchanges (run_id TEXT, exchange_id TEXT, PRIMARY KEY (run_id, exchange_id));
     """,
+    """
+    ALTER TABLE circuits ADD COLUMN random DOUBLE;
+    ALTER TABLE circuits ADD COLUMN alternatives TEXT DEFAULT '{}';
+    ALTER TABLE edges ADD COLUMN src_place TEXT;
+    ALTER TABLE edges ADD COLUMN dst_place TEXT;
+    ALTER TABLE edges ADD COLUMN share DOUBLE;
+    CREATE TABLE pages (book TEXT, page TEXT, content TEXT, PRIMARY KEY (book, page));
+    """,
 )
 VERSION = len(MIGRATIONS)

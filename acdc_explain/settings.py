@@ -21,12 +21,15 @@ class Settings:
 
     `discoverer_settings`: what the discoverer takes (tau, max_edges, steps ...).
     `labeler` None: `llm` if the environment has a key, else `rules`.
-    `metric` None: the task's own.
+    `metric` None: the task's own. `ablation`: what a cut edge carries. `memory`: gigabytes that
+    discovery may take; it decides nothing but the size of batches.
     """
 
     discoverer: str = "acdc"
     discoverer_settings: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
+    ablation: str = "corrupt"
+    memory: float = 4.0
     collectors: tuple[str, ...] | None = None
     labeler: str | None = None
     llm_model: str = DEFAULT_LLM

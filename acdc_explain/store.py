@@ -254,6 +254,22 @@ class Store:
             ).fetchone()
             return _circuit(connection, row[0]) if row else None
 
+    def read_page(self, book: str, page: str) -> Any:
+        """What a search noted about how far it is; None if nothing."""
+        with self._open() as connection:
+            row = connection.execute(
+                "SELECT content FROM pages WHERE book = ? AND page = ?", [book, page]
+            ).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def write_page(self, book: str, page: str, content: Any) -> None:
+        with self._open() as connection:
+            connection.execute(
+                "INSERT INTO pages VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET content = excluded.content",
+                [book, page, canonical_json(content)],
+            )
+
     def find_evidence(
         self, circuit_id: str, collector: str, settings: Mapping[str, Any]
     ) -> list[Evidence]:
@@ -365,21 +381,20 @@ def _insert_circuit(connection: duckdb.DuckDBPyConnection, circuit: Circuit) -> 
         found.corrupt,
         circuit.seconds,
         circuit.forward_seconds,
+        found.random,
+        canonical_json({str(edge): share for edge, share in circuit.alternatives.items()}),
     )
     _insert(connection, "circuits", [row])
     nodes = [(circuit.id, str(n), n.kind, n.layer, n.head) for n in circuit.nodes]
     _insert(connection, "nodes", nodes)
-    edges = [
-        (circuit.id, place, str(edge.src), str(edge.dst), edge.port, edge.effect)
-        for place, edge in enumerate(circuit.edges)
-    ]
+    edges = [rows.edge_row(circuit.id, place, edge) for place, edge in enumerate(circuit.edges)]
     _insert(connection, "edges", edges)
 
 
 def _circuit(connection: duckdb.DuckDBPyConnection, circuit_id: str) -> Circuit:
     row = connection.execute("SELECT * FROM circuits WHERE id = ?", [circuit_id]).fetchone()
     edges = connection.execute(
-        "SELECT src, dst, port, effect FROM edges WHERE circuit_id = ? ORDER BY place", [circuit_id]
+        "SELECT * FROM edges WHERE circuit_id = ? ORDER BY place", [circuit_id]
     ).fetchall()
     assert row is not None
     return Circuit(
@@ -387,12 +402,13 @@ def _circuit(connection: duckdb.DuckDBPyConnection, circuit_id: str) -> Circuit:
         model_id=row[2],
         discoverer=row[3],
         settings=json.loads(row[4]),
-        edges=tuple(Edge(Node.parse(s), Node.parse(d), port, e) for s, d, port, e in edges),
+        edges=tuple(map(rows.to_edge, edges)),
         n_edges_total=row[5],
         n_edges_tested=row[6],
-        faithfulness=Faithfulness(*row[7:11]),
+        faithfulness=Faithfulness(*row[7:11], row[13]),
         seconds=row[11],
         forward_seconds=row[12],
+        alternatives={Edge.parse(name): share for name, share in json.loads(row[14]).items()},
     )
 
 

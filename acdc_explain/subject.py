@@ -4,28 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .errors import UserError
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
 from .model import Model, Replay, Run
 from .task import Example, Task
+from .view import END, PLACE, REST
 
 T = TypeVar("T")
+Ablation = Literal["corrupt", "mean", "zero"]
+ABLATIONS: tuple[Ablation, ...] = ("corrupt", "mean", "zero")
+MEMORY = 4.0  # gigabytes
+
+
+class Notebook(Protocol):
+    """Pages of JSON that outlive the process."""
+
+    def read(self, page: str) -> Any: ...
+
+    def write(self, page: str, content: Any) -> None: ...
+
+
+class Loose:
+    """Pages that nobody keeps."""
+
+    def read(self, page: str) -> Any:
+        return None
+
+    def write(self, page: str, content: Any) -> None:
+        pass
 
 
 class Subject:
     """A model, some examples of a task and a metric, with the clean and corrupted runs cached."""
 
     def __init__(
-        self, model: Model, task: Task, examples: Sequence[Example], metric: str | None = None
+        self,
+        model: Model,
+        task: Task,
+        examples: Sequence[Example],
+        metric: str | None = None,
+        ablation: Ablation = "corrupt",
+        *,
+        notebook: Notebook | None = None,
+        memory: float = MEMORY,
     ) -> None:
+        """`notebook`: where long searches note how far they are; `memory`: gigabytes for them."""
         self.model = model
         self.task = task
+        self.ablation = ablation
         self.examples = tuple(examples)
         self.metric_name = metric or task.metric
         self._metric = metric_named(self.metric_name)
@@ -34,7 +66,9 @@ class Subject:
                 f"Metric 'logit_diff' compares answers with foils, and task {task.name!r} has "
                 "examples without foils; add some, or use --metric kl, nll or prob_diff."
             )
-        self._memory: dict[str, Any] = {}
+        self.notebook: Notebook = notebook or Loose()
+        self.memory = memory
+        self._remembered: dict[str, Any] = {}
         self.clean = model.batch([example.clean for example in self.examples])
         self.corrupt = model.batch([example.corrupt for example in self.examples])
 
@@ -48,6 +82,43 @@ class Subject:
     @cached_property
     def corrupt_run(self) -> Run:
         return self.model.run(self.corrupt)
+
+    # --- what a cut edge carries ---------------------------------------------------------------
+
+    @cached_property
+    def ablated(self) -> Float[Tensor, "writer batch pos d_model"]:
+        """What the nodes write when ablated: on the corrupted prompts, its mean, or nothing."""
+        corrupt = self.corrupt_run.writers
+        if self.ablation == "zero":
+            return torch.zeros_like(corrupt)
+        if self.ablation == "mean":
+            mean = corrupt[:, self._within].mean(1)
+            return mean[:, None, None].expand_as(corrupt)
+        return corrupt
+
+    @property
+    def _within(self) -> Bool[Tensor, "batch pos"]:
+        """The prompts' own tokens and those before them, without padding."""
+        places = torch.arange(self.clean.tokens.shape[1], device=self.clean.end.device)
+        return places <= self.clean.end[:, None]
+
+    @cached_property
+    def ablated_logits(self) -> Float[Tensor, "batch vocab"]:
+        """The logits with every edge cut."""
+        if self.ablation == "corrupt":
+            return self.corrupt_run.logits
+        final = self.clean.at_end(self.ablated.sum(0)) + self.model.output_biases
+        return self.model.unembed(final)
+
+    @cached_property
+    def first_change(self) -> Int[Tensor, "batch"]:
+        """The first token of each prompt at which a cut can change anything."""
+        if self.ablation != "corrupt":
+            return torch.zeros_like(self.clean.end)
+        differs = self.clean.tokens != self.corrupt.tokens
+        places = torch.arange(differs.shape[1], device=differs.device)
+        last = self.clean.end[:, None].expand(differs.shape)
+        return torch.where(differs, places, last).amin(1)
 
     @cached_property
     def replay(self) -> Replay:
@@ -84,7 +155,8 @@ class Subject:
 
     @cached_property
     def corrupt_metric(self) -> float:
-        return float(self.metric(self.corrupt_run.logits).mean())
+        """With every edge cut: on the corrupted prompts, unless the ablation is another."""
+        return float(self.metric(self.ablated_logits).mean())
 
     @cached_property
     def direction(self) -> Float[Tensor, "batch d_model"]:
@@ -109,13 +181,48 @@ class Subject:
         places = [example.positions[name] + offset for example in self.examples]
         return torch.tensor(places, device=self.model.device)
 
+    @cached_property
+    def place_names(self) -> tuple[str, ...]:
+        """Names for all tokens, in the order of the first prompt: END is the last token, `rest`
+        whatever has no name of its own."""
+        names = [name for name in self.position_names if name != END]
+        for name in names:
+            if not PLACE.fullmatch(name):
+                raise UserError(
+                    f"Task {self.task.name!r} has a position {name!r}, which cannot be part of a "
+                    "node's name; use letters, digits, _, + and . where circuits are split."
+                )
+        return (REST, *sorted(names, key=lambda name: self.examples[0].positions[name]), END)
+
+    def place_masks(self, places: Sequence[str]) -> Bool[Tensor, "place batch pos"]:
+        """Which tokens belong to each place, each to one; one place of all tokens if none."""
+        everything = torch.ones_like(self.clean.tokens, dtype=torch.bool)
+        if not places:
+            return everything[None]
+        tokens = torch.arange(everything.shape[1], device=everything.device)
+        masks, free = {END: tokens == self.clean.end[:, None]}, everything
+        free = free & ~masks[END]
+        for name in places:
+            if name not in (END, REST):
+                masks[name] = (tokens == self.position(name)[:, None]) & free
+                free = free & ~masks[name]
+        masks[REST] = free
+        return torch.stack([masks[name] for name in places])
+
     def remember(self, what: str, compute: Callable[[], T]) -> T:
         """The result of an experiment, computed at most once."""
-        if what not in self._memory:
-            self._memory[what] = compute()
-        found: T = self._memory[what]
+        if what not in self._remembered:
+            self._remembered[what] = compute()
+        found: T = self._remembered[what]
         return found
 
     def take(self, n: int) -> Subject:
         """The first `n` examples."""
-        return Subject(self.model, self.task, self.examples[:n], self.metric_name)
+        return Subject(
+            self.model,
+            self.task,
+            self.examples[:n],
+            self.metric_name,
+            self.ablation,
+            memory=self.memory,
+        )

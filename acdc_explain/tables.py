@@ -13,6 +13,7 @@ from .verdict import WORST_FIRST, Verdict
 
 if TYPE_CHECKING:
     from .plugins import Plugins
+    from .circuit import Circuit, Faithfulness
     from .run import Run, RunHeader
     from .search import Match
 
@@ -23,7 +24,8 @@ STYLES = {
     "inconclusive": "dim",
     "refuted": "red",
 }
-NUMERIC = ("score", "chance", "above", "n", "confidence")
+NUMERIC = ("score", "chance", "above", "n", "confidence", "edges", "tested", "metric")
+NUMERIC += ("faithfulness", "random", "seconds")
 
 
 def console() -> Console:
@@ -76,7 +78,13 @@ def show_run(run: Run, out: Console) -> None:
     out.print(
         f"{found.metric} on held-out examples: whole model {found.clean:.3f}, circuit "
         f"{found.circuit:.3f}, everything corrupted {found.corrupt:.3f}; faithfulness {share}"
+        f"{_beside_random(found)}"
     )
+    if circuit.alternatives or any(edge.share is not None for edge in circuit.edges):
+        out.print(_stability(circuit))
+    layers = [str(node) for node in circuit.nodes if node.kind == "attn"]
+    if layers:
+        out.print(f"whole attention layers are not labeled, heads are: {', '.join(layers)}")
     out.print()
     out.print(_components(run))
     if run.motifs:
@@ -90,6 +98,38 @@ def show_run(run: Run, out: Console) -> None:
             f"\nLLM {run.exchanges[0].llm}: {len(run.exchanges)} exchanges, {failed} failed, "
             f"{sent} tokens in, {received} out"
         )
+
+
+def _beside_random(found: Faithfulness) -> str:
+    if found.random_share is None:
+        return ""
+    return f" (random circuits of the same size {found.random_share:.0%})"
+
+
+def _stability(circuit: Circuit) -> str:
+    """How much of the circuit does not depend on the order in which edges were visited."""
+    always = sum(edge.share == 1 for edge in circuit.edges)
+    return (
+        f"over all orders: {always} of {len(circuit.edges)} edges are always kept; "
+        f"{len(circuit.alternatives)} other edges are kept in some order"
+    )
+
+
+def show_sweep(circuits: Sequence[Circuit], out: Console) -> None:
+    """Edges against faithfulness."""
+    table = _table("threshold", "edges", "tested", "metric", "faithfulness", "random", "seconds")
+    for circuit in circuits:
+        found, tau = circuit.faithfulness, circuit.settings.get("tau")
+        table.add_row(
+            f"tau {tau:.4g}" if tau is not None else f"{circuit.settings['max_edges']} edges",
+            str(len(circuit.edges)),
+            str(circuit.n_edges_tested),
+            f"{found.circuit:.3f}",
+            _number(found.share, ".0%"),
+            _number(found.random_share, ".0%"),
+            f"{circuit.seconds:.1f}",
+        )
+    out.print(table)
 
 
 def _components(run: Run) -> Table:

@@ -3,59 +3,152 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from acdc_explain import hookimpl
-from acdc_explain.circuit import LOGITS, Edge, Found
+from acdc_explain.circuit import Edge, Found
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import Discoverer
 
 if TYPE_CHECKING:
+    from acdc_explain.acdc import Outcome
     from acdc_explain.progress import Progress
     from acdc_explain.subject import Subject
+    from acdc_explain.view import View
 
-DEFAULT_SHARE = 0.01  # of the gap between the clean and the corrupted metric
+DEFAULT_SHARE = 0.01  # of the gap between the clean and the ablated metric
 
 
-def acdc(subject: Subject, progress: Progress, *, tau: float | None = None) -> Found:
+def acdc(
+    subject: Subject,
+    progress: Progress,
+    *,
+    tau: float | None = None,
+    max_edges: int | None = None,
+    positions: bool = False,
+    level: str = "head",
+    orders: int = 0,
+    screen: int = 0,
+    engine: str = "auto",
+) -> Found:
     """Go through the receivers from the output back and cut each incoming edge in turn.
 
     An edge stays cut if the metric worsens by less than `tau` (by default 1 % of the gap between
-    the clean and the corrupted metric). A receiver without a kept outgoing edge loses all its
-    inputs untested. One forward pass per tested edge.
+    the clean and the ablated metric). A receiver without a kept outgoing edge loses all its
+    inputs untested. With `max_edges`, thresholds are tried until that many edges are kept.
+    `positions` splits nodes by the task's named positions, `level` "layer" takes whole attention
+    layers; `orders` repeats the search in so many other orders; `screen` tests only so many edges,
+    those that attribution patching ranks highest (0: all; a screened search is not exact).
     """
-    from acdc_explain.engine import ReferenceEngine
+    from acdc_explain.view import View
 
+    _check(tau, max_edges, level, orders, screen, engine)
     if tau is None:
         tau = DEFAULT_SHARE * abs(subject.clean_metric - subject.corrupt_metric)
-    elif not (math.isfinite(tau) and tau >= 0):
+    places = subject.place_names if positions else ()
+    view = View(subject.model.graph, "layer" if level == "layer" else "head", places)
+    searching = _Searching(subject, progress, engine, _screened(subject, view, screen, progress))
+    outcome = searching.find(view, tau, max_edges)
+    others = [
+        searching.find(view.shuffled(seed), outcome.tau, None, f"order {seed}")
+        for seed in range(1, orders + 1)
+    ]
+    return _found(outcome, others, view)
+
+
+def _check(
+    tau: float | None, max_edges: int | None, level: str, orders: int, screen: int, engine: str
+) -> None:
+    from acdc_explain.view import LEVELS
+
+    if tau is not None and not (math.isfinite(tau) and tau >= 0):
         raise UserError(f"--tau is {tau}; give a number from 0 up.")
-    engine = ReferenceEngine(subject)
-    cut = engine.cut_none()
-    metric = engine.metric(cut)
-    kept: list[Edge] = []
-    consumed = {LOGITS}  # nodes with a kept outgoing edge
-    decided = tested = 0
-    for node, port in engine.graph.receivers:
-        for sender in engine.graph.senders(node):
-            decided += 1
-            edge = Edge(sender, node, port)
-            cut[engine.index(edge)] = True
-            if node not in consumed:
-                continue
-            tested += 1
-            without = engine.metric(cut)
-            worse = subject.sign * (metric - without)
-            if worse < tau:
-                metric = without
-            else:
-                cut[engine.index(edge)] = False
-                kept.append(Edge(sender, node, port, worse))
-                consumed.add(sender)
-            note = f"{len(kept)} kept, {subject.metric_name} {metric:.3f}"
-            progress("discover", decided, engine.graph.n_edges, note)
-    progress("discover", decided, engine.graph.n_edges, f"{len(kept)} kept")
-    return Found(tuple(kept), tested)
+    if tau is not None and max_edges is not None:
+        raise UserError("--tau and --max-edges exclude each other; give one of them.")
+    if max_edges is not None and max_edges < 1:
+        raise UserError(f"--max-edges is {max_edges}; it must be at least 1.")
+    if orders < 0 or screen < 0:
+        raise UserError(f"--orders ({orders}) and --screen ({screen}) must not be negative.")
+    for option, value, known in (
+        ("level", level, LEVELS),
+        ("engine", engine, ("auto", "fast", "reference")),
+    ):
+        if value not in known:
+            raise UserError(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
+
+
+def _screened(
+    subject: Subject, view: View, screen: int, progress: Progress
+) -> frozenset[Edge] | None:
+    """The edges to test: those with the largest gradient estimates, all between heads and MLPs."""
+    if not screen:
+        return None
+    from acdc_explain.attribution import scored
+
+    if view.level != "head" or view.places:
+        raise UserError("--screen ranks edges between whole heads; leave out --positions, --level.")
+    steps = 5 if subject.metric_name == "kl" else 1
+    ranked = sorted(scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
+    return frozenset(ranked[:screen])
+
+
+class _Searching:
+    """Searches in several orders, each with its own page in the subject's notebook."""
+
+    def __init__(
+        self, subject: Subject, progress: Progress, engine: str, screen: frozenset[Edge] | None
+    ) -> None:
+        self.subject, self.progress = subject, progress
+        self.engine, self.screen = engine, screen
+        self.n_screened = None if screen is None else len(screen)
+
+    def find(self, view: View, tau: float, max_edges: int | None, note: str = "") -> Outcome:
+        """The outcome for a threshold, or for a number of edges. Raises UserError if none."""
+        from acdc_explain.acdc import Search, Trace, best_of_size
+        from acdc_explain.engine import engine_for
+
+        subject = self.subject
+        page = f"acdc {view.level} {' '.join(view.places)} screen {self.n_screened} {note}"
+        traces = [Trace(**entry) for entry in subject.notebook.read(page) or []]
+        search = Search(
+            engine_for(subject, view, self.progress, self.engine),
+            lambda done, total, so_far: self._report(done, total, so_far, note),
+            traces=traces,
+            save=lambda found: subject.notebook.write(page, [vars(trace) for trace in found]),
+            screen=self.screen,
+        )
+        if max_edges is None:
+            outcome = search.run(tau)
+        else:
+            outcome = best_of_size(search, max_edges, tau, subject.clean_metric)
+        if outcome is None:
+            raise UserError(f"No circuit of at most {max_edges} edges was found; raise --max-edges.")
+        return outcome
+
+    def _report(self, done: int, total: int, so_far: Outcome, note: str) -> None:
+        words = f"{len(so_far.kept)} kept, {self.subject.metric_name} {so_far.metric:.3f}"
+        close = f", {so_far.n_close} too close to tau to tell" if so_far.n_close else ""
+        stage = f"discover {note}".strip()
+        self.progress(stage, done, total, f"tau {so_far.tau:.3g}: {words}{close}")
+
+
+def _found(outcome: Outcome, others: Sequence[Outcome], view: View) -> Found:
+    """The circuit, with how often its edges and other edges are kept over all orders."""
+    edges = outcome.circuit
+    if not others:
+        return Found(tuple(edges), outcome.n_tested, view.n_edges)
+    circuits = [set(edges), *(set(other.circuit) for other in others)]
+    counts: Counter[Any] = Counter(edge for circuit in circuits for edge in circuit)
+    shares = {edge: round(count / len(circuits), 4) for edge, count in counts.items()}
+    return Found(
+        tuple(replace(edge, share=shares[edge]) for edge in edges),
+        outcome.n_tested,
+        view.n_edges,
+        {edge: share for edge, share in shares.items() if edge not in circuits[0]},
+    )
 
 
 @hookimpl

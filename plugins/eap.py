@@ -20,8 +20,10 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
 
     The circuit is the largest set of highest-scoring edges that has at most `max_edges` edges
     once those on no path from input to logits are dropped. `steps` > 1 averages the gradient over
-    inputs between the corrupted and the clean one (EAP-IG).
+    inputs between the ablated and the clean one (EAP-IG).
     """
+    from acdc_explain.attribution import scored
+
     if max_edges < 1 or steps < 1:
         raise UserError(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
     if subject.metric_name == "kl" and steps == 1:
@@ -29,31 +31,8 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
             "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
             "use --steps 5 (EAP-IG) or another --metric."
         )
-    ranked = sorted(_scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
+    ranked = sorted(scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
     return Found(tuple(_largest(ranked, max_edges)), len(ranked))
-
-
-def _scored(subject: Subject, progress: Progress, steps: int) -> list[Edge]:
-    """Every edge with an estimate of how much worse the metric becomes without it."""
-    import torch
-
-    from acdc_explain.engine import port_gradients
-
-    graph = subject.model.graph
-    difference = subject.corrupt_run.writers - subject.clean_run.writers
-    scores = torch.zeros(len(graph.receivers), len(graph.writers), device=difference.device)
-    for step in range(1, steps + 1):
-        progress("discover", step - 1, steps, f"gradient {step} of {steps}")
-        gradients = port_gradients(subject, share=step / steps)
-        scores += gradients.flatten(1) @ difference.flatten(1).T
-    change = scores * (-subject.sign / (steps * len(subject)))
-    rows = change.double().cpu().numpy()
-    edges = []
-    for row, (node, port) in enumerate(graph.receivers):
-        for column in reversed(range(graph.n_senders(node))):
-            edges.append(Edge(graph.writers[column], node, port, float(rows[row, column])))
-    progress("discover", steps, steps, f"{len(edges)} edges scored")
-    return edges
 
 
 def _largest(ranked: Sequence[Edge], max_edges: int) -> list[Edge]:

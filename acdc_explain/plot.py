@@ -1,0 +1,31 @@
+"""Results as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+from pathlib import Path
+
+from .circuit import Circuit
+from .errors import UserError
+
+
+def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
+    """Edges against faithfulness, beside random circuits of the same sizes. Raises UserError."""
+    from matplotlib.figure import Figure
+
+    circuits = sorted((c for c in circuits if c.edges), key=lambda circuit: len(circuit.edges))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    sizes = [len(circuit.edges) for circuit in circuits]
+    found = [circuit.faithfulness for circuit in circuits]
+    random = [nan if one.random_share is None else one.random_share for one in found]
+    axes.plot(sizes, [one.share for one in found], "o-", label=circuits[0].discoverer)
+    axes.plot(sizes, random, "o--", color="grey", label="random")
+    axes.axhline(1, color="black", linewidth=0.5)
+    axes.set(xscale="log", xlabel="edges", ylabel="faithfulness (held-out prompts)", title=title)
+    axes.legend()
+    try:
+        figure.savefig(file, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be written as a picture: {error}.") from error

@@ -1,0 +1,141 @@
+"""The grain at which a circuit is sought: heads or whole layers, whole nodes or nodes by place."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from .circuit import INPUT, LOGITS, PORTS, Edge, Graph, Node, Port, Receiver
+
+Level = Literal["head", "layer"]
+LEVELS: tuple[Level, ...] = ("head", "layer")
+END = "END"
+REST = "rest"  # the tokens without a name
+PLACE = re.compile(r"[\w.+']+")  # what can be part of a node's name
+
+
+@dataclass(frozen=True)
+class View:
+    """A model's graph at a grain, and the one order in which its edges are visited.
+
+    Receivers go from the output back, senders from the latest layer to the earliest, within a
+    layer the MLP first and then the highest head to the lowest: the order of the original ACDC.
+    At one node the ports go q, k, v; with `places`, for each port the last place first. The
+    logits read at END alone.
+    """
+
+    graph: Graph
+    level: Level = "head"
+    places: tuple[str, ...] = ()  # in the order of the prompt; empty: nodes are not split
+
+    @cached_property
+    def writers(self) -> tuple[Node, ...]:
+        """Every node that writes, at all places, in the order of the forward pass."""
+        if self.level == "head":
+            return self.graph.writers
+        nodes = [INPUT]
+        for layer in range(self.graph.n_layers):
+            nodes.append(Node("attn", layer))
+            nodes += [Node("mlp", layer)] if self.graph.has_mlps else []
+        return tuple(nodes)
+
+    @cached_property
+    def visits(self) -> tuple[tuple[Receiver, ...], ...]:
+        """Every receiver, those of one node together, from the output back."""
+        end: Receiver = (LOGITS, None)
+        return ((end,), *(self._ports(node) for node in reversed(self.writers[1:])))
+
+    def _ports(self, node: Node) -> tuple[Receiver, ...]:
+        ports = PORTS if node.kind in ("head", "attn") else (None,)
+        places = tuple(reversed(self.places)) or (None,)
+        return tuple((node.at(place), port) for port in ports for place in places)
+
+    def senders(self, receiver: Node) -> tuple[Node, ...]:
+        """The writers a receiver reads, the latest first."""
+        place = END if self.places and receiver.kind == "logits" else receiver.place
+        found = self.writers[: self._n_before(receiver)]
+        return tuple(node.at(place) for node in reversed(found))
+
+    def _n_before(self, receiver: Node) -> int:
+        """How many writers come before a receiver."""
+        if receiver.kind == "logits":
+            return len(self.writers)
+        assert receiver.layer is not None
+        width = (self.graph.n_heads if self.level == "head" else 1) + self.graph.has_mlps
+        before = 1 + receiver.layer * width
+        reads_heads = receiver.kind == "mlp" and not self.graph.parallel
+        return before + (width - 1 if reads_heads else 0)
+
+    def edges(self) -> Iterator[Edge]:
+        """Every edge, in the order in which ACDC decides."""
+        for receivers in self.visits:
+            for node, port in receivers:
+                for sender in self.senders(node):
+                    yield Edge(sender, node, port)
+
+    @property
+    def n_edges(self) -> int:
+        return sum(self._n_before(node) for visit in self.visits for node, _ in visit)
+
+    # --- in terms of the model's own graph -----------------------------------------------------
+
+    def members(self, node: Node) -> tuple[Node, ...]:
+        """The nodes of the model's graph that a node stands for."""
+        if node.kind != "attn":
+            return (node.base,)
+        return tuple(Node("head", node.layer, head) for head in range(self.graph.n_heads))
+
+    def columns(self, sender: Node) -> list[int]:
+        """The writers that a sender stands for."""
+        return [self.graph.writer_index[node] for node in self.members(sender)]
+
+    def rows(self, receiver: Node, port: Port | None) -> list[int]:
+        """The receivers of the model's graph that a receiver stands for."""
+        return [self.graph.receiver_index[node, port] for node in self.members(receiver)]
+
+    def place(self, node: Node) -> int:
+        """The number of a node's place (0 where nodes are not split)."""
+        if not self.places:
+            return 0
+        return self.places.index(node.place or END)
+
+    def shuffled(self, seed: int) -> Shuffled:
+        return Shuffled(self.graph, self.level, self.places, seed)
+
+    @staticmethod
+    def of(graph: Graph, edges: Iterable[Edge], places: Sequence[str]) -> View:
+        """The view in which edges were found; `places`: the task's, in case they are split."""
+        nodes = {node for edge in edges for node in (edge.src, edge.dst)}
+        layered = any(node.kind == "attn" for node in nodes)
+        split = any(node.place is not None for node in nodes)
+        return View(graph, "layer" if layered else "head", tuple(places) if split else ())
+
+
+@dataclass(frozen=True)
+class Shuffled(View):
+    """The same edges in another order that is as good: any within a layer, any of the senders."""
+
+    seed: int = 0
+
+    @cached_property
+    def visits(self) -> tuple[tuple[Receiver, ...], ...]:
+        rng = random.Random(self.seed)
+        found = [rng.sample(visit, len(visit)) for visit in super().visits]
+        keyed = [(self._turn(visit[0][0]), rng.random(), tuple(visit)) for visit in found]
+        return tuple(visit for _, _, visit in sorted(keyed, key=lambda entry: entry[:2]))
+
+    def _turn(self, node: Node) -> int:
+        """Receivers of the same turn do not read each other."""
+        if node.kind == "logits":
+            return -1
+        assert node.layer is not None
+        together = self.graph.parallel or node.kind != "mlp"
+        return 2 * (self.graph.n_layers - 1 - node.layer) + together
+
+    def senders(self, receiver: Node) -> tuple[Node, ...]:
+        found = super().senders(receiver)
+        return tuple(random.Random(f"{self.seed} {receiver}").sample(found, len(found)))
