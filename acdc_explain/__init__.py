@@ -9,12 +9,12 @@ from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from .loading import load_model
-    from .pipeline import explain
+    from .pipeline import explain, sweep
     from .store import Store
 
-__all__ = ["Store", "UserError", "explain", "hookimpl", "load_model"]
+__all__ = ["Store", "UserError", "explain", "hookimpl", "load_model", "sweep"]
 
-_LATE = {"Store": "store", "explain": "pipeline", "load_model": "loading"}
+_LATE = {"Store": "store", "explain": "pipeline", "load_model": "loading", "sweep": "pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -222,6 +222,11 @@ def _check_run(plugins: Plugins, task: str, settings: Any) -> None:
     from .plan import Plan, default_labeler
     from .plugins import pick
 
+    chosen = settings.discoverer_settings
+    if "tau" in chosen and "max_edges" in chosen:
+        raise UserError("--tau and --max-edges exclude each other; give one of them.")
+    if chosen.get("level", "head") not in ("head", "layer"):
+        raise UserError(f"There is no level {chosen['level']!r}; choose head or layer.")
     if settings.ablation not in ("corrupt", "mean", "zero"):
         raise UserError(
             f"There is no ablation {settings.ablation!r}; choose corrupt, mean or zero."

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from .circuit import Edge, Node, Receiver
 from .errors import UserError
 from .layers import Layers, NotTakenApart
 from .layout import Layout
-from .model import TOLERANCE, relative_error
+from .model import TOLERANCE, Model, relative_error
 from .progress import Progress, silent
 from .readout import Readout
 from .reference import Decision, ReferenceEngine, Visit
@@ -60,13 +61,22 @@ def engine_for(
     return ReferenceEngine(subject, view)
 
 
+_CHECKED: WeakKeyDictionary[Model, str | None] = WeakKeyDictionary()
+
+
 def fast_trouble(subject: Subject) -> str | None:
     """Why the fast engine is not exact for a model, in a few words; None if it is.
 
     On two examples its logits must be the model's own with nothing cut, the ablated ones with
-    everything cut, and the reference engine's with a random half of the edges cut.
+    everything cut, and the reference engine's with a random half of the edges cut. A loaded
+    model is checked once.
     """
-    few = subject.take(2)
+    if subject.model not in _CHECKED:
+        _CHECKED[subject.model] = _check(subject.take(2))
+    return _CHECKED[subject.model]
+
+
+def _check(few: Subject) -> str | None:
     try:
         engine = Engine(few)
     except NotTakenApart as reason:
@@ -216,8 +226,5 @@ class Engine:
         columns = [[c for sender in senders for c in self.view.columns(sender)] for senders in cuts]
         change = self.layout.change
         return torch.stack(
-            [
-                change[one[0]][rows] if len(one) == 1 else change[one].sum(0)[rows]
-                for one in columns
-            ]
+            [change[one[0]][rows] if len(one) == 1 else change[one].sum(0)[rows] for one in columns]
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -205,12 +206,50 @@ class Mlp:
 
     def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         x = x * self.norm.inverse_scale(x)
-        if self.gate is None:
-            hidden = self.activation(self.into.scaled(x))
-        else:
-            hidden = self.activation(self.gate.scaled(x)) * self.into.scaled(x)
-        output = self.out(hidden)
+        return self.finish([affine.scaled(x) for affine in self.maps])
+
+    @property
+    def maps(self) -> list[Affine]:
+        """What the norm is followed by: the map into the hidden layer, and the gate's."""
+        return [self.into] if self.gate is None else [self.into, self.gate]
+
+    def finish(self, into: list[Float[Tensor, "*rows d_mlp"]]) -> Float[Tensor, "*rows d_model"]:
+        """From what the maps gave to the output."""
+        hidden = self.activation(into[-1])
+        output = self.out(hidden if self.gate is None else hidden * into[0])
         return output if self.out_bias is None else output + self.out_bias
+
+
+class FromHeads:
+    """An MLP that reads a fixed stream plus what some heads write.
+
+    Heads write in few dimensions, so their output and the MLP's maps become one product from
+    d_head: for one head, that saves half of the MLP.
+    """
+
+    def __init__(
+        self,
+        mlp: Mlp,
+        fixed: Float[Tensor, "row d_model"],
+        outputs: list[Float[Tensor, "d_head d_model"]],
+    ) -> None:
+        self.mlp = mlp
+        together = torch.cat(outputs)
+        self._fixed = [affine.weight(fixed) for affine in mlp.maps]
+        self._weights = [Weight(together @ affine.weight.matrix) for affine in mlp.maps]
+
+    def __call__(
+        self,
+        mixed: Float[Tensor, "candidate row heads*d_head"],
+        x: Float[Tensor, "candidate row d_model"],
+    ) -> Float[Tensor, "candidate row d_model"]:
+        """`mixed`: what the heads mixed, before their outputs; `x`: what the MLP reads."""
+        scale = self.mlp.norm.inverse_scale(x)
+        into = []
+        for affine, weight, fixed in zip(self.mlp.maps, self._weights, self._fixed):
+            y = weight(mixed).add_(fixed).mul_(scale)
+            into.append(y if affine.bias is None else y.add_(affine.bias))
+        return self.mlp.finish(into)
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:
@@ -233,9 +272,11 @@ class Layers:
 
     @staticmethod
     def of(model: Model) -> Layers:
-        """Raises NotTakenApart, with the reason, where the model has something else in it."""
+        """Taken apart once a model. Raises NotTakenApart where there is something else in it."""
         try:
-            return _take_apart(model)
+            if model not in _TAKEN_APART:
+                _TAKEN_APART[model] = _take_apart(model)
+            return _TAKEN_APART[model]
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise NotTakenApart(f"{model.cfg.architecture} is built otherwise ({error})") from error
 
@@ -245,6 +286,9 @@ class Layers:
             return None
         cos, sin = self.rotary(like, torch.arange(positions, device=like.device)[None])
         return cos[0].to(like.dtype), sin[0].to(like.dtype)
+
+
+_TAKEN_APART: WeakKeyDictionary[Model, Layers] = WeakKeyDictionary()
 
 
 def _take_apart(model: Model) -> Layers:

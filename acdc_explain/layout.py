@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .circuit import Node
-from .layers import Attention, Layers
+from .layers import Attention, Layers, Mlp, Weight
 from .subject import Subject
 from .view import View
 
@@ -46,7 +46,9 @@ class Layout:
         at_end = self.token == batch.end[self.prompt]
         self.end_mask: Mask = at_end
         self.end_rows: Int[Tensor, "batch"] = at_end.nonzero().flatten()
-        self.places: Bool[Tensor, "place row"] = subject.place_masks(view.places).flatten(1)[:, self.flat]
+        self.places: Bool[Tensor, "place row"] = subject.place_masks(view.places).flatten(1)[
+            :, self.flat
+        ]
         self._lay_out_writers(subject)
         self.logits = len(self.graph.writers)  # the number of the node after the last writer
         self.table = layers.tables(self.length, self.change)
@@ -146,25 +148,28 @@ class Layout:
 
     def mix(
         self, node: int, pattern: Tensor, v: Float[Tensor, "*b token d_head"], queries: Queries
-    ) -> Float[Tensor, "*b row d_model"]:
-        """What a head writes at the rows that ask."""
+    ) -> Float[Tensor, "*b row d_head"]:
+        """What a head mixes from its values for the rows that ask."""
         mixed = pattern @ self._by_prompt(v)
+        if queries.single:
+            return mixed.squeeze(-2)
+        return mixed.flatten(-3, -2)[..., queries.tokens, :]
+
+    def output(self, node: int) -> Weight:
+        """What turns a head's mixed values into what it writes."""
         head = self.node(node).head
         assert head is not None
-        z = mixed.squeeze(-2) if queries.single else mixed.flatten(-3, -2)[..., queries.tokens, :]
-        return self.attention(node).each_output[head](z)
+        return self.attention(node).each_output[head]
 
     def _by_prompt(self, x: Tensor) -> Tensor:
         return x.unflatten(-2, (self.n_prompts, self.length))
 
-    def mlp(
-        self, node: int, x: Float[Tensor, "*b row d_model"]
-    ) -> Float[Tensor, "*b row d_model"]:
+    def mlp(self, node: int) -> Mlp:
         layer = self.node(node).layer
         assert layer is not None
         mlp = self.layers.mlp[layer]
         assert mlp is not None
-        return mlp(x)
+        return mlp
 
     @property
     def bytes(self) -> int:

@@ -97,7 +97,9 @@ def sweep(
         )
     first = prepare(task, model, store, plugins, settings, progress)
     gap = abs(first.subject.clean_metric - first.subject.corrupt_metric)
-    points = [{"tau": share * gap} for share in SHARES] if by_tau else [{"max_edges": n} for n in SIZES]
+    points = (
+        [{"tau": share * gap} for share in SHARES] if by_tau else [{"max_edges": n} for n in SIZES]
+    )
     circuits = []
     for number, point in enumerate(points):
         progress("sweep", number, len(points), str(point))
@@ -144,9 +146,7 @@ def prepare(
             f"There is no ablation {settings.ablation!r}; choose one of {', '.join(ABLATIONS)}."
         )
     subject, held_out = (
-        Subject(
-            model, task, examples, settings.metric, settings.ablation, memory=settings.memory
-        )
+        Subject(model, task, examples, settings.metric, settings.ablation, memory=settings.memory)
         for examples in (task.discover, task.held_out)
     )
     vocabulary = content_id("roles", plugins.roles())

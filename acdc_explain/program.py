@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .circuit import PORTS, Port
-from .layout import Layout, Mask, Queries
+from .layers import FromHeads
+from .layout import Mask, Queries
 from .state import State
 
-Written = dict[int, Float[Tensor, "candidate row d_model"]]
+
+@dataclass
+class Written:
+    """What the moving nodes write, and what the heads among them mixed before their output."""
+
+    output: dict[int, Float[Tensor, "candidate row d_model"]]
+    mixed: dict[int, Float[Tensor, "candidate row d_head"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,10 @@ class Part:
     writer: int
     source: Int[Tensor, "some"] | None  # None: all it writes
     target: Int[Tensor, "some"] | None  # None: all the input's rows
+
+    def of(self, written: Mapping[int, Tensor]) -> Tensor:
+        value = written[self.writer]
+        return value if self.source is None else value[:, self.source]
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,7 @@ class Input:
     def read(self, written: Written) -> Float[Tensor, "candidate row d_model"]:
         total = None
         for part in self.parts:
-            value = written[part.writer]
-            if part.source is not None:
-                value = value[:, part.source]
+            value = part.of(written.output)
             if total is None and part.target is None:
                 total = self.fixed + value
                 continue
@@ -62,33 +71,38 @@ class Step:
     inputs: Mapping[Port | None, Input]
     queries: Queries | None  # of heads
     pattern: Tensor | None  # attention, where only values move
+    from_heads: FromHeads | None  # of MLPs, where nothing but heads moves what they read
 
-    def run(self, layout: Layout, state: State, written: Written) -> Tensor:
+    def run(self, state: State, written: Written) -> None:
+        """Add what the node writes; its ports that do not move are as they are."""
         read = {port: part.read(written) for port, part in self.inputs.items()}
-        return write(layout, state, self, read)
-
-
-def write(
-    layout: Layout, state: State, step: Step, read: Mapping[Port | None, Tensor]
-) -> Float[Tensor, "candidate row d_model"]:
-    """What a node writes, given what its moving ports read; the others are as they are."""
-    if step.queries is None:
-        return layout.mlp(step.node, read[None])
-    values: dict[str, Tensor] = dict(state.values[step.node])
-    for port in PORTS:
-        if port not in read:
-            continue
-        rows = step.inputs[port].rows
-        new = layout.project(step.node, port, read[port], layout.token[rows])
-        if port == "q" and step.queries.single and len(rows) == layout.n_prompts:
-            values[port] = new  # the rows that ask, and no other
+        if self.queries is not None:
+            mixed = written.mixed[self.node] = self._mix(state, read, self.queries)
+            written.output[self.node] = state.layout.output(self.node)(mixed)
+        elif self.from_heads is not None:
+            parts = [part.of(written.mixed) for part in self.inputs[None].parts]
+            output = self.from_heads(torch.cat(parts, -1), read[None])
+            written.output[self.node] = output
         else:
-            whole = values[port].repeat(len(new), 1, 1)
-            values[port] = whole.index_copy_(1, layout.flat[rows], new)
-    pattern = step.pattern
-    if pattern is None:
-        pattern = layout.scores(step.node, values["q"], values["k"], step.queries)
-    return layout.mix(step.node, pattern, values["v"], step.queries)
+            written.output[self.node] = state.layout.mlp(self.node)(read[None])
+
+    def _mix(self, state: State, read: Mapping[Port | None, Tensor], queries: Queries) -> Tensor:
+        layout = state.layout
+        values: dict[str, Tensor] = dict(state.values[self.node])
+        for port in PORTS:
+            if port not in read:
+                continue
+            rows = self.inputs[port].rows
+            new = layout.project(self.node, port, read[port], layout.token[rows])
+            if port == "q" and queries.single and len(rows) == layout.n_prompts:
+                values[port] = new  # the rows that ask, and no other
+            else:
+                whole = values[port].repeat(len(new), 1, 1)
+                values[port] = whole.index_copy_(1, layout.flat[rows], new)
+        pattern = self.pattern
+        if pattern is None:
+            pattern = layout.scores(self.node, values["q"], values["k"], queries)
+        return layout.mix(self.node, pattern, values["v"], queries)
 
 
 class Program:
@@ -154,7 +168,7 @@ class Program:
     def _step(self, node: int, inputs: dict[Port | None, Input]) -> Step:
         layout, state = self.layout, self.state
         if node == layout.logits:
-            return Step(node, inputs[None].mask, inputs, None, None)
+            return Step(node, inputs[None].mask, inputs, None, None, None)
         step = step_of(state, node, inputs)
         self.changed[node] = step.mask
         return step
@@ -166,7 +180,7 @@ class Program:
     def run(self, written: Written) -> Float[Tensor, "candidate batch d_model"]:
         """The residual stream at the end of each prompt, given what the roots write."""
         for step in self.steps[:-1]:
-            written[step.node] = step.run(self.layout, self.state, written)
+            step.run(self.state, written)
         final = self.steps[-1].inputs[None]
         read = final.read(written)
         if len(final.rows) == self.layout.n_prompts:
@@ -195,10 +209,23 @@ def step_of(state: State, node: int, inputs: dict[Port | None, Input]) -> Step:
     for port, part in inputs.items():
         mask |= layout.seeing(part.mask) & alive if port in ("k", "v") else part.mask
     if layout.node(node).kind == "mlp":
-        return Step(node, mask, inputs, None, None)
+        return Step(node, mask, inputs, None, None, _from_heads(state, node, inputs[None]))
     queries = layout.queries(node, mask)
     pattern = None
     if set(inputs) == {"v"}:
         values = state.values[node]
         pattern = layout.scores(node, values["q"], values["k"], queries)
-    return Step(node, mask, inputs, queries, pattern)
+    return Step(node, mask, inputs, queries, pattern, None)
+
+
+def _from_heads(state: State, node: int, read: Input) -> FromHeads | None:
+    """The shorter way into an MLP, where it is one."""
+    layout = state.layout
+    writers = [part.writer for part in read.parts]
+    whole = all(part.target is None for part in read.parts)
+    if not whole or any(w < 0 or layout.node(w).kind != "head" for w in writers):
+        return None
+    outputs = [layout.output(writer).matrix for writer in writers]
+    if sum(map(len, outputs)) > read.fixed.shape[-1] // 2:
+        return None
+    return FromHeads(layout.mlp(node), read.fixed, outputs)

@@ -63,7 +63,9 @@ class Readout:
         if self.name == "nll":
             return -self._gathered(logs, self.answers, -torch.inf).logsumexp(-1)
         chances = logs.exp_()
-        answers, foils = (self._gathered(chances, x, 0.0).sum(-1) for x in (self.answers, self.foils))
+        answers, foils = (
+            self._gathered(chances, x, 0.0).sum(-1) for x in (self.answers, self.foils)
+        )
         return answers - foils
 
     def logits(self, final: Float[Tensor, "*b d_model"]) -> Float[Tensor, "*b vocab"]:

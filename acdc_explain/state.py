@@ -82,11 +82,12 @@ class State:
         layout, values = self.layout, self.values[node]
         queries = layout.queries(node, self.alive[node])
         pattern = layout.scores(node, values["q"], values["k"], queries)
-        self._set(node, layout.mix(node, pattern, values["v"], queries))
+        mixed = layout.mix(node, pattern, values["v"], queries)
+        self._set(node, layout.output(node)(mixed))
 
     def set_mlp(self, node: int, stream: Float[Tensor, "row d_model"]) -> None:
         """An MLP writes what follows from what it reads."""
-        self._set(node, self.layout.mlp(node, stream[self.alive[node]]))
+        self._set(node, self.layout.mlp(node)(stream[self.alive[node]]))
 
     def _set(self, node: int, output: Float[Tensor, "some d_model"]) -> None:
         alive = self.alive[node]

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from . import rows
-from .circuit import Circuit, Edge, Faithfulness, Node
+from .circuit import Circuit, Edge, Faithfulness
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange

@@ -12,8 +12,8 @@ from rich.text import Text
 from .verdict import WORST_FIRST, Verdict
 
 if TYPE_CHECKING:
-    from .plugins import Plugins
     from .circuit import Circuit, Faithfulness
+    from .plugins import Plugins
     from .run import Run, RunHeader
     from .search import Match
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .circuit import Node, Port, Receiver
 from .layout import Mask
-from .program import Input, Part, Program, Step, step_of
+from .program import Input, Part, Program, Step, Written, step_of
 from .state import State
 
 TESTED = -1  # the number under which steps know the change that is tested
@@ -59,7 +59,7 @@ class Turn:
         rows = needed.nonzero().flatten()
         tested = Input(needed, rows, self.streams[self.port][rows], [Part(TESTED, source, None)])
         if root == self.layout.logits:
-            return Step(root, needed, {None: tested}, None, None)
+            return Step(root, needed, {None: tested}, None, None, None)
         return step_of(self.state, root, {self.port: tested})
 
     def _compiled(self) -> Program:
@@ -75,13 +75,13 @@ class Turn:
         self, changes: Float[Tensor, "candidate row d_model"]
     ) -> Float[Tensor, "candidate batch d_model"] | None:
         """The stream at the end of each prompt if the port read `changes` more; None: as it is."""
-        written = {TESTED: changes}
+        written = Written({TESTED: changes})
         if self.program is None:
             return self.steps[0].inputs[None].read(written)
         if not self.program.moves_logits:
             return None
         for step in self.steps:
-            written[step.node] = step.run(self.layout, self.state, written)
+            step.run(self.state, written)
         return self.program.run(written)
 
     def accept(self, change: Float[Tensor, "row d_model"]) -> None:

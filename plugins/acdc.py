@@ -125,7 +125,9 @@ class _Searching:
         else:
             outcome = best_of_size(search, max_edges, tau, subject.clean_metric)
         if outcome is None:
-            raise UserError(f"No circuit of at most {max_edges} edges was found; raise --max-edges.")
+            raise UserError(
+                f"No circuit of at most {max_edges} edges was found; raise --max-edges."
+            )
         return outcome
 
     def _report(self, done: int, total: int, so_far: Outcome, note: str) -> None:

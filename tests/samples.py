@@ -35,12 +35,13 @@ def make_run(
         model_id=f"{model}@1",
         discoverer="acdc",
         settings={"tau": 0.1, "metric": "logit_diff"},
-        edges=tuple(Edge.parse(name, 0.1 * place) for place, name in enumerate(edges)),
+        edges=tuple(Edge.parse(name, 0.1 * place, 0.5) for place, name in enumerate(edges)),
         n_edges_total=100,
         n_edges_tested=60,
-        faithfulness=Faithfulness("logit_diff", 3.0, 2.5, -0.5),
+        faithfulness=Faithfulness("logit_diff", 3.0, 2.5, -0.5, -0.25),
         seconds=1.5,
         forward_seconds=0.01,
+        alternatives={Edge.parse("input->m0"): 0.25},
     )
     evidence, labels, verdicts = [], [], []
     exchange = Exchange("describe", "llm", "What is it?", '{"role": 1}', None, 10, 5, 0.5)

@@ -273,6 +273,19 @@ class TestPlugin:
             acdc(subject, silent, **options)
 
 
+@pytest.fixture
+def unchecked() -> Any:
+    """No model has been checked, before and after."""
+    from acdc_explain import engine, layers
+
+    for known in (engine._CHECKED, layers._TAKEN_APART):
+        known.clear()
+    yield
+    for known in (engine._CHECKED, layers._TAKEN_APART):
+        known.clear()
+
+
+@pytest.mark.usefixtures("unchecked")
 class TestChoice:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_fast_where_it_is_exact(self, family, small_model):
@@ -287,7 +300,9 @@ class TestChoice:
         monkeypatch.setattr(layers, "rotate", lambda y, *_: y)
         said: list[str] = []
         engine = engine_for(
-            subject, View(subject.model.graph), lambda stage, done, total, note="": said.append(note)
+            subject,
+            View(subject.model.graph),
+            lambda stage, done, total, note="": said.append(note),
         )
         assert engine.name == "reference"
         assert "logits with nothing cut are off" in said[0]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from acdc_explain.circuit import Node
-from acdc_explain.reference import ReferenceEngine
 from acdc_explain.experiments import measure, named_attention
 from acdc_explain.plugins import load_plugins
+from acdc_explain.reference import ReferenceEngine
 from acdc_explain.subject import Subject
 
 

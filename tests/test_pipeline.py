@@ -312,6 +312,63 @@ def test_another_card_is_judged_again(store, model, monkeypatch):
     assert sorted(v.id for v in held.verdicts) == sorted(v.id for v in first.verdicts)
 
 
+def test_an_interrupted_discovery_goes_on(store, model, monkeypatch, tmp_path):
+    """Nothing that was measured is measured again, and the circuit is the same."""
+    from acdc_explain.engine import Engine
+
+    options = {"discoverer": "acdc", "tau": 0.002}
+    whole = ax.explain(word_task(4), model, store=tmp_path / "other.duckdb", **options)
+    decide, decided = Engine.decide, []
+
+    def stopping(self: Any, visit: Any, tau: float) -> Any:
+        decided.append(str(visit[0][0][0]))
+        if len(decided) == 4:
+            raise KeyboardInterrupt
+        return decide(self, visit, tau)
+
+    monkeypatch.setattr(Engine, "decide", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        ax.explain(word_task(4), model, store=store, **options)
+    again = ax.explain(word_task(4), model, store=store, **options)
+    assert again.circuit is not None
+    assert whole.circuit is not None
+    assert again.circuit.edges == whole.circuit.edges
+    assert again.circuit.n_edges_tested == whole.circuit.n_edges_tested
+    assert decided[3] == decided[4]  # the node that was under way
+    assert len(decided[4:]) == len(set(decided[4:]))
+    assert not set(decided[:3]) & set(decided[4:])
+
+
+def test_sweep(store, model):
+    circuits = ax.sweep(word_task(4), model, store=store)
+    taus = [circuit.settings["tau"] for circuit in circuits]
+    assert taus == sorted(taus, reverse=True)
+    assert len({len(circuit.edges) for circuit in circuits}) > 2
+    before = rows(store)
+    assert ax.sweep(word_task(4), model, store=store) == circuits
+    assert rows(store) == before
+    assert before["runs"] == 0
+    by_size = ax.sweep(word_task(4), model, store=store, discoverer="eap")
+    assert [len(c.edges) <= c.settings["max_edges"] for c in by_size] == [True] * len(by_size)
+
+
+def test_ablations_and_grains_are_circuits_of_their_own(store, model):
+    ways: list[dict[str, Any]] = [
+        {},
+        {"ablation": "zero"},
+        {"ablation": "mean"},
+        {"positions": True},
+        {"level": "layer"},
+    ]
+    found = [
+        ax.explain(word_task(4), model, store=store, discoverer="acdc", tau=0.01, **way)
+        for way in ways
+    ]
+    assert len({run.circuit.id for run in found if run.circuit}) == len(ways)
+    for run in found:
+        assert to_document(store.get(run.id)) == to_document(run)
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):
     """SIGKILL while evidence is collected: nothing stored is lost or done twice."""

@@ -10,8 +10,8 @@ import pytest
 import torch
 from acdc_explain_plugins.acdc import acdc
 
-from acdc_explain.circuit import Edge, prune
 from acdc_explain.attribution import Backward, port_gradients
+from acdc_explain.circuit import Edge, prune
 from acdc_explain.faithful import faithfulness
 from acdc_explain.progress import silent
 from acdc_explain.reference import ReferenceEngine

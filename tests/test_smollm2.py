@@ -11,8 +11,8 @@ import torch
 
 import acdc_explain as ax
 from acdc_explain.circuit import Node
-from acdc_explain.reference import ReferenceEngine
 from acdc_explain.plugins import load_plugins
+from acdc_explain.reference import ReferenceEngine
 from acdc_explain.store import Store
 from acdc_explain.subject import Subject
 

@@ -9,9 +9,11 @@ from multiprocessing.synchronize import Event
 import duckdb
 import pytest
 
+from acdc_explain.circuit import Edge
 from acdc_explain.errors import UserError
 from acdc_explain.label import Labeling
 from acdc_explain.run import from_document, to_document
+from acdc_explain.schema import MIGRATIONS
 from acdc_explain.store import Store
 from acdc_explain.task import Example, Task
 from acdc_explain.verdict import Judging
@@ -281,3 +283,49 @@ class TestSeveralProcesses:
         finally:
             holder.kill()
             holder.join()
+
+
+def test_a_store_of_the_first_schema_is_upgraded(tmp_path):
+    """What version 1 wrote can be read, and gets what later versions added."""
+    path = tmp_path / "old.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value BIGINT)")
+        connection.execute("INSERT INTO meta VALUES ('schema', 1)")
+        connection.execute(MIGRATIONS[0])
+        connection.execute(
+            "INSERT INTO circuits VALUES "
+            "('c', 't', 'm', 'acdc', '{}', 9, 8, 'kl', 0.0, 1.0, 2.0, 1.5, 0.1)"
+        )
+        connection.execute("INSERT INTO edges VALUES ('c', 0, 'input', 'a1.h0', 'q', 0.5)")
+        connection.execute(
+            "INSERT INTO runs VALUES ('r', 'ioi', 't', 'mini', 'm', 'c', 'done', "
+            "'2026-01-02 03:04:05', 0, '{}', '{}')"
+        )
+    circuit = Store(path).get("r").circuit
+    assert circuit is not None
+    assert [str(edge) for edge in circuit.edges] == ["input->a1.h0<q>"]
+    assert (circuit.faithfulness.random, circuit.alternatives) == (None, {})
+    assert circuit.edges[0].share is None
+
+
+def test_pages(store):
+    assert store.read_page("book", "1") is None
+    store.write_page("book", "1", [{"tau": 0.1}])
+    store.write_page("book", "1", [{"tau": 0.2}])
+    store.write_page("book", "2", [])
+    assert store.read_page("book", "1") == [{"tau": 0.2}]
+    assert store.read_page("other", "1") is None
+
+
+def test_edges_at_places_come_back(store):
+    run = make_run()
+    assert run.circuit is not None
+    names = ("input@S2->a0.h1@S2<k>", "a0.h1@END->logits")
+    circuit = replace(run.circuit, edges=tuple(map(Edge.parse, names)))
+    store.add_circuit(circuit)
+    header = replace(run.header, circuit_id=circuit.id)
+    store.add_header(header)
+    held = store.get(header.id).circuit
+    assert held is not None
+    assert [str(edge) for edge in held.edges] == list(names)
+    assert [str(node) for node in held.components] == ["a0.h1"]

@@ -1,0 +1,239 @@
+"""What ACDC costs: seconds per edge decision of both engines, in plain forward passes.
+
+    python benchmarks/discovery.py --model mini --batch 1 8 32
+    python benchmarks/discovery.py --model smollm2-135m --tau 0.05 --batch 8 --sample 200
+
+Everything is measured in one run on the same model, examples, order and threshold. The reference
+engine decides a sample: some edges of nodes spread over the whole search, each from the state in
+which the fast engine reached that node; both must decide the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from acdc_explain import load_model
+from acdc_explain.acdc import Outcome, Search
+from acdc_explain.attribution import scored
+from acdc_explain.engine import Engine
+from acdc_explain.plugins import load_plugins
+from acdc_explain.progress import silent
+from acdc_explain.reference import ReferenceEngine
+from acdc_explain.subject import Subject
+from benchmarks.shapes import random_model, random_task
+
+
+class Stop(Exception):
+    """The time is up."""
+
+
+class Watched(Engine):
+    """The fast engine, noting for each node how long its decisions took and how they fell."""
+
+    def watch(self, seconds: float) -> Watched:
+        self.visits: list[tuple[Any, list[Any], float, int]] = []  # visit, decisions, seconds, kept
+        self.deadline = time.perf_counter() + seconds
+        self.kept: list[Any] = []
+        return self
+
+    def decide(self, visit: Any, tau: float) -> Any:
+        started = time.perf_counter()
+        if started > self.deadline:
+            raise Stop
+        decisions = super().decide(visit, tau)
+        self.visits.append((visit, decisions, time.perf_counter() - started, len(self.kept)))
+        self.kept += [edge for edge, kept in decisions if kept]
+        return decisions
+
+
+def subject_of(model: Any, args: argparse.Namespace, examples: int) -> Subject:
+    if args.model in ("gpt2", "llama"):
+        task = random_task(examples, args.length)
+    else:
+        task = load_plugins().tasks()[args.task](model, examples=examples, seed=0)
+    return Subject(model, task, task.discover, args.metric)
+
+
+def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, Any]:
+    subject = subject_of(model, args, examples)
+    forward = model.forward_seconds(subject.clean, 7)
+    gap = abs(subject.clean_metric - subject.corrupt_metric)
+    tau = 0.01 * gap if args.tau is None else args.tau
+    started = time.perf_counter()
+    engine = Watched(subject).watch(args.seconds)
+    set_up = time.perf_counter() - started
+    outcome = search(engine, tau)
+    seconds = sum(visit[2] for visit in engine.visits)
+    tested = sum(len(visit[1]) for visit in engine.visits)
+    found = {
+        "model": args.model,
+        "batch": " x ".join(map(str, subject.clean.tokens.shape)),
+        "metric": subject.metric_name,
+        "tau": round(tau, 6),
+        "forward_seconds": forward,
+        "edges": model.graph.n_edges,
+        "complete": outcome is not None,
+        "tested": tested,
+        "kept": len(engine.kept),
+        "set_up_seconds": round(set_up, 2),
+        "seconds": round(seconds, 2),
+        "forwards_per_edge": round(seconds / tested / forward, 5),
+        "layers": by_layer(engine, forward),
+    }
+    if outcome is not None:
+        independent = ReferenceEngine(subject).measure(outcome.kept)
+        found["metric_at_the_end"] = [outcome.metric, independent]
+    if args.sample:
+        found |= reference_sample(subject, engine, tau, args.sample, forward)
+    found["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+    return found
+
+
+def search(engine: Watched, tau: float) -> Outcome | None:
+    try:
+        return Search(engine, lambda *_: None).run(tau)
+    except Stop:
+        return None
+
+
+def by_layer(engine: Watched, forward: float) -> dict[str, list[float]]:
+    """Decisions and forward passes per decision, for each layer of the receivers."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+    for visit, decisions, seconds, _ in engine.visits:
+        layer = visit[0][0][0].layer
+        entry = sums["logits" if layer is None else str(layer)]
+        entry[0] += len(decisions)
+        entry[1] += seconds
+    return {name: [n, round(s / max(n, 1) / forward, 5)] for name, (n, s) in sums.items()}
+
+
+def reference_sample(
+    subject: Subject, engine: Watched, tau: float, sample: int, forward: float
+) -> dict[str, Any]:
+    """The reference engine on nodes spread over the search, with the fast engine's decisions."""
+    reference = ReferenceEngine(subject)
+    each = max(1, sample // 12)
+    step = max(1, len(engine.visits) // 12)
+    order = [visit[0][0].base for visit in engine.view.visits]
+    seconds, n, same, off = 0.0, 0, 0, 0.0
+    for visit, decisions, _, n_kept in engine.visits[::step]:
+        node = visit[0][0][0].base
+        reference.load(order[: order.index(node)], engine.kept[:n_kept])
+        receiver, senders = visit[0]
+        _ = reference.metric
+        started = time.perf_counter()
+        theirs = reference.decide([(receiver, senders)], tau) if len(senders) <= each else None
+        if theirs is None:
+            theirs = decide_first(reference, receiver, senders, tau, each)
+        seconds += time.perf_counter() - started
+        for mine, other in zip(decisions, theirs):
+            same += mine.kept == other.kept and mine.edge == other.edge
+            off = max(off, abs(mine.edge.effect - other.edge.effect))
+        n += len(theirs)
+    return {
+        "reference_sample": n,
+        "reference_same": same,
+        "reference_largest_difference": off,
+        "reference_forwards_per_edge": round(seconds / n / forward, 3),
+    }
+
+
+def decide_first(
+    reference: ReferenceEngine, receiver: Any, senders: Any, tau: float, n: int
+) -> list[Any]:
+    """The first decisions of a receiver, all later edges uncut as in the search itself."""
+    reference.view = _FirstSenders(reference.view, receiver[0], senders[:n])  # type: ignore[assignment]
+    try:
+        return reference.decide([(receiver, senders[:n])], tau)
+    finally:
+        reference.view = reference.view.view  # type: ignore[attr-defined]
+
+
+class _FirstSenders:
+    """A view in which one receiver has only some of its senders."""
+
+    def __init__(self, view: Any, node: Any, senders: Any) -> None:
+        self.view, self.node, self.few = view, node, senders
+
+    def senders(self, node: Any) -> Any:
+        return self.few if node == self.node else self.view.senders(node)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.view, name)
+
+
+def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str, Any]:
+    """EAP and EAP-IG in forward+backward passes on the same batch (all runs they need included)."""
+    import torch
+
+    def both() -> float:
+        fresh = subject_of(model, args, examples)
+        model._split(False)
+        try:
+            with torch.enable_grad():
+                hooks = [("hook_embed", lambda value, hook: value.requires_grad_(True))]
+                started = time.perf_counter()
+                fresh_logits = model.forward(fresh.clean, hooks)
+                fresh_logits.sum().backward()
+        finally:
+            model._split(True)
+        return time.perf_counter() - started
+
+    def one(steps: int) -> float:
+        fresh = subject_of(model, args, examples)
+        started = time.perf_counter()
+        scored(fresh, silent, steps)
+        return time.perf_counter() - started
+
+    unit = statistics.median(both() for _ in range(5))
+    eap, ig = (statistics.median(one(steps) for _ in range(3)) for steps in (1, 5))
+    return {
+        "model": args.model,
+        "forward_backward_seconds": round(unit, 3),
+        "eap_passes": round(eap / unit, 2),
+        "eap_ig_5_passes": round(ig / unit, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="mini", help="a model, or gpt2 / llama: random weights")
+    parser.add_argument("--task", default="ioi")
+    parser.add_argument("--metric", default="logit_diff")
+    parser.add_argument("--tau", type=float)
+    parser.add_argument("--batch", type=int, nargs="+", default=[8])
+    parser.add_argument("--length", type=int, default=16, help="tokens, of random models")
+    parser.add_argument("--sizes", nargs="*", default=[], help="NAME=N of random models")
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop a search after this")
+    parser.add_argument("--sample", type=int, default=120, help="decisions of the reference engine")
+    parser.add_argument("--attribution", action="store_true", help="EAP instead of ACDC")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.model in ("gpt2", "llama"):
+        sizes = {name: int(n) for name, n in (pair.split("=") for pair in args.sizes)}
+        model = random_model(args.model, **sizes)
+    else:
+        model = load_model(args.model)
+    job = attribution if args.attribution else measure
+    for examples in args.batch:
+        found = job(model, args, examples)
+        if args.json:
+            print(json.dumps(found), flush=True)
+            continue
+        for name, value in found.items():
+            print(f"{name:>30}  {value}")
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
