@@ -23,8 +23,11 @@ SAVE_SECONDS = 5.0
 class Decider(Protocol):
     """What a search asks of an engine."""
 
-    view: View
-    metric: float
+    @property
+    def view(self) -> View: ...
+
+    @property
+    def metric(self) -> float: ...
 
     def load(self, decided: Sequence[Node], kept: Sequence[Edge]) -> None: ...
 

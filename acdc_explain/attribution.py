@@ -81,20 +81,20 @@ class Backward:
             final = self.subject.clean.at_end(last)
             logits = self.layers.unembedding(final, self.layers.norm.inverse_scale(final))
             self.subject.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
-        found[0] = last.grad
+        found[0] = _gradient(last)
         rows = self.graph.receiver_index
         with torch.no_grad():
             for layer, one in enumerate(passed):
                 for row, gradient in self._ports(layer, one):
                     found[row] = gradient
                 if self.graph.has_mlps:
-                    found[rows[Node("mlp", layer), None]] = one.mlp_stream.grad
+                    found[rows[Node("mlp", layer), None]] = _gradient(one.mlp_stream)
         return found
 
     def _forward(self, x: Tensor) -> tuple[list[_Passed], Tensor]:
         passed = []
         for attention, mlp in zip(self.layers.attention, self.layers.mlp):
-            ports = {port: self._project(attention, port, x) for port in PORTS}
+            ports: dict[str, Tensor] = {p: self._project(attention, p, x) for p in PORTS}
             after = x + self._attend(attention, ports)
             read = _kept(x if self.graph.parallel else after)
             passed.append(_Passed(x, read, ports))
@@ -103,8 +103,7 @@ class Backward:
 
     def _project(self, attention: Attention, port: str, x: Tensor) -> Tensor:
         y = attention.ports[port](x, attention.norm.inverse_scale(x))
-        y = y.unflatten(-1, (self.graph.n_heads, -1))
-        return _kept(y)
+        return _kept(y.view(*y.shape[:-1], self.graph.n_heads, -1))
 
     def _attend(self, attention: Attention, ports: dict[str, Tensor]) -> Tensor:
         table = None if self.table is None else tuple(x[:, None] for x in self.table)
@@ -122,10 +121,9 @@ class Backward:
         attention, rows = self.layers.attention[layer], self.graph.receiver_index
         heads = [Node("head", layer, head) for head in range(self.graph.n_heads)]
         for port in PORTS:
-            gradient = passed.ports[port].grad
-            assert gradient is not None
-            affine = attention.ports[port]
-            weight = affine.weight.matrix.unflatten(-1, (self.graph.n_heads, -1))
+            gradient = _gradient(passed.ports[port])
+            matrix = attention.ports[port].weight.matrix
+            weight = matrix.reshape(len(matrix), self.graph.n_heads, -1)
             back = torch.einsum("bphe,dhe->hbpd", gradient, weight)
             yield (
                 [rows[head, port] for head in heads],
@@ -138,6 +136,11 @@ def _kept(value: Tensor) -> Tensor:
     copy = value.clone()
     copy.retain_grad()
     return copy
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
 
 
 def through_norm(

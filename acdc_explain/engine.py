@@ -84,7 +84,7 @@ def _check(few: Subject) -> str | None:
     reference = ReferenceEngine(few)
     edges = list(engine.view.edges())
     half = random.Random(0).sample(edges, len(edges) // 2)
-    checks = (
+    checks: tuple[tuple[str, Sequence[Edge], Tensor], ...] = (
         ("nothing", edges, few.clean_run.logits),
         ("everything", [], few.ablated_logits),
         ("half of the edges", half, reference.logits(reference.cut_except(half))),
@@ -168,7 +168,7 @@ class Engine:
     def decide(self, visit: Visit, tau: float) -> list[Decision]:
         """Decide the edges into one node in turn; those not from the given senders are cut."""
         turn = Turn(self.state, visit[0][0][0])
-        decisions = []
+        decisions: list[Decision] = []
         for receiver, senders in visit:
             turn.open(receiver)
             others = set(self.view.senders(receiver[0])) - set(senders)

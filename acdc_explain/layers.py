@@ -45,6 +45,7 @@ class Weight:
         if self._transposed is None or torch.is_grad_enabled():
             return torch.matmul(x, self.matrix)
         flat = x.reshape(-1, x.shape[-1])
+        assert _ONEDNN is not None
         product: Tensor = _ONEDNN(flat, self._transposed, None, "none", [], "")
         return product.view(*x.shape[:-1], -1)
 
@@ -73,7 +74,7 @@ class Norm:
     def inverse_scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
         if self.centred:
             return (x.var(-1, correction=0, keepdim=True) + self.eps).rsqrt()
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+        squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
         return (squares / x.shape[-1] + self.eps).rsqrt()
 
     def fold(self, weight: Float[Tensor, "d_model out"], bias: Tensor | None) -> Affine:

@@ -162,7 +162,7 @@ class Layout:
         return self.attention(node).each_output[head]
 
     def _by_prompt(self, x: Tensor) -> Tensor:
-        return x.unflatten(-2, (self.n_prompts, self.length))
+        return x.view(*x.shape[:-2], self.n_prompts, self.length, x.shape[-1])
 
     def mlp(self, node: int) -> Mlp:
         layer = self.node(node).layer

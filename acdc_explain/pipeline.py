@@ -97,7 +97,7 @@ def sweep(
         )
     first = prepare(task, model, store, plugins, settings, progress)
     gap = abs(first.subject.clean_metric - first.subject.corrupt_metric)
-    points = (
+    points: list[dict[str, Any]] = (
         [{"tau": share * gap} for share in SHARES] if by_tau else [{"max_edges": n} for n in SIZES]
     )
     circuits = []

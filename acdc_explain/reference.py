@@ -100,7 +100,7 @@ class ReferenceEngine:
         places = self.places.to(change.dtype)
 
         def hook(value: Tensor, hook: Any) -> Tensor:
-            moved, removed = change[senders], 0
+            moved, removed = change[senders], torch.zeros(())
             for place, weight in zip(places, weights):
                 part = torch.einsum("rw,wbpd->bprd", weight, moved)
                 removed = removed + part * place[:, :, None, None]

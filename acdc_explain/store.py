@@ -405,7 +405,7 @@ def _circuit(connection: duckdb.DuckDBPyConnection, circuit_id: str) -> Circuit:
         edges=tuple(map(rows.to_edge, edges)),
         n_edges_total=row[5],
         n_edges_tested=row[6],
-        faithfulness=Faithfulness(*row[7:11], row[13]),
+        faithfulness=Faithfulness(row[7], row[8], row[9], row[10], row[13]),
         seconds=row[11],
         forward_seconds=row[12],
         alternatives={Edge.parse(name): share for name, share in json.loads(row[14]).items()},

@@ -24,8 +24,10 @@ STYLES = {
     "inconclusive": "dim",
     "refuted": "red",
 }
-NUMERIC = ("score", "chance", "above", "n", "confidence", "edges", "tested", "metric")
-NUMERIC += ("faithfulness", "random", "seconds")
+NUMERIC = (
+    *("score", "chance", "above", "n", "confidence"),
+    *("edges", "tested", "metric", "faithfulness", "random", "seconds"),
+)
 
 
 def console() -> Console:
@@ -77,7 +79,8 @@ def show_run(run: Run, out: Console) -> None:
     )
     out.print(
         f"{found.metric} on held-out examples: whole model {found.clean:.3f}, circuit "
-        f"{found.circuit:.3f}, everything corrupted {found.corrupt:.3f}; faithfulness {share}"
+        f"{found.circuit:.3f}, everything {_ablated(circuit)} {found.corrupt:.3f}; "
+        f"faithfulness {share}"
         f"{_beside_random(found)}"
     )
     if circuit.alternatives or any(edge.share is not None for edge in circuit.edges):
@@ -100,10 +103,15 @@ def show_run(run: Run, out: Console) -> None:
         )
 
 
+def _ablated(circuit: Circuit) -> str:
+    how = circuit.settings.get("ablation", "corrupt")
+    return "corrupted" if how == "corrupt" else f"ablated ({how})"
+
+
 def _beside_random(found: Faithfulness) -> str:
     if found.random_share is None:
         return ""
-    return f" (random circuits of the same size {found.random_share:.0%})"
+    return f" (random circuits {found.random_share:.0%})"
 
 
 def _stability(circuit: Circuit) -> str:

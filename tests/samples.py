@@ -35,7 +35,10 @@ def make_run(
         model_id=f"{model}@1",
         discoverer="acdc",
         settings={"tau": 0.1, "metric": "logit_diff"},
-        edges=tuple(Edge.parse(name, 0.1 * place, 0.5) for place, name in enumerate(edges)),
+        edges=tuple(
+            Edge.parse(name, 0.1 * place, 0.5 if place else None)
+            for place, name in enumerate(edges)
+        ),
         n_edges_total=100,
         n_edges_tested=60,
         faithfulness=Faithfulness("logit_diff", 3.0, 2.5, -0.5, -0.25),

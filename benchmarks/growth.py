@@ -1,0 +1,72 @@
+"""How the cost of ACDC grows with layers, heads and tokens: `python benchmarks/growth.py -o F.png`.
+
+Models of SmolLM2's shape with random weights; one thing grows at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.discovery import measure
+from benchmarks.shapes import random_model
+
+SMALL = {"num_hidden_layers": 4, "hidden_size": 192, "intermediate_size": 512, "vocab_size": 2048}
+SMALL |= {"num_attention_heads": 3, "num_key_value_heads": 3}
+GROWING: dict[str, list[tuple[int, dict[str, int], int]]] = {
+    "layers": [(n, {"num_hidden_layers": n}, 16) for n in (4, 8, 16, 30)],
+    "heads": [
+        (n, {"num_attention_heads": n, "num_key_value_heads": n, "hidden_size": 64 * n}, 16)
+        for n in (3, 6, 12)
+    ],
+    "tokens": [(n, {}, n) for n in (8, 16, 32, 64)],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=60.0, help="stop each search after this")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for what, steps in GROWING.items():
+        for n, sizes, length in steps:
+            options = argparse.Namespace(
+                model="llama", metric="logit_diff", tau=None, length=length, sample=0,
+                seconds=args.seconds,
+            )  # fmt: skip
+            found = measure(random_model("llama", **{**SMALL, **sizes}), options, 8)
+            rows.append({"what": what, "n": n, **found})
+            print(
+                f"{what:>8} {n:>3}: {found['edges']} edges, {found['tested']} tested, "
+                f"{found['kept']} kept, {found['seconds']} s, "
+                f"{found['forwards_per_edge']} forward passes an edge"
+                f"{'' if found['complete'] else ' (stopped)'}",
+                flush=True,
+            )
+    draw(rows, args.output)
+
+
+def draw(rows: list[dict[str, Any]], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes, what in zip(figure.subplots(1, 3), GROWING):
+        here = [row for row in rows if row["what"] == what]
+        places = [row["n"] for row in here]
+        axes.plot(places, [row["tested"] for row in here], "o-", color="tab:blue")
+        axes.set(xlabel=what, ylabel="edges tested", xscale="log", yscale="log", xticks=places)
+        axes.set_xticklabels([str(n) for n in places])
+        axes.minorticks_off()
+        other = axes.twinx()
+        other.plot(places, [row["seconds"] for row in here], "s--", color="tab:red")
+        other.set(ylabel="seconds", yscale="log")
+    figure.savefig(file, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
