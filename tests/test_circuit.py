@@ -38,7 +38,7 @@ def test_edges_print_and_parse(src, dst, port):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a1", "h3", "a1.h", "m", "m-1", "A1.h2", "a1.h2 ", "logit", "input0"]
+    "text", ["", "a", "a1@", "h3", "a1.h", "m", "m-1", "A1.h2", "a1.h2 ", "logit", "input0"]
 )
 def test_no_node(text):
     with pytest.raises(ValueError, match="is no node"):

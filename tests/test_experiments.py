@@ -114,7 +114,7 @@ class TestAnswerAttention:
 def test_sink_attention(subject):
     with_patterns(subject, lambda tokens, query: 0)
     assert torch.allclose(measure("sink_attention", subject).samples, torch.tensor(1.0))
-    del subject._memory["sink_attention"]
+    del subject._remembered["sink_attention"]
     with_patterns(subject, lambda tokens, query: query)
     assert (measure("sink_attention", subject).samples == 0).all()
 
@@ -134,7 +134,7 @@ class TestAgainstPlainRuns:
 
         direction = final_direction(subject)
         embedded = (subject.clean.at_end(subject.clean_run.writers[0]) * direction).sum(-1)
-        rest = (model._output_biases * direction).sum(-1)
+        rest = (model.output_biases * direction).sum(-1)
         norm_bias = getattr(model.bridge.ln_final, "bias", None)
         if norm_bias is not None:
             rest = rest + subject.direction @ norm_bias

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,6 +12,9 @@ from acdc_explain.experiments import measure, named_attention
 from acdc_explain.plugins import load_plugins
 from acdc_explain.reference import ReferenceEngine
 from acdc_explain.subject import Subject
+from acdc_explain.view import View
+
+from .test_engine import assert_same
 
 
 def subject(mini, name: str, *, examples: int = 100, seed: int = 7) -> Subject:
@@ -73,3 +78,22 @@ def test_text_it_writes_is_its_language(mini):
     unknown = mini.tokenizer.unk_token_id
     assert not bool((batch.tokens == unknown).any())
     assert torch.equal(own_text(mini).tokens, batch.tokens)
+
+
+@pytest.fixture(scope="module")
+def mini64() -> Any:
+    from acdc_explain import load_model
+
+    return load_model("mini", dtype="float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["induction", "ioi", "greater_than"])
+@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
+def test_the_fast_engine_decides_as_the_reference_engine(name, metric, mini64):
+    """In full, at three thresholds, in float64: every decision in its order, and the metric."""
+    task = load_plugins().tasks()[name](mini64, examples=3, seed=0)
+    found = Subject(mini64, task, task.discover, metric)
+    gap = abs(found.clean_metric - found.corrupt_metric)
+    for share in (0.003, 0.01, 0.1):
+        assert_same(found, View(mini64.graph), share * gap)

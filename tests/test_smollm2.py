@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import acdc_explain as ax
-from acdc_explain.circuit import Node
+from acdc_explain.circuit import LOGITS, Edge, Node
+from acdc_explain.engine import engine_for
 from acdc_explain.plugins import load_plugins
 from acdc_explain.reference import ReferenceEngine
 from acdc_explain.store import Store
 from acdc_explain.subject import Subject
+from acdc_explain.view import View
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +142,27 @@ def test_cutting_edges_is_exact(smollm2):
     task = load_plugins().tasks()["ioi"](smollm2, examples=2, seed=3)
     assert smollm2.graph.n_edges == 123_211
     assert ReferenceEngine(Subject(smollm2, task, task.discover)).self_check() is None
+
+
+def test_the_fast_engine_decides_as_the_reference_engine(smollm2):
+    """Late edges into the logits and into the keys of a mover; benchmarks compare thousands."""
+    task = load_plugins().tasks()["ioi"](smollm2, examples=2, seed=3)
+    subject = Subject(smollm2, task, task.discover, "logit_diff")
+    view = View(smollm2.graph)
+    fast, slow = engine_for(subject, view), ReferenceEngine(subject, view)
+    assert fast.name == "fast"
+    mover = Node("head", 23, 1)
+    kept = [Edge(mover, LOGITS)]
+    later = [visit[0][0] for visit in view.visits if (visit[0][0].layer or 99) > 23]
+    for decided, receiver in (([], (LOGITS, None)), (later, (mover, "k"))):
+        senders = view.senders(receiver[0])[:20]
+        found = []
+        for engine in (fast, slow):
+            engine.load(decided, kept if decided else [])
+            found.append(engine.decide([(receiver, senders)], 0.05))
+        assert [(d.edge, d.kept) for d in found[0]] == [(d.edge, d.kept) for d in found[1]]
+        effects = [[d.edge.effect for d in one] for one in found]
+        assert effects[0] == pytest.approx(effects[1], abs=2e-4)
 
 
 def test_it_solves_the_tasks(smollm2):
