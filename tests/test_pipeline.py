@@ -252,7 +252,7 @@ def test_another_llm_is_another_question(store, model, server):
         ({"labeler": "magic"}, "no labeler 'magic'; there are llm, rules"),
         ({"collectors": ("magic",)}, "no collector 'magic'"),
         ({"judges": ("magic",)}, "no judge 'magic'"),
-        ({"steps": 3}, "'acdc' has no setting 'steps'; it takes engine, level, max_edges"),
+        ({"steps": 3}, "'acdc' has no setting 'steps'; it takes tau, max_edges, positions"),
         ({"discoverer": "eap", "max_edges": 0}, "--max-edges (0)"),
         ({"tau": -1.0}, "--tau is -1.0"),
         ({"metric": "magic"}, "no metric 'magic'"),
