@@ -153,7 +153,8 @@ def test_the_fast_engine_decides_as_the_reference_engine(smollm2):
     assert fast.name == "fast"
     mover = Node("head", 23, 1)
     kept = [Edge(mover, LOGITS)]
-    later = [visit[0][0] for visit in view.visits if (visit[0][0].layer or 99) > 23]
+    nodes = [visit[0][0] for visit in view.visits]
+    later = [node for node in nodes if node.kind == "logits" or (node.layer or 0) > 23]
     for decided, receiver in (([], (LOGITS, None)), (later, (mover, "k"))):
         senders = view.senders(receiver[0])[:20]
         found = []
