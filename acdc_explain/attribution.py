@@ -68,8 +68,7 @@ class Backward:
         self.graph = subject.model.graph
         self.layers = Layers.of(subject.model)
         self.table = self.layers.tables(subject.clean.tokens.shape[1], subject.clean_run.final)
-        places = torch.arange(subject.clean.tokens.shape[1], device=subject.clean.end.device)
-        self.hidden = places > places[:, None]
+        self.places = torch.arange(subject.clean.tokens.shape[1], device=subject.clean.end.device)
 
     def gradients(self) -> Gradients:
         """Of the summed metric with respect to what every receiver reads."""
@@ -111,7 +110,8 @@ class Backward:
             attention.finish(port, ports[port], table).transpose(1, 2)  # type: ignore[arg-type]
             for port in PORTS
         )
-        scores = (q @ k.transpose(-1, -2) * attention.scaling).masked_fill(self.hidden, -torch.inf)
+        hidden = attention.hidden(self.places[:, None], self.places)
+        scores = (q @ k.transpose(-1, -2) * attention.scaling).masked_fill(hidden, -torch.inf)
         z = (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
         written = z @ attention.output
         return written if attention.output_bias is None else written + attention.output_bias
@@ -119,14 +119,13 @@ class Backward:
     def _ports(self, layer: int, passed: _Passed) -> Iterator[tuple[list[int], Tensor]]:
         """The rows of a layer's q, k and v ports, and the gradients there."""
         attention, rows = self.layers.attention[layer], self.graph.receiver_index
-        heads = [Node("head", layer, head) for head in range(self.graph.n_heads)]
         for port in PORTS:
             gradient = _gradient(passed.ports[port])
             matrix = attention.ports[port].weight.matrix
             weight = matrix.reshape(len(matrix), self.graph.n_heads, -1)
             back = torch.einsum("bphe,dhe->hbpd", gradient, weight)
             yield (
-                [rows[head, port] for head in heads],
+                [rows[head, port] for head in self.graph.heads_of(layer)],
                 through_norm(attention.norm, passed.attention_stream.detach(), back),
             )
 

@@ -123,7 +123,7 @@ class Graph:
         """Every node that writes to the stream, in the order of the forward pass."""
         nodes = [INPUT]
         for layer in range(self.n_layers):
-            nodes += [Node("head", layer, head) for head in range(self.n_heads)]
+            nodes += self.heads_of(layer)
             nodes += [Node("mlp", layer)] if self.has_mlps else []
         return tuple(nodes)
 
@@ -134,6 +134,9 @@ class Graph:
     @cached_property
     def heads(self) -> tuple[Node, ...]:
         return tuple(node for node in self.writers if node.kind == "head")
+
+    def heads_of(self, layer: int) -> tuple[Node, ...]:
+        return tuple(Node("head", layer, head) for head in range(self.n_heads))
 
     @cached_property
     def receivers(self) -> tuple[Receiver, ...]:

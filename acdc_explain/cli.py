@@ -15,7 +15,7 @@ import typer
 from .errors import UserError
 from .plugins import Plugins, load_plugins
 from .progress import on_terminal
-from .settings import DEFAULT_LLM, DEFAULT_MODEL
+from .settings import DEFAULT_LLM, DEFAULT_MEMORY, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -117,7 +117,7 @@ def run(
     ] = None,
     memory: Annotated[
         float, typer.Option(min=0.1, help="Gigabytes for discovery; sets its batch sizes.")
-    ] = 4.0,
+    ] = DEFAULT_MEMORY,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Only circuits, from small to large, and no labels.")
     ] = False,
@@ -222,15 +222,7 @@ def _check_run(plugins: Plugins, task: str, settings: Any) -> None:
     from .plan import Plan, default_labeler
     from .plugins import pick
 
-    chosen = settings.discoverer_settings
-    if "tau" in chosen and "max_edges" in chosen:
-        raise UserError("--tau and --max-edges exclude each other; give one of them.")
-    if chosen.get("level", "head") not in ("head", "layer"):
-        raise UserError(f"There is no level {chosen['level']!r}; choose head or layer.")
-    if settings.ablation not in ("corrupt", "mean", "zero"):
-        raise UserError(
-            f"There is no ablation {settings.ablation!r}; choose corrupt, mean or zero."
-        )
+    settings.check()
     if settings.prompts is None:
         pick("task", plugins.tasks(), task)
     for option, file in (("--prompts", settings.prompts), ("--corpus", settings.corpus)):

@@ -139,8 +139,7 @@ class Engine:
     def _settle(self, nodes: Iterable[int]) -> None:
         """Compute anew what these nodes write, and the metric."""
         self.state.refresh(sorted(node for node in nodes if node in self.state.alive))
-        final = self.state.read(self.layout.logits, None)[self.layout.end_rows]
-        self.metric = self._metrics(final[None])[0]
+        (self.metric,) = self._metrics(self.state.final[None])
 
     def _metrics(self, final: Float[Tensor, "candidate batch d_model"]) -> list[float]:
         found: list[float] = self.readout(final).double().mean(1).tolist()
@@ -156,8 +155,7 @@ class Engine:
     def logits(self, kept: Iterable[Edge]) -> Float[Tensor, "batch vocab"]:
         """The logits at the last token with everything cut but these edges."""
         self.measure(kept)
-        final = self.state.read(self.layout.logits, None)[self.layout.end_rows]
-        return self.readout.logits(final)
+        return self.readout.logits(self.state.final)
 
     # --- deciding ------------------------------------------------------------------------------
 

@@ -37,7 +37,9 @@ class TaskBuilder(Protocol):
 
 
 Discoverer: TypeAlias = "Callable[..., Found]"
-"""(subject, progress, *, settings): chooses edges, looking at the subject's examples alone."""
+"""(subject, progress, *, settings): chooses edges, looking at the subject's examples alone.
+
+It may have an attribute `check`: called with all settings before the model is loaded."""
 
 Collector: TypeAlias = "Callable[..., Iterator[tuple[Node, Facts]]]"
 """(subject, nodes, *, settings): yields facts, as JSON, for each node as soon as it has them."""

@@ -159,6 +159,11 @@ class Attention:
         """A head's query, key or value of residual-stream rows; `table`: the rows' cos and sin."""
         return self.finish(port, self.each[port][head](x, self.norm.inverse_scale(x)), table)
 
+    def hidden(self, asking: Tensor, keys: Tensor) -> Tensor:
+        """Which keys a query does not see, both as places in the prompt."""
+        later = keys > asking
+        return later if self.window is None else later | (keys <= asking - self.window)
+
     def finish(
         self, port: str, y: Float[Tensor, "*rows d_head"], table: tuple[Tensor, Tensor] | None
     ) -> Float[Tensor, "*rows d_head"]:

@@ -39,7 +39,7 @@ class Layout:
         self.n_prompts, self.length = batch.tokens.shape
         self.end = batch.end
         place = torch.arange(self.length, device=device)
-        inside = (place >= subject.first_change[:, None]) & (place <= batch.end[:, None])
+        inside = (place >= subject.first_change[:, None]) & subject.within
         self.flat: Int[Tensor, "row"] = inside.flatten().nonzero().flatten()
         self.prompt, self.token = self.flat // self.length, self.flat % self.length
         self.n = len(self.flat)
@@ -114,10 +114,7 @@ class Layout:
         single = len(found) == self.n_prompts and bool((self.prompt[found] == prompts).all())
         keys = torch.arange(self.length, device=rows.device)
         asking = self.token[found][:, None, None] if single else keys[None, :, None]
-        hidden = keys > asking
-        window = self.attention(node).window
-        if window is not None:
-            hidden |= keys <= asking - window
+        hidden = self.attention(node).hidden(asking, keys)
         return Queries(found, self.flat[found], single, hidden)
 
     def attention(self, node: int) -> Attention:

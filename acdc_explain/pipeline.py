@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import UserError
 from .evidence import Evidence
@@ -17,11 +17,11 @@ from .ids import canonical_json, content_id
 from .label import Label, Labeling
 from .outbox import Outbox
 from .plan import Plan, default_labeler
-from .plugins import Plugins, load_plugins, pick, settings_of
+from .plugins import Plugins, load_plugins, pick
 from .progress import Progress, silent
 from .question import Question
 from .run import Run, RunHeader
-from .settings import DEFAULT_EXAMPLES, Settings, run_id, versions
+from .settings import DEFAULT_EXAMPLES, Ablation, Settings, run_id, versions
 from .store import Store
 from .task import Task, check_examples
 from .verdict import Judging
@@ -46,16 +46,7 @@ def explain(
     `options` are fields of Settings; any other is a setting of the discoverer (tau, max_edges).
     What the store holds already is not done again. Raises UserError.
     """
-    plugins = load_plugins()
-    settings = settings_from(options, settings)
-    work = prepare(
-        task,
-        model,
-        Store(store) if not isinstance(store, Store) else store,
-        plugins,
-        settings,
-        progress,
-    )
+    work = prepare(task, model, store, settings_from(options, settings), progress)
     if work.finished:
         return replace(work.store.get(work.header.id), reused=True)
     work.begin()
@@ -63,7 +54,7 @@ def explain(
     evidence = work.collect(circuit)
     labels, failed = work.label(circuit, evidence)
     work.judge(labels)
-    work.store.add_motifs(work.store.match(work.header.id, plugins.patterns()))
+    work.store.add_motifs(work.store.match(work.header.id, work.plugins.patterns()))
     work.end(complete=not failed)
     return work.store.get(work.header.id)
 
@@ -86,26 +77,22 @@ def sweep(
     For `acdc` by thresholds, shares of the gap between the clean and the ablated metric; for
     other discoverers by their `max_edges`. Raises UserError.
     """
-    plugins = load_plugins()
-    settings = settings_from(options, settings)
-    store = Store(store) if not isinstance(store, Store) else store
-    discoverer = pick("discoverer", plugins.discoverers(), settings.discoverer)
-    by_tau = "tau" in settings_of(discoverer)
-    if not by_tau and "max_edges" not in settings_of(discoverer):
+    work = prepare(task, model, store, settings_from(options, settings), progress)
+    known = work.plan.discoverer_settings
+    by_tau = "tau" in known
+    if not by_tau and "max_edges" not in known:
         raise UserError(
-            f"Discoverer {settings.discoverer!r} has neither tau nor max_edges to sweep over."
+            f"Discoverer {work.plan.discoverer!r} has neither tau nor max_edges to sweep over."
         )
-    first = prepare(task, model, store, plugins, settings, progress)
-    gap = abs(first.subject.clean_metric - first.subject.corrupt_metric)
+    gap = abs(work.subject.clean_metric - work.subject.corrupt_metric)
     points: list[dict[str, Any]] = (
         [{"tau": share * gap} for share in SHARES] if by_tau else [{"max_edges": n} for n in SIZES]
     )
     circuits = []
     for number, point in enumerate(points):
         progress("sweep", number, len(points), str(point))
-        here = settings_from(point, settings)
-        work = prepare(first.subject.task, first.subject.model, store, plugins, here, progress)
-        circuits.append(work.circuit())
+        plan = replace(work.plan, discoverer_settings={**known, **point})
+        circuits.append(replace(work, plan=plan).circuit())
     progress("sweep", len(points), len(points))
     return circuits
 
@@ -122,17 +109,17 @@ def settings_from(options: Mapping[str, Any], base: Settings | None = None) -> S
 def prepare(
     task: str | Task,
     model: str | Model,
-    store: Store,
-    plugins: Plugins,
+    store: str | Path | Store,
     settings: Settings,
     progress: Progress,
 ) -> Work:
     """Load the model, build the task, and settle every setting that was left open."""
     from .loading import load_model
-    from .subject import ABLATIONS, Subject
+    from .subject import Subject
 
-    if settings.examples is not None and settings.examples < 1:
-        raise UserError(f"--examples is {settings.examples}; at least 1 is needed.")
+    settings.check()
+    plugins = load_plugins()
+    store = store if isinstance(store, Store) else Store(store)
     name = settings.labeler or default_labeler()
     plan = Plan.of(plugins, settings, name)
     if isinstance(model, str):
@@ -141,12 +128,9 @@ def prepare(
         progress("load", 1, 1, model.name)
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
-    if settings.ablation not in ABLATIONS:
-        raise UserError(
-            f"There is no ablation {settings.ablation!r}; choose one of {', '.join(ABLATIONS)}."
-        )
+    ablation = cast(Ablation, settings.ablation)  # checked above
     subject, held_out = (
-        Subject(model, task, examples, settings.metric, settings.ablation, memory=settings.memory)
+        Subject(model, task, examples, settings.metric, ablation, memory=settings.memory)
         for examples in (task.discover, task.held_out)
     )
     vocabulary = content_id("roles", plugins.roles())

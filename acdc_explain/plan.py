@@ -57,11 +57,14 @@ class Plan:
             **{k: v for k, v in shared.items() if k in settings_of(discoverer)},
             **settings.discoverer_settings,
         }
+        discoverer_settings = with_settings("Discoverer", settings.discoverer, discoverer, given)
+        if hasattr(discoverer, "check"):
+            discoverer.check(**discoverer_settings)
         chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
         judging = settings.judges if settings.judges is not None else sorted(judges)
         return Plan(
             settings.discoverer,
-            with_settings("Discoverer", settings.discoverer, discoverer, given),
+            discoverer_settings,
             {name: with_shared(pick("collector", collectors, name)) for name in chosen},
             labeler,
             with_shared(pick("labeler", labelers, labeler)),

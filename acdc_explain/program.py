@@ -185,8 +185,7 @@ class Program:
         read = final.read(written)
         if len(final.rows) == self.layout.n_prompts:
             return read
-        whole = self.state.read(self.layout.logits, None)[self.layout.end_rows]
-        whole = whole.repeat(len(read), 1, 1)
+        whole = self.state.final.repeat(len(read), 1, 1)
         whole[:, self.layout.prompt[final.rows]] = read
         return whole
 

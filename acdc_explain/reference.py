@@ -8,6 +8,7 @@ whatever the bridge can hook, and the oracle for anything faster.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -130,24 +131,27 @@ class ReferenceEngine:
 
     def decide(self, visit: Visit, tau: float) -> list[Decision]:
         """Decide the edges into one node in turn; those not from the given senders are cut."""
-        decisions = []
+        decisions: list[Decision] = []
         for (node, port), senders in visit:
             others = [sender for sender in self.view.senders(node) if sender not in senders]
             for sender in others:
                 self.cut[self.index(Edge(sender, node, port))] = True
             self._metric = None if others else self._metric
-            for sender in senders:
-                where, before = self.index(Edge(sender, node, port)), self.metric
-                self.cut[where] = True
-                metric = self.measured(self.cut)
-                effect = self.subject.sign * (before - metric)
-                kept = not effect < tau
-                if kept:
-                    self.cut[where] = False
-                else:
-                    self._metric = metric
-                decisions.append(Decision(Edge(sender, node, port, effect), kept))
+            decisions += [self.test(Edge(sender, node, port), tau) for sender in senders]
         return decisions
+
+    def test(self, edge: Edge, tau: float) -> Decision:
+        """Cut one edge and look; it stays cut if the metric worsens by less than `tau`."""
+        where, before = self.index(edge), self.metric
+        self.cut[where] = True
+        metric = self.measured(self.cut)
+        effect = self.subject.sign * (before - metric)
+        kept = not effect < tau
+        if kept:
+            self.cut[where] = False
+        else:
+            self._metric = metric
+        return Decision(replace(edge, effect=effect), kept)
 
     def drop(self, receivers: Sequence[Receiver]) -> None:
         """Cut all edges into ports that nothing kept reads."""
@@ -175,9 +179,12 @@ def readers(model: Any) -> Iterable[tuple[list[int], str, bool]]:
     """Numbers of receivers, the hook where they read, and whether it has a head dimension."""
     graph, rows = model.graph, model.graph.receiver_index
     for layer in range(graph.n_layers):
-        heads = [Node("head", layer, head) for head in range(graph.n_heads)]
         for port in PORTS:
-            yield [rows[head, port] for head in heads], model.port_hook(layer, port), True
+            yield (
+                [rows[head, port] for head in graph.heads_of(layer)],
+                model.port_hook(layer, port),
+                True,
+            )
         if graph.has_mlps:
             yield [rows[Node("mlp", layer), None]], model.port_hook(layer, None), False
     yield [0], model.final_hook, False

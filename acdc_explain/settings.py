@@ -6,10 +6,14 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, get_args
 
+from .errors import UserError
 from .ids import content_id
 
+Ablation = Literal["corrupt", "mean", "zero"]
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
+DEFAULT_MEMORY = 4.0  # gigabytes
 DEFAULT_MODEL = "mini"
 DEFAULT_EXAMPLES = 16
 DEFAULT_LLM = "gpt-4.1-mini"
@@ -29,7 +33,7 @@ class Settings:
     discoverer_settings: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
     ablation: str = "corrupt"
-    memory: float = 4.0
+    memory: float = DEFAULT_MEMORY
     collectors: tuple[str, ...] | None = None
     labeler: str | None = None
     llm_model: str = DEFAULT_LLM
@@ -38,6 +42,15 @@ class Settings:
     seed: int = 0
     prompts: str | None = None
     corpus: str | None = None
+
+    def check(self) -> None:
+        """Raises UserError for what can be refused before anything is loaded."""
+        if self.examples is not None and self.examples < 1:
+            raise UserError(f"--examples is {self.examples}; at least 1 is needed.")
+        if self.ablation not in ABLATIONS:
+            raise UserError(
+                f"There is no ablation {self.ablation!r}; choose one of {', '.join(ABLATIONS)}."
+            )
 
 
 def run_id(task_id: str, model_id: str, resolved: Mapping[str, Any]) -> str:

@@ -52,6 +52,11 @@ class State:
             self.add(total, self.contribution(writer), place)
         return total
 
+    @property
+    def final(self) -> Float[Tensor, "batch d_model"]:
+        """The stream at the end of each prompt now."""
+        return self.read(self.layout.logits, None)[self.layout.end_rows]
+
     def add(self, total: Tensor, value: Tensor, place: int) -> None:
         """Add to the rows of a place."""
         if len(self.layout.places) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,13 +13,11 @@ from torch import Tensor
 from .errors import UserError
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
 from .model import Model, Replay, Run
+from .settings import DEFAULT_MEMORY, Ablation
 from .task import Example, Task
 from .view import END, PLACE, REST
 
 T = TypeVar("T")
-Ablation = Literal["corrupt", "mean", "zero"]
-ABLATIONS: tuple[Ablation, ...] = ("corrupt", "mean", "zero")
-MEMORY = 4.0  # gigabytes
 
 
 class Notebook(Protocol):
@@ -52,7 +50,7 @@ class Subject:
         ablation: Ablation = "corrupt",
         *,
         notebook: Notebook | None = None,
-        memory: float = MEMORY,
+        memory: float = DEFAULT_MEMORY,
     ) -> None:
         """`notebook`: where long searches note how far they are; `memory`: gigabytes for them."""
         self.model = model
@@ -92,12 +90,12 @@ class Subject:
         if self.ablation == "zero":
             return torch.zeros_like(corrupt)
         if self.ablation == "mean":
-            mean = corrupt[:, self._within].mean(1)
+            mean = corrupt[:, self.within].mean(1)
             return mean[:, None, None].expand_as(corrupt)
         return corrupt
 
     @property
-    def _within(self) -> Bool[Tensor, "batch pos"]:
+    def within(self) -> Bool[Tensor, "batch pos"]:
         """The prompts' own tokens and those before them, without padding."""
         places = torch.arange(self.clean.tokens.shape[1], device=self.clean.end.device)
         return places <= self.clean.end[:, None]

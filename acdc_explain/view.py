@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from .circuit import INPUT, LOGITS, PORTS, Edge, Graph, Node, Port, Receiver
+from .circuit import LOGITS, PORTS, Edge, Graph, Node, Port, Receiver
 
 Level = Literal["head", "layer"]
 LEVELS: tuple[Level, ...] = ("head", "layer")
@@ -37,11 +37,13 @@ class View:
         """Every node that writes, at all places, in the order of the forward pass."""
         if self.level == "head":
             return self.graph.writers
-        nodes = [INPUT]
-        for layer in range(self.graph.n_layers):
-            nodes.append(Node("attn", layer))
-            nodes += [Node("mlp", layer)] if self.graph.has_mlps else []
-        return tuple(nodes)
+        heads = (n if n.kind != "head" else Node("attn", n.layer) for n in self._grain.writers)
+        return tuple(heads)
+
+    @cached_property
+    def _grain(self) -> Graph:
+        """The graph whose heads are the attention nodes of the view."""
+        return self.graph if self.level == "head" else replace(self.graph, n_heads=1)
 
     @cached_property
     def visits(self) -> tuple[tuple[Receiver, ...], ...]:
@@ -57,18 +59,8 @@ class View:
     def senders(self, receiver: Node) -> tuple[Node, ...]:
         """The writers a receiver reads, the latest first."""
         place = END if self.places and receiver.kind == "logits" else receiver.place
-        found = self.writers[: self._n_before(receiver)]
+        found = self.writers[: self._grain.n_senders(receiver)]
         return tuple(node.at(place) for node in reversed(found))
-
-    def _n_before(self, receiver: Node) -> int:
-        """How many writers come before a receiver."""
-        if receiver.kind == "logits":
-            return len(self.writers)
-        assert receiver.layer is not None
-        width = (self.graph.n_heads if self.level == "head" else 1) + self.graph.has_mlps
-        before = 1 + receiver.layer * width
-        reads_heads = receiver.kind == "mlp" and not self.graph.parallel
-        return before + (width - 1 if reads_heads else 0)
 
     def edges(self) -> Iterator[Edge]:
         """Every edge, in the order in which ACDC decides."""
@@ -79,7 +71,7 @@ class View:
 
     @property
     def n_edges(self) -> int:
-        return sum(self._n_before(node) for visit in self.visits for node, _ in visit)
+        return sum(self._grain.n_senders(node) for visit in self.visits for node, _ in visit)
 
     # --- in terms of the model's own graph -----------------------------------------------------
 
@@ -87,7 +79,8 @@ class View:
         """The nodes of the model's graph that a node stands for."""
         if node.kind != "attn":
             return (node.base,)
-        return tuple(Node("head", node.layer, head) for head in range(self.graph.n_heads))
+        assert node.layer is not None
+        return self.graph.heads_of(node.layer)
 
     def columns(self, sender: Node) -> list[int]:
         """The writers that a sender stands for."""

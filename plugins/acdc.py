@@ -45,12 +45,20 @@ def acdc(
     """
     from acdc_explain.view import View
 
-    _check(tau, max_edges, level, orders, screen, engine)
+    _check(
+        tau=tau,
+        max_edges=max_edges,
+        positions=positions,
+        level=level,
+        orders=orders,
+        screen=screen,
+        engine=engine,
+    )
     if tau is None:
         tau = DEFAULT_SHARE * abs(subject.clean_metric - subject.corrupt_metric)
     places = subject.place_names if positions else ()
     view = View(subject.model.graph, "layer" if level == "layer" else "head", places)
-    searching = _Searching(subject, progress, engine, _screened(subject, view, screen, progress))
+    searching = _Searching(subject, progress, engine, _screened(subject, screen, progress))
     outcome = searching.find(view, tau, max_edges)
     others = [
         searching.find(view.shuffled(seed), outcome.tau, None, f"order {seed}")
@@ -60,8 +68,16 @@ def acdc(
 
 
 def _check(
-    tau: float | None, max_edges: int | None, level: str, orders: int, screen: int, engine: str
+    *,
+    tau: float | None,
+    max_edges: int | None,
+    positions: bool,
+    level: str,
+    orders: int,
+    screen: int,
+    engine: str,
 ) -> None:
+    """Raises UserError for settings that cannot be, or cannot be together."""
     from acdc_explain.view import LEVELS
 
     if tau is not None and not (math.isfinite(tau) and tau >= 0):
@@ -78,18 +94,19 @@ def _check(
     ):
         if value not in known:
             raise UserError(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
+    if screen and (positions or level != "head"):
+        raise UserError("--screen ranks edges between whole heads; leave out --positions, --level.")
 
 
-def _screened(
-    subject: Subject, view: View, screen: int, progress: Progress
-) -> frozenset[Edge] | None:
+acdc.check = _check  # type: ignore[attr-defined]
+
+
+def _screened(subject: Subject, screen: int, progress: Progress) -> frozenset[Edge] | None:
     """The edges to test: those with the largest gradient estimates, all between heads and MLPs."""
     if not screen:
         return None
     from acdc_explain.attribution import scored
 
-    if view.level != "head" or view.places:
-        raise UserError("--screen ranks edges between whole heads; leave out --positions, --level.")
     steps = 5 if subject.metric_name == "kl" else 1
     ranked = sorted(scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
     return frozenset(ranked[:screen])

@@ -18,7 +18,8 @@ from acdc_explain.errors import UserError
 from acdc_explain.metrics import METRICS
 from acdc_explain.progress import silent
 from acdc_explain.reference import ReferenceEngine
-from acdc_explain.subject import ABLATIONS, Subject
+from acdc_explain.settings import ABLATIONS
+from acdc_explain.subject import Subject
 from acdc_explain.view import View
 
 from .conftest import FAMILIES, make_hf_model, make_tokenizer, word_task
