@@ -9,102 +9,174 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from .circuit import INPUT, PORTS, Edge, Node
+from .circuit import PORTS, Edge, Graph, Node
 from .engine import fast_trouble
-from .layers import Attention, Layers, Norm
+from .layers import Attention, Layers
 from .model import Hook
 from .progress import Progress
 from .reference import readers
 from .subject import Subject
 
-Gradients = Float[Tensor, "receiver batch pos d_model"]
+Gradients: TypeAlias = tuple[list[int], Float[Tensor, "receiver *row d_model"]]
 
 
-def scored(subject: Subject, progress: Progress, steps: int = 1) -> list[Edge]:
-    """Every edge with an estimate of how much worse the metric becomes without it.
+class Scores:
+    """For every edge an estimate of how much worse the metric becomes without it."""
 
-    `steps` > 1 averages the gradient over inputs between the ablated and the clean one (EAP-IG).
-    """
+    def __init__(self, graph: Graph, effects: Float[Tensor, "receiver writer"]) -> None:
+        self.graph, self.effects = graph, effects
+        self.exists = torch.zeros_like(effects, dtype=torch.bool)
+        for row, (node, _) in enumerate(graph.receivers):
+            self.exists[row, : graph.n_senders(node)] = True
+
+    def __len__(self) -> int:
+        return self.graph.n_edges
+
+    @cached_property
+    def _order(self) -> Int[Tensor, "edge"]:
+        """The largest first, by sign or not; those of equal size as they are visited."""
+        sizes = self.effects.abs().masked_fill(~self.exists, -1.0).flip(1).flatten()
+        return sizes.argsort(descending=True, stable=True)[: len(self)]
+
+    def largest(self, n: int) -> list[Edge]:
+        """The `n` edges with the largest estimates, whatever their sign."""
+        width = self.effects.shape[1]
+        edges = []
+        for index in self._order[:n].tolist():
+            row, column = index // width, width - 1 - index % width
+            node, port = self.graph.receivers[row]
+            effect = float(self.effects[row, column])
+            edges.append(Edge(self.graph.writers[column], node, port, effect))
+        return edges
+
+
+def scored(subject: Subject, progress: Progress, steps: int = 1) -> Scores:
+    """`steps` > 1 averages the gradient over inputs between the ablated and the clean one
+    (EAP-IG)."""
     graph = subject.model.graph
-    fast = fast_trouble(subject) is None
-    total: Tensor | None = None
+    passes = Hooked(subject) if fast_trouble(subject) else Backward(subject)
+    effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.double)
     for step in range(1, steps + 1):
         progress("discover", step - 1, steps, f"gradient {step} of {steps}")
-        share = step / steps
-        found = Backward(subject, share).gradients() if fast else port_gradients(subject, share)
-        total = found if total is None else total.add_(found)
-    assert total is not None
-    difference = subject.ablated - subject.clean_run.writers
-    change = (total.flatten(1) @ difference.flatten(1).T).double()
-    rows = (change * (-subject.sign / (steps * len(subject)))).cpu().numpy()
-    edges = []
-    for row, (node, port) in enumerate(graph.receivers):
-        for column in reversed(range(graph.n_senders(node))):
-            edges.append(Edge(graph.writers[column], node, port, float(rows[row, column])))
-    progress("discover", steps, steps, f"{len(edges)} edges scored")
-    return edges
+        for rows, gradients in passes.gradients(step / steps):
+            n = graph.n_senders(graph.receivers[rows[0]][0])
+            found = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
+            effects[rows, :n] += found.cpu()
+    effects *= -subject.sign / (steps * len(subject))
+    progress("discover", steps, steps, f"{graph.n_edges} edges scored")
+    return Scores(graph, effects)
 
 
 @dataclass
 class _Passed:
-    """What a layer's ports read and what they made of it."""
+    """What a layer's ports read, what they made of it, and what the nodes wrote."""
 
     attention_stream: Tensor
     mlp_stream: Tensor
     ports: dict[str, Float[Tensor, "batch pos head d_head"]]
+    mixed: Float[Tensor, "batch pos head*d_head"]
+    mlp_output: Tensor | None
 
 
 class Backward:
-    """One forward and one backward pass, with the gradients at all ports."""
+    """Forward and backward passes, with the gradients at all ports.
 
-    def __init__(self, subject: Subject, share: float = 1.0) -> None:
-        """The input is the clean one times `share` plus the ablated one times the rest."""
-        self.subject, self.share = subject, share
-        self.graph = subject.model.graph
-        self.layers = Layers.of(subject.model)
-        self.table = self.layers.tables(subject.clean.tokens.shape[1], subject.clean_run.final)
-        self.places = torch.arange(subject.clean.tokens.shape[1], device=subject.clean.end.device)
+    Only rows (tokens of prompts) that a cut can change are kept of what they read and write.
+    """
 
-    def gradients(self) -> Gradients:
-        """Of the summed metric with respect to what every receiver reads."""
-        clean = self.subject.clean_run.writers
-        found = clean.new_zeros(len(self.graph.receivers), *clean.shape[1:])
-        start = torch.lerp(self.subject.ablated[0], clean[0], self.share)
+    def __init__(self, subject: Subject) -> None:
+        model, batch = subject.model, subject.clean
+        self.subject, self.graph = subject, model.graph
+        self.layers = Layers.of(model)
+        self.places = torch.arange(batch.tokens.shape[1], device=batch.end.device)
+        self.kept = subject.within & (self.places >= subject.first_change[:, None])
+        self.clean = model.embed(batch)
+        self.table = self.layers.tables(len(self.places), self.clean)
+        self.difference = self._difference()
+        self.input_difference = torch.zeros_like(self.clean)
+        self.input_difference[self.kept] = self.difference[0]
+
+    @torch.no_grad()
+    def _difference(self) -> Float[Tensor, "writer row d_model"]:
+        """What every node writes when ablated, minus what it writes."""
+        size = len(self.graph.writers), int(self.kept.sum()), self.clean.shape[-1]
+        difference = self.clean.new_zeros(size)
+        ablation = self.subject.ablation
+        if ablation != "zero":
+            for here, written in self._written(self.subject.model.embed(self.subject.corrupt)):
+                difference[here] = written.mean(1, keepdim=True) if ablation == "mean" else written
+        for here, written in self._written(self.clean):
+            difference[here] -= written
+        return difference
+
+    def _written(
+        self, x: Float[Tensor, "batch pos d_model"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "writer row d_model"]]]:
+        """What the nodes write, from the input's on."""
+        yield slice(0, 1), x[self.kept][None]
+        passed, _ = self._forward(x)
+        n, start = self.graph.n_heads, 1
+        for attention, one in zip(self.layers.attention, passed):
+            heads = one.mixed[self.kept].view(-1, n, one.mixed.shape[-1] // n).transpose(0, 1)
+            yield slice(start, start + n), heads @ attention.output.view(n, -1, x.shape[-1])
+            start += n
+            if one.mlp_output is not None:
+                yield slice(start, start + 1), one.mlp_output[self.kept][None]
+                start += 1
+
+    def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
+        """Of the summed metric; the input is the clean one times `share` plus the ablated one
+        times the rest. What is yielded is overwritten by the next."""
+        start = self.clean + (1 - share) * self.input_difference
         with torch.enable_grad():
             passed, last = self._forward(start.requires_grad_(True))
             final = self.subject.clean.at_end(last)
             logits = self.layers.unembedding(final, self.layers.norm.inverse_scale(final))
             self.subject.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
-        found[0] = _gradient(last)
+        yield [0], self._gradient(last)[None]
         rows = self.graph.receiver_index
-        with torch.no_grad():
-            for layer, one in enumerate(passed):
-                for row, gradient in self._ports(layer, one):
-                    found[row] = gradient
-                if self.graph.has_mlps:
-                    found[rows[Node("mlp", layer), None]] = _gradient(one.mlp_stream)
-        return found
+        found = last.new_empty(len(PORTS), self.graph.n_heads, *self.difference.shape[1:])
+        for layer, one in enumerate(passed):
+            for port, here in zip(PORTS, found):
+                self._at_port(self.layers.attention[layer], port, one, here)
+            heads = self.graph.heads_of(layer)
+            yield [rows[head, port] for port in PORTS for head in heads], found.flatten(0, 1)
+            if self.graph.has_mlps:
+                yield [rows[Node("mlp", layer), None]], self._gradient(one.mlp_stream)[None]
+
+    def _gradient(self, value: Float[Tensor, "batch pos *d"]) -> Float[Tensor, "row *d"]:
+        assert value.grad is not None
+        return value.grad[self.kept]
 
     def _forward(self, x: Tensor) -> tuple[list[_Passed], Tensor]:
         passed = []
         for attention, mlp in zip(self.layers.attention, self.layers.mlp):
             ports: dict[str, Tensor] = {p: self._project(attention, p, x) for p in PORTS}
-            after = x + self._attend(attention, ports)
+            mixed = self._mixed(attention, ports)
+            written = mixed @ attention.output
+            if attention.output_bias is not None:
+                written = written + attention.output_bias
+            after = x + written
             read = _kept(x if self.graph.parallel else after)
-            passed.append(_Passed(x, read, ports))
-            x = after if mlp is None else after + mlp(read)
+            output = None if mlp is None else mlp(read)
+            passed.append(_Passed(x.detach(), read, ports, mixed.detach(), _detached(output)))
+            x = after if output is None else after + output
         return passed, _kept(x)
 
     def _project(self, attention: Attention, port: str, x: Tensor) -> Tensor:
         y = attention.ports[port](x, attention.norm.inverse_scale(x))
         return _kept(y.view(*y.shape[:-1], self.graph.n_heads, -1))
 
-    def _attend(self, attention: Attention, ports: dict[str, Tensor]) -> Tensor:
+    def _mixed(
+        self, attention: Attention, ports: dict[str, Tensor]
+    ) -> Float[Tensor, "batch pos head*d_head"]:
         table = None if self.table is None else tuple(x[:, None] for x in self.table)
         q, k, v = (
             attention.finish(port, ports[port], table).transpose(1, 2)  # type: ignore[arg-type]
@@ -112,71 +184,76 @@ class Backward:
         )
         hidden = attention.hidden(self.places[:, None], self.places)
         scores = (q @ k.transpose(-1, -2) * attention.scaling).masked_fill(hidden, -torch.inf)
-        z = (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
-        written = z @ attention.output
-        return written if attention.output_bias is None else written + attention.output_bias
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
 
-    def _ports(self, layer: int, passed: _Passed) -> Iterator[tuple[list[int], Tensor]]:
-        """The rows of a layer's q, k and v ports, and the gradients there."""
-        attention, rows = self.layers.attention[layer], self.graph.receiver_index
-        for port in PORTS:
-            gradient = _gradient(passed.ports[port])
-            matrix = attention.ports[port].weight.matrix
-            weight = matrix.reshape(len(matrix), self.graph.n_heads, -1)
-            back = torch.einsum("bphe,dhe->hbpd", gradient, weight)
-            yield (
-                [rows[head, port] for head in self.graph.heads_of(layer)],
-                through_norm(attention.norm, passed.attention_stream.detach(), back),
-            )
+    @torch.no_grad()
+    def _at_port(
+        self,
+        attention: Attention,
+        port: str,
+        passed: _Passed,
+        found: Float[Tensor, "head row d_model"],
+    ) -> None:
+        """The gradient at the stream x that the heads read as y = x W / scale(x) + b.
+
+        Into memory that is there already: fresh pages would cost more than the sums.
+        """
+        affine, x = attention.ports[port], passed.attention_stream[self.kept]
+        inverse = attention.norm.inverse_scale(x)
+        y, gradient = passed.ports[port].detach()[self.kept], self._gradient(passed.ports[port])
+        if affine.bias is not None:
+            y = y - affine.bias.view(self.graph.n_heads, -1)
+        through_scale = (gradient * y).sum(-1) * inverse.square() / x.shape[-1]  # [row head]
+        weight = affine.weight.matrix.view(len(affine.weight.matrix), self.graph.n_heads, -1)
+        scaled = (gradient * inverse[..., None]).transpose(0, 1)
+        torch.bmm(scaled, weight.permute(1, 2, 0), out=found)
+        direction = x - x.mean(-1, keepdim=True) if attention.norm.centred else x
+        found.addcmul_(through_scale.T[..., None], direction, value=-1)
 
 
 def _kept(value: Tensor) -> Tensor:
     """A copy whose gradient stays when the stream itself flows on."""
+    if not value.requires_grad:
+        return value
     copy = value.clone()
     copy.retain_grad()
     return copy
 
 
-def _gradient(tensor: Tensor) -> Tensor:
-    assert tensor.grad is not None
-    return tensor.grad
+def _detached(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach()
 
 
-def through_norm(
-    norm: Norm, x: Float[Tensor, "batch pos d_model"], back: Float[Tensor, "*b batch pos d_model"]
-) -> Tensor:
-    """The gradient at x of <back, x / scale(x)>."""
-    inverse = norm.inverse_scale(x)
-    direction = x - x.mean(-1, keepdim=True) if norm.centred else x
-    along = (back * direction).sum(-1, keepdim=True) * inverse.pow(3) / x.shape[-1]
-    return back * inverse - along * direction
+class Hooked:
+    """The same for whatever the bridge can hook."""
 
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.difference = subject.ablated - subject.clean_run.writers
 
-def port_gradients(subject: Subject, share: float = 1.0) -> Gradients:
-    """The same with hooks, for whatever the bridge can hook."""
-    model, graph = subject.model, subject.model.graph
-    clean = subject.clean_run.writers
-    gradients = clean.new_zeros(len(graph.receivers), *clean.shape[1:])
-    start = graph.writer_index[INPUT]
-    offset = (subject.ablated[start] - clean[start]) * (1 - share)
+    def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
+        """Of the summed metric, as in `Backward`, at all tokens."""
+        subject, model = self.subject, self.subject.model
+        offset = (1 - share) * self.difference[0]
+        found: list[Gradients] = []
 
-    def begin(value: Tensor, hook: object) -> Tensor:
-        return (value + offset).requires_grad_(True)
+        def begin(value: Tensor, hook: object) -> Tensor:
+            return (value + offset).requires_grad_(True)
 
-    def keeping(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
-        def store(gradient: Tensor) -> None:
-            gradients[rows] = gradient.permute(2, 0, 1, 3) if stacked else gradient[None]
+        def keeping(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
+            def store(gradient: Tensor) -> None:
+                found.append((rows, gradient.permute(2, 0, 1, 3) if stacked else gradient[None]))
 
-        def hook(value: Tensor, hook: object) -> Tensor:
-            read = value.clone()  # the stream itself flows on past the reader
-            read.register_hook(store)  # type: ignore[no-untyped-call]
-            return read
+            def hook(value: Tensor, hook: object) -> Tensor:
+                read = value.clone()  # the stream itself flows on past the reader
+                read.register_hook(store)  # type: ignore[no-untyped-call]
+                return read
 
-        return hook
+            return hook
 
-    hooks: list[Hook] = [("hook_embed", begin)]
-    for rows, hook_name, stacked in readers(model):
-        hooks.append((hook_name, keeping(rows, stacked)))
-    with torch.enable_grad():
-        subject.metric(model.forward(subject.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
-    return gradients
+        hooks: list[Hook] = [("hook_embed", begin)]
+        for rows, hook_name, stacked in readers(model):
+            hooks.append((hook_name, keeping(rows, stacked)))
+        with torch.enable_grad():
+            subject.metric(model.forward(subject.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
+        yield from found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Targets:
 
     answers: TokenSets
     foils: TokenSets
-    clean_logits: Float[Tensor, "batch vocab"]
+    clean_logits: Callable[[], Float[Tensor, "batch vocab"]]  # not every metric needs them
 
 
 class Metric(Protocol):
@@ -57,7 +57,7 @@ class Metric(Protocol):
 
 def kl(logits: Float[Tensor, "batch vocab"], targets: Targets) -> Float[Tensor, "batch"]:
     """Kullback-Leibler divergence from the clean run's distribution, in nats."""
-    reference = targets.clean_logits.log_softmax(-1)
+    reference = targets.clean_logits().log_softmax(-1)
     return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
 
 

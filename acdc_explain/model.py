@@ -47,6 +47,13 @@ class Run:
     logits: Float[Tensor, "batch vocab"]  # at the last token
 
 
+class _Read(Exception):
+    """Thrown to leave a forward pass with what a layer was given."""
+
+    def __init__(self, stream: Tensor) -> None:
+        self.stream = stream
+
+
 class Model:
     """A transformer whose residual stream is read and written node by node."""
 
@@ -236,6 +243,22 @@ class Model:
         hooks.append((self.final_hook, lambda value, hook: final.append(batch.at_end(value))))
         logits = self.forward(batch, hooks)
         return Run(writers, torch.stack(patterns), final[0], logits)
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
+        """What the first layer reads."""
+
+        def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise _Read(args[0] if args else kwargs["hidden_states"])
+
+        handle = self.bridge.blocks[0].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self.bridge(batch.tokens)
+        except _Read as read:
+            return read.stream
+        finally:
+            handle.remove()
+        raise AssertionError("the first layer was not run")
 
     @torch.no_grad()
     def record_blocks(self, batch: Batch) -> Replay:

@@ -136,7 +136,7 @@ class Subject:
 
     @cached_property
     def targets(self) -> Targets:
-        return Targets(self.answers, self.foils, self.clean_run.logits)
+        return Targets(self.answers, self.foils, lambda: self.clean_run.logits)
 
     def metric(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         """One number per example; differentiable."""

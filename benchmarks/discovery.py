@@ -69,7 +69,7 @@ def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, An
     subject = subject_of(model, args, examples)
     forward = model.forward_seconds(subject.clean, 7)
     gap = abs(subject.clean_metric - subject.corrupt_metric)
-    tau = 0.01 * gap if args.tau is None else args.tau
+    tau = args.gap * gap if args.tau is None else args.tau
     started = time.perf_counter()
     engine = Watched(subject).watch(args.seconds)
     set_up = time.perf_counter() - started
@@ -123,10 +123,11 @@ def reference_sample(
 ) -> dict[str, Any]:
     """The reference engine on nodes spread over the search, with the fast engine's decisions."""
     reference = ReferenceEngine(subject)
-    each = max(1, sample // 12)
-    step = max(1, len(engine.visits) // 12)
+    nodes = max(12, sample // 40)
+    each = max(1, sample // nodes)
+    step = max(1, len(engine.visits) // nodes)
     order = [visit[0][0].base for visit in engine.view.visits]
-    seconds, n, same, off = 0.0, 0, 0, 0.0
+    seconds, n, same, off, kept = 0.0, 0, 0, 0.0, 0
     for visit, decisions, _, n_kept in engine.visits[::step]:
         (node, port), senders = visit[0]
         reference.load(order[: order.index(node.base)], engine.kept[:n_kept])
@@ -136,11 +137,13 @@ def reference_sample(
         seconds += time.perf_counter() - started
         for mine, other in zip(decisions, theirs):
             same += mine.kept == other.kept and mine.edge == other.edge
+            kept += other.kept
             off = max(off, abs(mine.edge.effect - other.edge.effect))
         n += len(theirs)
     return {
         "reference_sample": n,
         "reference_same": same,
+        "reference_kept": kept,
         "reference_largest_difference": off,
         "reference_forwards_per_edge": round(seconds / n / forward, 3),
     }
@@ -185,6 +188,7 @@ def main() -> None:
     parser.add_argument("--task", default="ioi")
     parser.add_argument("--metric", default="logit_diff")
     parser.add_argument("--tau", type=float)
+    parser.add_argument("--gap", type=float, default=0.01, help="tau in gaps, if not told itself")
     parser.add_argument("--batch", type=int, nargs="+", default=[8])
     parser.add_argument("--length", type=int, default=16, help="tokens, of random models")
     parser.add_argument("--sizes", nargs="*", default=[], help="NAME=N of random models")

@@ -31,13 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60.0, help="stop each search after this")
+    parser.add_argument("--gap", type=float, default=0.2, help="tau, in gaps of the metric")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for what, steps in GROWING.items():
         for n, sizes, length in steps:
             options = argparse.Namespace(
                 model="llama", metric="logit_diff", tau=None, length=length, sample=0,
-                seconds=args.seconds,
+                seconds=args.seconds, gap=args.gap,
             )  # fmt: skip
             found = measure(random_model("llama", **{**SMALL, **sizes}), options, 8)
             rows.append({"what": what, "n": n, **found})

@@ -108,8 +108,7 @@ def _screened(subject: Subject, screen: int, progress: Progress) -> frozenset[Ed
     from acdc_explain.attribution import scored
 
     steps = 5 if subject.metric_name == "kl" else 1
-    ranked = sorted(scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
-    return frozenset(ranked[:screen])
+    return frozenset(scored(subject, progress, steps).largest(screen))
 
 
 class _Searching:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from acdc_explain import hookimpl
@@ -11,6 +10,7 @@ from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import Discoverer
 
 if TYPE_CHECKING:
+    from acdc_explain.attribution import Scores
     from acdc_explain.progress import Progress
     from acdc_explain.subject import Subject
 
@@ -31,16 +31,19 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
             "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
             "use --steps 5 (EAP-IG) or another --metric."
         )
-    ranked = sorted(scored(subject, progress, steps), key=lambda edge: -abs(edge.effect))
-    return Found(tuple(_largest(ranked, max_edges)), len(ranked))
+    scores = scored(subject, progress, steps)
+    return Found(tuple(_largest(scores, max_edges)), len(scores))
 
 
-def _largest(ranked: Sequence[Edge], max_edges: int) -> list[Edge]:
-    """The longest prefix with at most `max_edges` edges on paths from input to logits.
+def _largest(scores: Scores, max_edges: int) -> list[Edge]:
+    """The longest ranking with at most `max_edges` edges on paths from input to logits.
 
-    The pruned prefix only grows with its length, so bisection finds it.
+    What is on paths only grows with the ranking's length, so bisection finds it.
     """
-    low, high = 0, len(ranked)
+    low, high = 0, min(2 * max_edges, len(scores))
+    while high < len(scores) and len(prune(scores.largest(high))) <= max_edges:
+        low, high = high, min(2 * high, len(scores))
+    ranked = scores.largest(high)
     while low < high:
         middle = (low + high + 1) // 2
         if len(prune(ranked[:middle])) <= max_edges:

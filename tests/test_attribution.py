@@ -8,13 +8,23 @@ import pytest
 import torch
 from acdc_explain_plugins.eap import eap
 
-from acdc_explain.attribution import Backward, port_gradients
+from acdc_explain.attribution import Backward, Hooked
 from acdc_explain.circuit import prune
 from acdc_explain.progress import silent
 from acdc_explain.reference import ReferenceEngine
+from acdc_explain.subject import Subject
 
-from .conftest import FAMILIES
+from .conftest import FAMILIES, word_task
 from .test_reference import subject_of
+
+
+def gathered(passes: Backward | Hooked, kept: torch.Tensor, share: float) -> torch.Tensor:
+    """The gradient at every receiver, at the tokens that are kept: [receiver row d_model]."""
+    found = {}
+    for rows, gradients in passes.gradients(share):
+        at_kept = gradients[:, kept] if gradients.ndim == 4 else gradients.clone()
+        found.update(zip(rows, at_kept))
+    return torch.stack([found[row] for row in sorted(found)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -23,9 +33,20 @@ from .test_reference import subject_of
 def test_gradients_without_hooks_are_those_with_hooks(family, share, metric, small_model):
     subject = subject_of(small_model(family, "float64"), metric, n=3)
     tolerance = 1e-5 if family == "llama" else 1e-10
-    assert torch.allclose(
-        Backward(subject, share).gradients(), port_gradients(subject, share), atol=tolerance
-    )
+    fast, hooked = Backward(subject), Hooked(subject)
+    ours, theirs = gathered(fast, fast.kept, share), gathered(hooked, fast.kept, share)
+    assert ours.shape == theirs.shape == (len(subject.model.graph.receivers), *ours.shape[1:])
+    assert torch.allclose(ours, theirs, atol=tolerance)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ablation", ["corrupt", "mean", "zero"])
+def test_what_cuts_change_is_what_the_bridge_records(family, ablation, small_model):
+    task = word_task(n=3)
+    subject = Subject(small_model(family, "float64"), task, task.discover, "logit_diff", ablation)
+    fast, hooked = Backward(subject), Hooked(subject)
+    assert torch.allclose(fast.difference, hooked.difference[:, fast.kept], atol=1e-5)
+    assert not hooked.difference[:, subject.within & ~fast.kept].any()
 
 
 @pytest.mark.parametrize("n", [1, 20, 100, 10**6])
