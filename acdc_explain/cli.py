@@ -29,6 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+benches = typer.Typer(help="Measure how good the results are.", no_args_is_help=True)
+app.add_typer(benches, name="bench")
+
 DEFAULT_STORE = "acdc_explain.duckdb"
 Db = Annotated[
     str,
@@ -124,6 +127,9 @@ def run(
     plot: Annotated[
         Path | None, typer.Option(help="With --sweep: the picture.", show_default="TASK-MODEL.png")
     ] = None,
+    judge: Annotated[
+        list[str] | None, typer.Option(help="Judges, instead of all but those on request.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the task's prompts.")] = 0,
     prompts: Annotated[
         Path | None, typer.Option(help="A .jsonl, .csv or .json file; TASK names it.")
@@ -157,6 +163,7 @@ def run(
         memory=memory,
         labeler=labeler,
         llm_model=llm_model,
+        judges=tuple(judge) if judge else None,
         examples=examples,
         seed=seed,
         prompts=str(prompts) if prompts else None,
@@ -444,6 +451,29 @@ def _list(rows: Sequence[Sequence[str]], columns: Sequence[str], as_json: bool) 
     from .tables import console, show_names
 
     show_names(rows, columns, console())
+
+
+@benches.command("labels")
+def bench_labels(
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SET]...", help="planted, tracr, mini, smollm2.", show_default="all"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Labels against models whose roles are known: precision, recall, decoys, shuffled labels."""
+    from . import bench
+    from .tables import console, show_bench
+
+    with on_terminal() as progress:
+        scores, skipped = bench.bench_labels(_plugins(), sets or None, progress)
+    counted = {name: score.as_dict() for name, score in scores.items()}
+    if as_json:
+        _print_json({"sets": counted, "skipped": skipped})
+    else:
+        show_bench(counted, skipped, console())
 
 
 @app.command()

@@ -25,6 +25,8 @@ def faithfulness(
     kept = list(edges)
     view = View.of(subject.model.graph, kept, subject.place_names if _split(kept) else ())
     engine = _engine(subject, view)
+    if len(kept) == sum(1 for _ in view.edges()):
+        draws = 0  # the whole model: there is no other circuit of the size
     measured = [
         engine.measure(random_circuit(view, len(kept), f"{seed} {draw}")) for draw in range(draws)
     ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import pluggy
 
 if TYPE_CHECKING:
+    from .answer_key import AnswerKey
     from .circuit import Found, Node
     from .exchange import Ask, Exchange
     from .label import Proposal
@@ -99,6 +100,11 @@ class Hooks(Protocol):
     @hookspec
     def register_roles(self) -> Mapping[str, RoleCard]:
         """Words of the vocabulary, with the measurements that grant them."""
+        ...
+
+    @hookspec
+    def register_answer_keys(self) -> Mapping[str, AnswerKey]:
+        """Models and tasks whose roles are known, to measure labels by: `bench labels`."""
         ...
 
     @hookspec

@@ -219,10 +219,14 @@ class Mlp:
         """What the norm is followed by: the map into the hidden layer, and the gate's."""
         return [self.into] if self.gate is None else [self.into, self.gate]
 
+    def neurons(self, into: list[Float[Tensor, "*rows d_mlp"]]) -> Float[Tensor, "*rows d_mlp"]:
+        """The hidden layer from what the maps gave."""
+        hidden = self.activation(into[-1])
+        return hidden if self.gate is None else hidden * into[0]
+
     def finish(self, into: list[Float[Tensor, "*rows d_mlp"]]) -> Float[Tensor, "*rows d_model"]:
         """From what the maps gave to the output."""
-        hidden = self.activation(into[-1])
-        output = self.out(hidden if self.gate is None else hidden * into[0])
+        output = self.out(self.neurons(into))
         return output if self.out_bias is None else output + self.out_bias
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .circuit import Node
+from .circuit import Graph, Node
 
 BOOTSTRAPS = 1000
 
@@ -63,3 +63,7 @@ class Measurement:
             "value": round(self.value(node), 5),
             "percentile": round(self.percentile(node), 4),
         }
+
+
+def per_head(measure: str, graph: Graph, samples: Float[Tensor, "layer head *n"]) -> Measurement:
+    return Measurement(measure, graph.heads, samples.reshape(len(graph.heads), -1))

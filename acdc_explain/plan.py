@@ -61,7 +61,8 @@ class Plan:
         if hasattr(discoverer, "check"):
             discoverer.check(**discoverer_settings)
         chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
-        judging = settings.judges if settings.judges is not None else sorted(judges)
+        usual = sorted(n for n, judge in judges.items() if not getattr(judge, "on_request", False))
+        judging = settings.judges if settings.judges is not None else usual
         return Plan(
             settings.discoverer,
             discoverer_settings,

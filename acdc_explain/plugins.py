@@ -17,6 +17,7 @@ from .errors import UserError
 from .hookspecs import PROJECT, Hooks
 
 if TYPE_CHECKING:
+    from .answer_key import AnswerKey
     from .hookspecs import Collector, Discoverer, Judge, Labeler, ModelSource, TaskBuilder
     from .role import RoleCard
 
@@ -85,6 +86,9 @@ class Plugins:
 
     def roles(self) -> dict[str, RoleCard]:
         return self.registered("register_roles")
+
+    def answer_keys(self) -> dict[str, AnswerKey]:
+        return self.registered("register_answer_keys")
 
     def patterns(self) -> dict[str, str]:
         return self.registered("register_patterns")

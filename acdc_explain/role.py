@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Tier = Literal["pattern", "causal"]
@@ -16,6 +16,8 @@ class Requirement:
     `tier`: "pattern" says what the component does anywhere, "causal" what it does in the circuit.
     `away_from_zero` and `near_zero` bound the size of the value, whatever its sign.
     `above` and `below` bound the share (0 to 1) of all nodes of the kind that score lower.
+    Where this does not hold, one of `instead` will do. With `if_defined` it counts only where the
+    measure has a meaning for the task and the component.
     """
 
     tier: Tier
@@ -26,9 +28,11 @@ class Requirement:
     near_zero: float | None = None
     above: float | None = None
     below: float | None = None
+    instead: tuple[Requirement, ...] = ()
+    if_defined: bool = False
 
     def holds(self, value: float, percentile: float) -> bool:
-        """Whether a measurement meets the bounds."""
+        """Whether a measurement meets this requirement's own bounds."""
         return (
             (self.at_least is None or value >= self.at_least)
             and (self.at_most is None or value <= self.at_most)
@@ -61,7 +65,18 @@ class Requirement:
             "below all but {:.0%} of its kind": self.below,
         }
         said = [text.format(bound) for text, bound in bounds.items() if bound is not None]
-        return f"{self.measure} " + ", ".join(said)
+        return " or ".join([f"{self.measure} " + ", ".join(said), *map(str, self.instead)])
+
+    @property
+    def options(self) -> tuple[Requirement, ...]:
+        """This one and what will do in its place, each by itself."""
+        return (replace(self, instead=()), *self.instead)
+
+    def met(self, measured: Mapping[str, tuple[float, float]]) -> bool:
+        """Whether (value, percentile) by measure meets this or what will do in its place."""
+        if self.if_defined and self.measure not in measured:
+            return True
+        return any(o.measure in measured and o.holds(*measured[o.measure]) for o in self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +95,4 @@ class RoleCard:
 
     def missing(self, measured: Mapping[str, tuple[float, float]]) -> list[Requirement]:
         """The requirements that (value, percentile) by measure fail, or do not speak of."""
-        return [
-            requirement
-            for requirement in self.requirements
-            if requirement.measure not in measured
-            or not requirement.holds(*measured[requirement.measure])
-        ]
+        return [r for r in self.requirements if not r.met(measured)]

@@ -123,6 +123,10 @@ class Subject:
         return self.model.record_blocks(self.clean)
 
     @cached_property
+    def corrupt_replay(self) -> Replay:
+        return self.model.record_blocks(self.corrupt)
+
+    @cached_property
     def answers(self) -> TokenSets:
         return self._tokens([example.answers for example in self.examples])
 
@@ -212,6 +216,25 @@ class Subject:
         if what not in self._remembered:
             self._remembered[what] = compute()
         found: T = self._remembered[what]
+        return found
+
+    def once(self, experiment: Callable[[Subject], T]) -> T:
+        """The result of an experiment on this subject, computed at most once."""
+        return self.remember(experiment.__name__, lambda: experiment(self))
+
+    @cached_property
+    def schemes(self) -> dict[str, Subject]:
+        """The same clean prompts with the task's other corruptions, by name."""
+        found = {}
+        for scheme in self.task.schemes:
+            task = self.task.under(scheme)
+            other = {example.clean: example for example in (*task.discover, *task.held_out)}
+            examples = [other[example.clean] for example in self.examples]
+            subject = Subject(
+                self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
+            )
+            subject.clean_run = self.clean_run
+            found[scheme] = subject
         return found
 
     def take(self, n: int) -> Subject:

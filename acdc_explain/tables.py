@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .verdict import WORST_FIRST, Verdict
+from .verdict import worst
 
 if TYPE_CHECKING:
     from .circuit import Circuit, Faithfulness
@@ -26,6 +26,7 @@ STYLES = {
 }
 NUMERIC = (
     *("score", "chance", "above", "n", "confidence"),
+    *("accuracy", "majority", "kind", "decoys", "passed", "shuffled", "precision", "recall"),
     *("edges", "tested", "metric", "faithfulness", "random", "seconds"),
 )
 
@@ -52,11 +53,6 @@ def _table(*columns: str) -> Table:
 
 def outcome_text(outcome: str | None) -> Text:
     return Text(outcome or "-", style=STYLES.get(outcome or "", ""))
-
-
-def worst(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The verdict that counts where judges disagree."""
-    return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.outcome), default=None)
 
 
 def _number(value: float | None, form: str = ".2f") -> str:
@@ -193,6 +189,37 @@ def show_runs(headers: Sequence[RunHeader], out: Console) -> None:
             header.created_at.replace("T", " ").rstrip("Z"),
         )
     out.print(table)
+
+
+def show_bench(
+    sets: Mapping[str, Mapping[str, Any]], skipped: Mapping[str, str], out: Console
+) -> None:
+    """One row a set of known roles, then one row a role."""
+    table = _table(
+        "set", "n", "accuracy", "majority", "kind", "decoys", "passed", "shuffled", "passed"
+    )
+    for name, score in sets.items():
+        shares = (score[x] for x in ("accuracy", "majority_baseline", "kind_baseline"))
+        counts = ("decoys", "decoys_supported", "shuffled", "shuffled_supported")
+        table.add_row(
+            name,
+            str(score["n"]),
+            *(_number(share, ".0%") for share in shares),
+            *(str(score[count]) for count in counts),
+        )
+    out.print(table)
+    out.print()
+    table = _table("set", "role", "n", "precision", "recall")
+    for name, score in sets.items():
+        for role, found in score["roles"].items():
+            shares = (_number(found[x], ".0%") for x in ("precision", "recall"))
+            table.add_row(name, role, str(found["n"]), *shares)
+    out.print(table)
+    for name, score in sets.items():
+        for mistake in score["mistakes"]:
+            out.print(f"{name}: {mistake}")
+    for name, reason in skipped.items():
+        out.print(f"{name} was left out: {reason}")
 
 
 def show_matches(matches: Sequence[Match], out: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,11 @@ class Verdict:
     @property
     def id(self) -> str:
         return content_id("verdict", self)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """The verdict that counts where judges disagree."""
+    return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.outcome), default=None)
 
 
 @dataclass(frozen=True, slots=True)

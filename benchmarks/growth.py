@@ -1,6 +1,7 @@
 """How the cost of ACDC grows with layers, heads and tokens: `python benchmarks/growth.py -o F.png`.
 
-Models of SmolLM2's shape with random weights; one thing grows at a time.
+Models like SmolLM2 with random weights; one thing grows at a time. So that circuits are of one
+size, tau falls by a fifth from search to search until enough edges are kept; the last is shown.
 """
 
 from __future__ import annotations
@@ -31,25 +32,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60.0, help="stop each search after this")
-    parser.add_argument("--gap", type=float, default=0.2, help="tau, in gaps of the metric")
+    parser.add_argument("--kept", type=int, default=40, help="edges that a circuit has at least")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for what, steps in GROWING.items():
         for n, sizes, length in steps:
-            options = argparse.Namespace(
-                model="llama", metric="logit_diff", tau=None, length=length, sample=0,
-                seconds=args.seconds, gap=args.gap,
-            )  # fmt: skip
-            found = measure(random_model("llama", **{**SMALL, **sizes}), options, 8)
+            found = of_size(random_model("llama", **{**SMALL, **sizes}), length, args)
             rows.append({"what": what, "n": n, **found})
             print(
                 f"{what:>8} {n:>3}: {found['edges']} edges, {found['tested']} tested, "
-                f"{found['kept']} kept, {found['seconds']} s, "
+                f"{found['kept']} kept at tau {found['tau']:.2g}, {found['seconds']} s, "
                 f"{found['forwards_per_edge']} forward passes an edge"
                 f"{'' if found['complete'] else ' (stopped)'}",
                 flush=True,
             )
     draw(rows, args.output)
+
+
+def of_size(model: Any, length: int, args: argparse.Namespace) -> dict[str, Any]:
+    gap = 1.0
+    while True:
+        gap *= 0.8
+        options = argparse.Namespace(
+            model="llama", metric="logit_diff", tau=None, gap=gap, length=length, sample=0,
+            seconds=args.seconds,
+        )  # fmt: skip
+        found = measure(model, options, 8)
+        if found["kept"] >= args.kept or not found["complete"]:
+            return found
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
@@ -60,9 +70,16 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         here = [row for row in rows if row["what"] == what]
         places = [row["n"] for row in here]
         axes.plot(places, [row["tested"] for row in here], "o-", color="tab:blue")
-        axes.set(xlabel=what, ylabel="edges tested", xscale="log", yscale="log", xticks=places)
+        axes.set(
+            xlabel=what,
+            ylabel="edges tested (blue), kept (grey)",
+            xscale="log",
+            yscale="log",
+            xticks=places,
+        )
         axes.set_xticklabels([str(n) for n in places])
         axes.minorticks_off()
+        axes.plot(places, [row["kept"] for row in here], "^:", color="tab:gray")
         other = axes.twinx()
         other.plot(places, [row["seconds"] for row in here], "s--", color="tab:red")
         other.set(ylabel="seconds", yscale="log")

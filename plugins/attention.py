@@ -16,15 +16,21 @@ PATTERNS = (
     "previous_token_attention",
     "duplicate_token_attention",
     "induction_attention",
+    "fixed_offset_attention",
     "sink_attention",
     "first_value_norm",
+    "attention_entropy",
+    "largest_attention",
     "answer_attention",
+    "foil_attention",
+    "subject_attention",
 )
 
 
 def attention(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: pattern scores, and mean attention from each named position to each."""
-    from acdc_explain.experiments import measured, named_attention
+    from acdc_explain.attending import named_attention
+    from acdc_explain.experiments import measured
 
     found = measured(PATTERNS, subject)
     between = named_attention(subject)

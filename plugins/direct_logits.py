@@ -17,7 +17,8 @@ def direct_logits(
     subject: Subject, nodes: Sequence[Node], *, tokens: int = 6
 ) -> Iterator[tuple[Node, Facts]]:
     """Effect on answers minus foils, and the `tokens` most promoted and most suppressed."""
-    from acdc_explain.experiments import measure, top_logits
+    from acdc_explain.effects import top_logits
+    from acdc_explain.experiments import measure
 
     direct = measure("direct_effect", subject)
     for node in nodes:

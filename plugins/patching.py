@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def patching(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """The total effect of resample ablation. Without a percentile: the null costs a run a node."""
-    from acdc_explain.experiments import ablation_effect
+    from acdc_explain.effects import of_nodes
 
     for node in nodes:
-        value = ablation_effect(subject, [node]).value(node)
+        value = of_nodes("ablation_effect", subject, [node]).value(node)
         yield node, {"measures": {"ablation_effect": {"value": round(value, 5)}}}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 NULL_NODES = 12  # of each kind, ablated for comparison: a run each, so not all
 
-State = Literal["holds", "fails", "unclear"]
+State = Literal["fails", "unclear", "holds"]
+WORST: tuple[State, ...] = ("fails", "unclear", "holds")
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,17 @@ def role_card(
     subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
     """`supported` if all pattern and all causal tests hold beyond chance; see docs/roles.md."""
-    null = _null(subject, seed)
+    null = null_nodes(subject, seed)
     for label in labels:
         card = roles.get(label.role)
         if card is None:
             yield _no_test(label, f"no role card for {label.role!r} is installed")
             continue
-        tests, unmeasurable = _tests(subject, label.node, card, null)
+        tests, unmeasurable = tests_of(subject, label.node, card, null)
         yield _no_test(label, unmeasurable) if unmeasurable else _verdict(label, card, tests)
 
 
-def _null(subject: Subject, seed: int) -> list[Node]:
+def null_nodes(subject: Subject, seed: int) -> list[Node]:
     """Some heads and some MLPs, the same ones whatever is judged."""
     writers, rng = subject.model.graph.writers, random.Random(seed)
     chosen: list[Node] = []
@@ -67,27 +68,47 @@ def _null(subject: Subject, seed: int) -> list[Node]:
     return chosen
 
 
-def _tests(
+def tests_of(
     subject: Subject, node: Node, card: RoleCard, null: list[Node]
 ) -> tuple[list[Test], str | None]:
     """Every requirement measured, or why one cannot be."""
-    from acdc_explain.experiments import ablation_effect, measure
+    found = []
+    for requirement in card.requirements:
+        tests: list[Test] = []
+        reasons: list[str] = []
+        for option in requirement.options:
+            test = _measured(subject, node, option, null)
+            if isinstance(test, str):
+                reasons.append(test)
+            else:
+                tests.append(test)
+        if not tests and requirement.if_defined:
+            continue
+        if not tests:
+            return [], "; ".join(reasons)
+        found.append(max(tests, key=lambda test: WORST.index(test.state)))  # the best option
+    return found, None
+
+
+def _measured(
+    subject: Subject, node: Node, requirement: Requirement, null: list[Node]
+) -> Test | str:
+    """One requirement measured, or why it cannot be."""
+    from acdc_explain.effects import NODE_MEASURES, of_nodes
+    from acdc_explain.experiments import measure
     from acdc_explain.measurement import NotMeasurable
 
-    tests = []
-    for requirement in card.requirements:
-        try:
-            if requirement.measure == "ablation_effect":
-                others = [n for n in null if n.kind == node.kind and n != node]
-                measurement = ablation_effect(subject, [node, *others])
-            else:
-                measurement = measure(requirement.measure, subject)
-        except NotMeasurable as reason:
-            return [], f"{requirement.measure} cannot be measured: {reason}"
-        if node not in measurement.nodes:
-            return [], f"{requirement.measure} is not defined for {node}"
-        tests.append(_test(requirement, measurement, node))
-    return tests, None
+    try:
+        if requirement.measure in NODE_MEASURES:
+            others = [n for n in null if n.kind == node.kind and n != node]
+            measurement = of_nodes(requirement.measure, subject, [node, *others])
+        else:
+            measurement = measure(requirement.measure, subject)
+    except NotMeasurable as reason:
+        return f"{requirement.measure} cannot be measured: {reason}"
+    if node not in measurement.nodes:
+        return f"{requirement.measure} is not defined for {node}"
+    return _test(requirement, measurement, node)
 
 
 def _test(requirement: Requirement, measurement: Measurement, node: Node) -> Test:
@@ -101,13 +122,11 @@ def _test(requirement: Requirement, measurement: Measurement, node: Node) -> Tes
 
 
 def _verdict(label: Label, card: RoleCard, tests: list[Test]) -> Verdict:
-    outcome = _outcome(_tier(tests, "pattern"), _tier(tests, "causal"))
-    doubtful = [test for test in tests if test.state != "holds"]
-    deciding = (doubtful or tests)[0]
+    deciding = deciding_of(tests)
     return Verdict(
         label_id=label.id,
         judge="role_card",
-        outcome=outcome,
+        outcome=outcome_of(tests),
         score=round(deciding.value, 5),
         chance=round(deciding.chance, 5),
         percentile=round(deciding.percentile, 4),
@@ -116,14 +135,20 @@ def _verdict(label: Label, card: RoleCard, tests: list[Test]) -> Verdict:
     )
 
 
-def _tier(tests: list[Test], tier: Tier) -> State | None:
+def deciding_of(tests: Sequence[Test]) -> Test:
+    """The first test that does not hold, or else the first."""
+    return next((test for test in tests if test.state != "holds"), tests[0])
+
+
+def _tier(tests: Sequence[Test], tier: Tier) -> State | None:
     """The worst state among the tests of a tier; None if the card has none."""
     states = {test.state for test in tests if test.requirement.tier == tier}
-    worst: tuple[State, ...] = ("fails", "unclear", "holds")
-    return next((state for state in worst if state in states), None)
+    return next((state for state in WORST if state in states), None)
 
 
-def _outcome(pattern: State | None, causal: State | None) -> Outcome:
+def outcome_of(tests: Sequence[Test]) -> Outcome:
+    """What the tests of both tiers say together."""
+    pattern, causal = _tier(tests, "pattern"), _tier(tests, "causal")
     states = {pattern, causal} - {None}
     if states == {"holds"}:
         return "supported"

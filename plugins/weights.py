@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from acdc_explain.subject import Subject
 
 
+SCORES = ("copying", "negative_copying", "copying_strength", "successor_score", "relation_score")
+
+
 def weights(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: does attending to a token promote it (copying) or push it down?"""
     from acdc_explain.experiments import measured
 
-    found = measured(("copying", "negative_copying", "copying_strength"), subject)
+    found = measured(SCORES, subject)
     for node in nodes:
         measures = {name: m.facts(node) for name, m in found.items() if node.kind == "head"}
         yield node, {"measures": measures} if measures else {}

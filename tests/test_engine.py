@@ -104,6 +104,7 @@ def test_the_kept_edges_are_those_of_brute_force(family, small_model):
     assert outcome.metric == pytest.approx(final, abs=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     family=st.sampled_from(FAMILIES),

@@ -1,0 +1,183 @@
+"""What heads do with a token they attend to: copy it, push it down, say what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .measurement import Measurement, NotMeasurable, per_head
+from .model import Model
+from .subject import Subject
+
+TOP = 5  # a token is copied if it is among so many highest logits
+
+
+def copying_words(subject: Subject, most: int = 100) -> list[int]:
+    """Tokens the task is about: answers and foils, or else whatever its prompts contain."""
+    model = subject.model
+    words = [word for e in subject.examples for word in (*e.answers, *e.foils)]
+    ids = list(dict.fromkeys(model.single(word) for word in words))
+    if len(ids) < 10:
+        prompts = [i for e in subject.examples for i in model.token_ids(e.clean)]
+        ids = list(dict.fromkeys([*ids, *prompts]))
+    return ids[:most]
+
+
+@torch.no_grad()
+def effective_embedding(
+    model: Model, words: Sequence[int], *, contexts: int = 4
+) -> Float[Tensor, "word d_model"]:
+    """The residual stream after block 0 at a token, averaged over other tokens before it."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(len(words), model.cfg.d_model, dtype=model.dtype, device=model.device)
+    for _ in range(contexts):
+        before = torch.randint(0, len(words), (len(words),), generator=generator).tolist()
+        batch = model.batch_ids([[words[b], word] for b, word in zip(before, words)])
+        total += batch.at_end(model.record_blocks(batch).inputs[1])
+    return total / contexts
+
+
+@torch.no_grad()
+def head_output_attending_to(
+    model: Model, stream: Float[Tensor, "word d_model"], layer: int
+) -> Float[Tensor, "head word d_model"]:
+    """What each head of a layer writes when it attends to nothing but that residual stream."""
+    block = model.bridge.blocks[layer]
+    normed = block.ln1(stream[:, None])[:, 0]
+    values = torch.einsum("wd,hde->hwe", normed, model.bridge.W_V[layer].detach())
+    bias = getattr(block.attn, "b_V", None)
+    if bias is not None:
+        values = values + bias.detach()[:, None]
+    return torch.einsum("hwe,hed->hwd", values, model.bridge.W_O[layer].detach())
+
+
+@dataclass(frozen=True)
+class OwnLogit:
+    """The attended token's own logit in what a head writes, among all logits."""
+
+    above: Float[Tensor, "layer head word"]  # how many tokens have a higher one
+    below: Float[Tensor, "layer head word"]  # how many have a lower one
+    z: Float[Tensor, "layer head word"]  # distance from the mean, in standard deviations
+
+
+@torch.no_grad()
+def own_logits(subject: Subject) -> OwnLogit:
+    """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding."""
+    model, words = subject.model, copying_words(subject)
+    if model.graph.n_layers < 2:
+        raise NotMeasurable("a model of one layer has no later head to read the enriched token")
+    stream = effective_embedding(model, words)
+    index = torch.tensor(words, device=model.device)[None, :, None]
+    above, below, z = [], [], []
+    for layer in range(model.graph.n_layers):
+        logits = model.unembed(head_output_attending_to(model, stream, layer))
+        own = logits.gather(-1, index.expand(len(logits), -1, -1))
+        above.append((logits > own).sum(-1))
+        below.append((logits < own).sum(-1))
+        spread = logits.std(-1, keepdim=True).clamp_min(1e-12)  # a head may write nothing
+        z.append(((own - logits.mean(-1, keepdim=True)) / spread)[..., 0])
+    return OwnLogit(torch.stack(above), torch.stack(below), torch.stack(z))
+
+
+def _own_logits(subject: Subject) -> OwnLogit:
+    return subject.remember("own logits", lambda: own_logits(subject))
+
+
+def copying(subject: Subject) -> Measurement:
+    """Share of tokens that a head raises into the top 5 by attending to them."""
+    hits = (_own_logits(subject).above < TOP).float()
+    return per_head("copying", subject.model.graph, hits)
+
+
+def negative_copying(subject: Subject) -> Measurement:
+    """Share of tokens that a head pushes into the bottom 5 by attending to them."""
+    hits = (_own_logits(subject).below < TOP).float()
+    return per_head("negative_copying", subject.model.graph, hits)
+
+
+def copying_strength(subject: Subject) -> Measurement:
+    """How far the attended token's own logit stands out, in standard deviations of all logits."""
+    return per_head("copying_strength", subject.model.graph, _own_logits(subject).z)
+
+
+# --- what follows, what belongs together -------------------------------------------------------
+
+ORDERED = (
+    "one two three four five six seven eight nine ten eleven twelve",
+    "first second third fourth fifth sixth seventh eighth ninth tenth",
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    "January February March April May June July August September October November December",
+    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+    " ".join(map(str, range(1, 21))),
+)
+CAPITALS = (
+    "France Paris Germany Berlin Italy Rome Spain Madrid England London Russia Moscow China "
+    "Beijing Japan Tokyo Egypt Cairo Greece Athens Austria Vienna Poland Warsaw Ireland "
+    "Dublin Norway Oslo Sweden Stockholm Finland Helsinki Denmark Copenhagen Portugal "
+    "Lisbon Turkey Ankara Cuba Havana Canada Ottawa Kenya Nairobi Peru Lima Chile Santiago "
+    "India Delhi Iran Tehran Iraq Baghdad Syria Damascus Israel Jerusalem Lebanon Beirut "
+    "Jordan Amman Thailand Bangkok Vietnam Hanoi Indonesia Jakarta Philippines Manila "
+    "Australia Canberra Hungary Budapest Belgium Brussels Netherlands Amsterdam Scotland "
+    "Edinburgh Ukraine Kiev Korea Seoul Venezuela Caracas"
+)
+OPPOSITES = (
+    "hot cold big small good bad up down left right open closed black white old young rich "
+    "poor high low fast slow hard soft long short light dark early late first last strong "
+    "weak happy sad true false win lose buy sell day night love hate friend enemy summer "
+    "winter north south east west inside outside above below before after more less begin "
+    "end push pull"
+)
+FEWEST_ORDERED, FEWEST_PAIRS = 10, 30
+
+
+def _pairs(model: Model, words: Sequence[str]) -> list[tuple[int, int]]:
+    """The ids of neighbouring words that are one token each."""
+    cut = [model.token_ids(f" {word}") for word in words]
+    ids = [found[0] if len(found) == 1 else None for found in cut]
+    unknown = model.tokenizer.unk_token_id
+    pairs = [(a, b) for a, b in pairwise(ids) if a is not None and b is not None]
+    return [pair for pair in pairs if unknown not in pair]
+
+
+@torch.no_grad()
+def _ranks(model: Model, pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "layer head pair"]:
+    """How many tokens have a higher logit than the second of each pair, when a head attends to
+    the first."""
+    stream = effective_embedding(model, [first for first, _ in pairs])
+    index = torch.tensor([second for _, second in pairs], device=model.device)[None, :, None]
+    ranks = []
+    for layer in range(model.graph.n_layers):
+        logits = model.unembed(head_output_attending_to(model, stream, layer))
+        ranks.append((logits > logits.gather(-1, index.expand(len(logits), -1, -1))).sum(-1))
+    return torch.stack(ranks)
+
+
+def successor_score(subject: Subject) -> Measurement:
+    """Share of ordinal words (numbers, days, months ...) whose successor a head raises most."""
+    model = subject.model
+    pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
+    if len(pairs) < FEWEST_ORDERED:
+        raise NotMeasurable(f"the tokenizer has {len(pairs)} pairs of ordinal words")
+    return per_head("successor_score", model.graph, (_ranks(model, pairs) < 1).float())
+
+
+def relation_score(subject: Subject) -> Measurement:
+    """Share of pairs whose second word a head raises into the top 10: capitals or opposites."""
+    model = subject.model
+    best: Tensor | None = None
+    for words in (CAPITALS.split(), OPPOSITES.split()):
+        pairs = [p for at in range(0, len(words), 2) for p in _pairs(model, words[at : at + 2])]
+        if len(pairs) >= FEWEST_PAIRS:
+            hits = (_ranks(model, pairs) < 10).float()[..., :FEWEST_PAIRS]
+            if best is not None:
+                better = hits.mean(-1, keepdim=True) > best.mean(-1, keepdim=True)
+                hits = torch.where(better, hits, best)
+            best = hits
+    if best is None:
+        raise NotMeasurable(f"the tokenizer has less than {FEWEST_PAIRS} pairs of a relation")
+    return per_head("relation_score", model.graph, best)

@@ -1,0 +1,82 @@
+"""Judge `interchange`: can components with one label write each other's output?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Judge
+from acdc_explain.verdict import Verdict
+
+if TYPE_CHECKING:
+    from acdc_explain.circuit import Node
+    from acdc_explain.label import Label
+    from acdc_explain.role import RoleCard
+    from acdc_explain.subject import Subject
+
+PARTNERS, STRANGERS = 3, 8
+BETTER = 0.25  # the share of strangers that may do as well
+
+
+def interchange(
+    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+) -> Iterator[Verdict]:
+    """For roles that several components have. On request only (`--judge`): two runs a pair.
+
+    `supported` if swapping outputs with others of the role moves the final distribution
+    (Jensen-Shannon, nats) less than swapping with strangers of the kind, else `inconclusive`:
+    heads of one role in different layers need not be exchangeable.
+    """
+    labels = list(labels)
+    for label in labels:
+        same = {x.node for x in labels if x.role == label.role} - {label.node}
+        same_kind = sorted((node for node in same if node.kind == label.node.kind), key=str)
+        if label.role == "other" or not same_kind:
+            continue
+        strangers = [
+            node
+            for node in subject.model.graph.writers
+            if node.kind == label.node.kind and node not in same and node != label.node
+        ]
+        rng = random.Random(f"{seed} {label.id}")
+        partners = rng.sample(same_kind, min(PARTNERS, len(same_kind)))
+        others = rng.sample(strangers, min(STRANGERS, len(strangers)))
+        if others:
+            yield _verdict(subject, label, partners, others)
+
+
+def _verdict(
+    subject: Subject, label: Label, partners: Sequence[Node], strangers: Sequence[Node]
+) -> Verdict:
+    from acdc_explain.effects import swap
+
+    def distance(other: Node) -> float:
+        return float(swap(subject, label.node, other).mean())
+
+    mine = sum(map(distance, partners)) / len(partners)
+    theirs = sorted(map(distance, strangers))
+    lower = sum(value < mine for value in theirs) / len(theirs)
+    return Verdict(
+        label_id=label.id,
+        judge="interchange",
+        outcome="supported" if lower <= BETTER else "inconclusive",
+        score=round(mine, 5),
+        chance=round(theirs[len(theirs) // 2], 5),
+        percentile=round(lower, 4),
+        n=len(subject),
+        reason=(
+            f"swapping outputs with {', '.join(map(str, partners))} moves the distribution by "
+            f"{mine:.4f} nats; with strangers by {theirs[len(theirs) // 2]:.4f} "
+            f"({lower:.0%} of them less)"
+        ),
+    )
+
+
+interchange.on_request = True  # type: ignore[attr-defined]
+
+
+@hookimpl
+def register_judges() -> dict[str, Judge]:
+    return {"interchange": interchange}
