@@ -218,16 +218,16 @@ def build(size: str, seed: int) -> Any:
     return model
 
 
-def tokenizer() -> Any:
-    """Words with the space before them; `<bos>` is put in front."""
+def word_tokenizer(vocabulary: Sequence[str], pattern: str) -> Any:
+    """Words that match a pattern are tokens; `<bos>` is put in front."""
     from tokenizers import Regex, decoders, models, pre_tokenizers, processors
     from tokenizers import Tokenizer as Fast
     from transformers import PreTrainedTokenizerFast
 
     words = Fast(
-        models.WordLevel({piece: n for n, piece in enumerate(VOCABULARY)}, unk_token="<unk>")
+        models.WordLevel({piece: n for n, piece in enumerate(vocabulary)}, unk_token="<unk>")
     )
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+"), "isolated")
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     words.decoder = decoders.Fuse()
     words.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 0)]
@@ -242,7 +242,7 @@ def folder(size: str, seed: int) -> Path:
     made = Path(mkdtemp(prefix="acdc-explain-planted-"))
     with quiet():
         build(size, seed).save_pretrained(made)
-        tokenizer().save_pretrained(made)
+        word_tokenizer(VOCABULARY, r" ?\w+").save_pretrained(made)
     return made
 
 
