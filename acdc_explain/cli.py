@@ -134,7 +134,9 @@ def run(
     prompts: Annotated[
         Path | None, typer.Option(help="A .jsonl, .csv or .json file; TASK names it.")
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Text for top-activating examples.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="For top-activating examples: a text file, datasets:NAME.")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: another discoverer's setting.")
     ] = None,
@@ -167,7 +169,7 @@ def run(
         examples=examples,
         seed=seed,
         prompts=str(prompts) if prompts else None,
-        corpus=str(corpus) if corpus else None,
+        corpus=corpus,
     )
     _check_run(plugins, task, settings)
     store = _store(db, must_exist=False)

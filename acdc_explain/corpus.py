@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,54 @@ from .model import Batch, Hook, Model, head_index
 
 TEXTS = 16
 LENGTH = 24  # tokens
-SHOWN = 12  # tokens shown before the place
+MOST_ROWS = 1000  # of a data set
+SHOWN = 12  # tokens shown before the place, or more if it reads something further back
+MARKS = "«", "»"  # around the token that a head reads
+FROM_DATASETS = "datasets:"
 OPENINGS = "The In When It This There After She He We I Then".split()
 
 
-def corpus_batch(model: Model, path: str, *, seed: int = 0) -> Batch:
-    """A seeded sample of stretches of a UTF-8 text file. Raises UserError."""
+def corpus_batch(model: Model, corpus: str, *, seed: int = 0) -> Batch:
+    """A seeded sample of lines of a UTF-8 text file or of `datasets:NAME`. Raises UserError."""
+    if corpus.startswith(FROM_DATASETS):
+        texts = _from_datasets(corpus.removeprefix(FROM_DATASETS))
+    else:
+        texts = _from_file(corpus)
+    lines = [line for text in texts for line in text.splitlines() if len(line.split()) >= 5]
+    if not lines:
+        raise UserError(f"The corpus {corpus} has no line of five words or more; give more text.")
+    chosen = random.Random(seed).sample(lines, min(TEXTS, len(lines)))
+    rows = [model.token_ids(line)[:LENGTH] for line in chosen]
+    return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
+
+
+def _from_file(path: str) -> list[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return [Path(path).read_text(encoding="utf-8")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"The corpus {path} cannot be read ({error}); give a UTF-8 file."
         ) from error
-    lines = [line for line in text.splitlines() if len(line.split()) >= 5]
-    if not lines:
-        raise UserError(f"The corpus {path} has no line of five words or more; give more text.")
-    chosen = random.Random(seed).sample(lines, min(TEXTS, len(lines)))
-    rows = [model.token_ids(line)[:LENGTH] for line in chosen]
-    return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
+
+
+def _from_datasets(name: str) -> list[str]:
+    """The first texts of a Hugging Face data set, by name or folder: its column `text`, or else
+    its first one of text."""
+    from datasets import load_dataset
+
+    try:
+        rows = list(islice(load_dataset(name, split="train", streaming=True), MOST_ROWS))
+    except Exception as error:  # whatever a hub, a script or a file makes it raise
+        raise UserError(f"The data set {name!r} cannot be read ({_line(error)}).") from error
+    columns = [key for key, value in rows[0].items() if isinstance(value, str)] if rows else []
+    if not columns:
+        raise UserError(f"The data set {name!r} has no column of text; use another.")
+    column = "text" if "text" in columns else columns[0]
+    return [row[column] for row in rows]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @torch.no_grad()
@@ -84,13 +115,13 @@ def strongest_places(
 
 
 def _place(model: Model, batch: Batch, row: int, at: int, source: int | None) -> dict[str, Any]:
-    """The token, the text before it, and the token a head reads there."""
+    """The token, the text before it, and the token a head reads there, marked in the text."""
     ids = batch.tokens[row].tolist()
-    start = max(len(model.prefix), at - SHOWN)
-    place: dict[str, Any] = {
-        "text": "".join(model.piece(i) for i in ids[start : at + 1]),
-        "token": model.piece(ids[at]),
-    }
+    start = max(len(model.prefix), min(at - SHOWN, at if source is None else source))
+    pieces = {i: model.piece(ids[i]) for i in range(start, at + 1)}
+    if source is not None and source in pieces:
+        pieces[source] = MARKS[0] + pieces[source] + MARKS[1]
+    place: dict[str, Any] = {"text": "".join(pieces.values()), "token": model.piece(ids[at])}
     if source is not None:
         place["attends_to"] = model.piece(ids[source])
         place["distance"] = at - source

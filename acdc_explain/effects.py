@@ -188,12 +188,13 @@ def restored_at_subject(subject: Subject, node: Node) -> Float[Tensor, "sample"]
     return 1 - share_lost(subject, logits)
 
 
-def swap(subject: Subject, one: Node, other: Node) -> Float[Tensor, "sample"]:
-    """Jensen-Shannon distance (nats) from the clean distribution when two nodes of a kind write
-    each other's output."""
-    logits = rewritten(
-        subject, {one: clean_output(subject, other), other: clean_output(subject, one)}
-    )
+def standing_in(subject: Subject, one: Node, other: Node) -> Float[Tensor, "sample"]:
+    """Jensen-Shannon distance (nats) from the clean distribution when one node writes what another
+    writes.
+
+    Both at once would be no test: in one layer, swapping outputs leaves their sum as it was.
+    """
+    logits = rewritten(subject, {one: clean_output(subject, other)})
     p, q = subject.clean_run.logits.log_softmax(-1), logits.log_softmax(-1)
     middle = torch.logaddexp(p, q) - math.log(2)
     divergences = [(x.exp() * (x - middle)).sum(-1) for x in (p, q)]

@@ -56,6 +56,28 @@ def head_output_attending_to(
     return torch.einsum("hwe,hed->hwd", values, model.bridge.W_O[layer].detach())
 
 
+@torch.no_grad()
+def qk_affinity(
+    model: Model, layer: int, head: int, queries: Sequence[int], keys: Sequence[int]
+) -> Float[Tensor, "query key"]:
+    """How much a head's query of one token wants the key of another, before the softmax.
+
+    From what tokens are after block 0, without their places (rotary positions are left out).
+    """
+    block, n = model.bridge.blocks[layer], model.graph.n_heads
+    sides = []
+    for words, weight, bias in (
+        (queries, block.attn.W_Q, getattr(block.attn, "b_Q", None)),
+        (keys, block.attn.W_K, getattr(block.attn, "b_K", None)),
+    ):
+        normed = block.ln1(effective_embedding(model, words)[:, None])[:, 0]
+        side = normed @ weight[head].detach()
+        sides.append(side if bias is None else side + bias.detach().view(n, -1)[head])
+    query, key = sides
+    scores: Tensor = query @ key.T / query.shape[-1] ** 0.5
+    return scores
+
+
 @dataclass(frozen=True)
 class OwnLogit:
     """The attended token's own logit in what a head writes, among all logits."""

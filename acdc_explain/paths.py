@@ -100,7 +100,8 @@ class Paths:
         k, v = (project(port, clean, self.table) for port in ("k", "v"))
         scores = q @ k.transpose(-1, -2) * attention.scaling
         pattern = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-        return Received(pattern, self._write(attention, head, pattern, v))
+        written = self._write(attention, head, pattern, v)
+        return Received(pattern.expand(len(written), -1, -1, -1), written)
 
     def _write(self, attention: Attention, head: int, pattern: Tensor, v: Tensor) -> Tensor:
         return attention.each_output[head](pattern @ v)

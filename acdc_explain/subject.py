@@ -233,7 +233,7 @@ class Subject:
             subject = Subject(
                 self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
             )
-            subject.clean_run = self.clean_run
+            subject.clean_run, subject.replay = self.clean_run, self.replay
             found[scheme] = subject
         return found
 

@@ -42,8 +42,8 @@ class Verdict:
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The verdict that counts where judges disagree."""
-    return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.outcome), default=None)
+    """The verdict that counts where judges disagree; of equal ones, the first judge's by name."""
+    return min(verdicts, key=lambda v: (WORST_FIRST.index(v.outcome), v.judge), default=None)
 
 
 @dataclass(frozen=True, slots=True)

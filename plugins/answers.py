@@ -6,16 +6,19 @@ from acdc_explain import hookimpl
 from acdc_explain.answer_key import AnswerKey, KnownRoles
 from acdc_explain.circuit import Node
 
-BOTH = ("induction", "name_mover")
+MOVERS = tuple(f"a{layer}.h{head}" for layer in (1, 2) for head in range(4))
 
 
 def mini() -> list[KnownRoles]:
     """docs/mini.md, made by mini_model/measure.py; heads that fit no word are left out."""
-    heads: dict[str, tuple[str, ...]] = {"a0.h0": ("duplicate_token",)}
-    heads |= {"a0.h3": ("previous_token",)}
-    heads |= {f"a{layer}.h{head}": BOTH for layer in (1, 2) for head in range(4)}
-    known = {Node.parse(name): roles for name, roles in heads.items()}
-    return [KnownRoles("mini", "ioi", known)]
+    ioi: dict[str, tuple[str, ...]] = {"a0.h0": ("duplicate_token",)}
+    ioi |= dict.fromkeys(MOVERS, ("name_mover",))
+    induction: dict[str, tuple[str, ...]] = {"a0.h3": ("previous_token",)}
+    induction |= dict.fromkeys(MOVERS[:4], ("induction", "name_mover"))
+    return [
+        KnownRoles("mini", task, {Node.parse(name): roles for name, roles in known.items()})
+        for task, known in (("ioi", ioi), ("induction", induction))
+    ]
 
 
 def smollm2() -> list[KnownRoles]:

@@ -25,8 +25,8 @@ def interchange(
 ) -> Iterator[Verdict]:
     """For roles that several components have. On request only (`--judge`): two runs a pair.
 
-    `supported` if swapping outputs with others of the role moves the final distribution
-    (Jensen-Shannon, nats) less than swapping with strangers of the kind, else `inconclusive`:
+    `supported` if writing the output of others of the role moves the final distribution
+    (Jensen-Shannon, nats) less than writing that of strangers of the kind, else `inconclusive`:
     heads of one role in different layers need not be exchangeable.
     """
     labels = list(labels)
@@ -50,10 +50,11 @@ def interchange(
 def _verdict(
     subject: Subject, label: Label, partners: Sequence[Node], strangers: Sequence[Node]
 ) -> Verdict:
-    from acdc_explain.effects import swap
+    from acdc_explain.effects import standing_in
 
     def distance(other: Node) -> float:
-        return float(swap(subject, label.node, other).mean())
+        pair = label.node, other
+        return sum(float(standing_in(subject, *x).mean()) for x in (pair, pair[::-1])) / 2
 
     mine = sum(map(distance, partners)) / len(partners)
     theirs = sorted(map(distance, strangers))
@@ -67,8 +68,8 @@ def _verdict(
         percentile=round(lower, 4),
         n=len(subject),
         reason=(
-            f"swapping outputs with {', '.join(map(str, partners))} moves the distribution by "
-            f"{mine:.4f} nats; with strangers by {theirs[len(theirs) // 2]:.4f} "
+            f"writing the output of {', '.join(map(str, partners))}, and they its, moves the "
+            f"distribution by {mine:.4f} nats; with strangers by {theirs[len(theirs) // 2]:.4f} "
             f"({lower:.0%} of them less)"
         ),
     )

@@ -12,14 +12,33 @@ if TYPE_CHECKING:
     from acdc_explain.circuit import Node
     from acdc_explain.subject import Subject
 
+ACTS, IDLE = 0.05, 0.01  # shares of the gap: between them, nothing is said
+
 
 def patching(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
-    """The total effect of resample ablation. Without a percentile: the null costs a run a node."""
+    """The total effect of resample ablation, under the task's own corruption and its others.
+
+    `schemes_disagree` where it acts under one and not, or the other way, under another. Without a
+    percentile: the null costs a run a node.
+    """
     from acdc_explain.effects import of_nodes
 
     for node in nodes:
         value = of_nodes("ablation_effect", subject, [node]).value(node)
-        yield node, {"measures": {"ablation_effect": {"value": round(value, 5)}}}
+        facts: dict[str, object] = {"measures": {"ablation_effect": {"value": round(value, 5)}}}
+        others = {
+            scheme: round(of_nodes("ablation_effect", other, [node]).value(node), 5)
+            for scheme, other in subject.schemes.items()
+        }
+        if others:
+            facts["under_other_corruptions"] = others
+            facts["schemes_disagree"] = _disagree([value, *others.values()])
+        yield node, facts
+
+
+def _disagree(values: Sequence[float]) -> bool:
+    up, down = max(values) >= ACTS, min(values) <= -ACTS
+    return (up and down) or ((up or down) and min(map(abs, values)) <= IDLE)
 
 
 @hookimpl

@@ -22,9 +22,10 @@ def top_examples(
     most: int = 5,
     seed: int = 0,
 ) -> Iterator[tuple[Node, Facts]]:
-    """The `most` tokens of `corpus` (a text file) at which a component's output is largest.
+    """The `most` tokens of `corpus` at which a component's output is largest.
 
-    Without a corpus, of text that the model itself writes. For a head also the token it reads.
+    A text file or `datasets:NAME`; without a corpus, text that the model itself writes. For a head
+    also the token it reads, «marked» in the text.
     `corpus_digest` tells an edited file apart.
     """
     from acdc_explain.corpus import corpus_batch, own_text, strongest_places

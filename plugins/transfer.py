@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from acdc_explain.role import RoleCard
     from acdc_explain.subject import Subject
 
-SILENT = 0.2  # of a causal test's bound: less, and the corruption does not reach the component
+SILENT = 0.5  # of a causal test's bound: less, and the corruption does not reach the component
 
 
 def transfer(

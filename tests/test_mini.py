@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from acdc_explain.attending import named_attention
 from acdc_explain.circuit import Node
-from acdc_explain.experiments import measure, named_attention
+from acdc_explain.experiments import measure
 from acdc_explain.plugins import load_plugins
 from acdc_explain.reference import ReferenceEngine
 from acdc_explain.subject import Subject

@@ -45,10 +45,10 @@ def registers(hook: str, **things):
     return make
 
 
-def test_nine_hooks():
+def test_the_hooks():
     assert sorted(HOOKS) == sorted(f"register_{kind}" for kind in (
         "tasks", "models", "discoverers", "collectors", "labelers", "judges", "roles",
-        "patterns", "prompts"))  # fmt: skip
+        "answer_keys", "patterns", "prompts"))  # fmt: skip
     assert all(getattr(Hooks, hook).__doc__ for hook in HOOKS)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from acdc_explain_plugins.role_card import _outcome, _test, _verdict
+from acdc_explain_plugins.role_card import Test as Measured
+from acdc_explain_plugins.role_card import _test, _verdict, outcome_of
 from acdc_explain_plugins.roles import CARDS
 
 from acdc_explain.circuit import Graph, Node
@@ -94,7 +95,29 @@ def test_states(bounds, values, noise, state):
     ],
 )
 def test_outcomes(pattern, causal, outcome):
-    assert _outcome(pattern, causal) == outcome
+    tests = [
+        Measured(Requirement(tier, "a", at_least=0.0), state, 0, 0, 0, 0, 0, 1)
+        for tier, state in (("pattern", pattern), ("causal", causal))
+        if state is not None
+    ]
+    assert outcome_of(tests) == outcome
+
+
+def test_one_of_several_requirements_will_do():
+    other = Requirement("causal", "b", at_least=0.5)
+    both = Requirement("causal", "a", at_least=0.5, instead=(other,))
+    assert [str(option) for option in both.options] == ["a >= 0.5", "b >= 0.5"]
+    assert both.met({"a": (0.6, 0.5)})
+    assert both.met({"a": (0.4, 0.5), "b": (0.6, 0.5)})
+    assert not both.met({"a": (0.4, 0.5), "b": (0.4, 0.5)})
+    assert not both.met({})
+
+
+def test_a_requirement_that_counts_only_where_it_has_a_meaning():
+    requirement = Requirement("causal", "a", near_zero=0.1, if_defined=True)
+    assert requirement.met({})
+    assert requirement.met({"a": (0.05, 0.5)})
+    assert not requirement.met({"a": (0.5, 0.5)})
 
 
 def test_the_deciding_test_is_the_first_that_does_not_hold():
@@ -110,18 +133,21 @@ def test_the_deciding_test_is_the_first_that_does_not_hold():
 
 
 def test_cards_name_measures_that_exist_and_say_something():
+    from acdc_explain.effects import NODE_MEASURES
     from acdc_explain.experiments import MEASURES
 
     for card in CARDS:
         assert card.claim
         assert card.requirements
         for requirement in card.requirements:
-            assert requirement.measure in {*MEASURES, "ablation_effect"}
+            assert {o.measure for o in requirement.options} <= {*MEASURES, *NODE_MEASURES}
             assert str(requirement) != requirement.measure
 
 
 def test_the_words_the_field_uses_are_there():
     assert {card.name for card in CARDS} >= {
         "previous_token", "induction", "duplicate_token", "name_mover", "negative_name_mover",
-        "attention_sink", "other",
+        "backup_name_mover", "s_inhibition", "successor", "relation", "attribute_extractor",
+        "positional", "attention_sink", "broad", "token_enrichment", "fact_lookup",
+        "logit_booster", "comparison", "key_value_memory", "other",
     }  # fmt: skip

@@ -1,0 +1,138 @@
+"""Sufficiency, transfer and interchange on a model whose heads are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from acdc_explain_plugins.interchange import interchange
+from acdc_explain_plugins.planted import jobs
+from acdc_explain_plugins.sufficiency import _share, _verdict, sufficiency
+from acdc_explain_plugins.transfer import transfer
+
+import acdc_explain as ax
+from acdc_explain.circuit import Node
+from acdc_explain.label import Label
+from acdc_explain.plugins import load_plugins
+from acdc_explain.subject import Subject
+from acdc_explain.verdict import Verdict, worst
+
+PLACED = jobs("small", 0)
+
+
+def nodes(job: str) -> list[Node]:
+    return [node for node, found in PLACED.items() if found == job]
+
+
+def label(node: Node, role: str) -> Label:
+    return Label("circuit", node, "test", role, (), "", 0.5, ())
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Subject:
+    model = ax.load_model("planted-small-0")
+    task = load_plugins().tasks()["planted_ioi"](model, examples=8, seed=0)
+    return Subject(model, task, task.held_out)
+
+
+@pytest.fixture(scope="module")
+def judged(held_out) -> Callable[..., dict[str, Verdict]]:
+    def judge(function, *claims: tuple[Node, str]) -> list[Verdict | None]:
+        labels = [label(*claim) for claim in claims]
+        found = {v.label_id: v for v in function(held_out, labels, load_plugins().roles())}
+        return [found.get(one.id) for one in labels]
+
+    return judge
+
+
+class TestSufficiency:
+    @pytest.mark.parametrize(
+        ("job", "role"),
+        [
+            ("mover", "name_mover"),
+            ("negative", "negative_name_mover"),
+            ("inhibit", "s_inhibition"),
+            ("duplicate", "duplicate_token"),
+            ("previous", "previous_token"),
+        ],
+    )
+    def test_what_the_label_says_is_enough(self, job, role, judged):
+        (verdict,) = judged(sufficiency, (nodes(job)[0], role))
+        assert verdict.outcome == "supported"
+        assert verdict.score > 0.95 > 0.5 > verdict.chance
+
+    def test_looking_elsewhere_is_not(self, judged):
+        """A mover does not work by looking at the token before."""
+        (verdict,) = judged(sufficiency, (nodes("mover")[0], "previous_token"))
+        assert verdict is None or verdict.outcome == "causal_only"
+        (verdict,) = judged(sufficiency, (nodes("two_jobs")[0], "induction"))
+        assert verdict.outcome == "causal_only"
+        assert verdict.score < 0.1
+
+    def test_roles_that_name_no_place_and_heads_without_effect_are_left_alone(self, judged):
+        assert judged(sufficiency, (nodes("sink")[0], "name_mover")) == [None]
+        assert judged(sufficiency, (nodes("mover")[0], "broad")) == [None]
+
+    def test_shares(self):
+        whole = torch.tensor([1.0, 3.0])
+        assert _share(torch.tensor([0.0, 1.0]), whole) == 0.75
+        half = _verdict(label(nodes("mover")[0], "name_mover"), whole / 2, whole, [whole])
+        assert (half.outcome, half.score, half.chance, half.n) == ("supported", 0.5, 0.0, 2)
+        third = _verdict(label(nodes("mover")[0], "name_mover"), whole * 0.7, whole, [whole])
+        assert third.outcome == "inconclusive"
+
+
+class TestTransfer:
+    def test_what_holds_under_other_corruptions(self, judged):
+        (verdict,) = judged(transfer, (nodes("inhibit")[0], "s_inhibition"))
+        assert verdict.outcome == "supported"
+        assert "swap_s2: supported" in verdict.reason
+        assert "random_s2: supported" in verdict.reason
+
+    def test_a_scheme_that_leaves_alone_what_a_head_reads_is_silent(self, judged):
+        """Under swap_s2 a name is repeated as well, only another one."""
+        (verdict,) = judged(transfer, (nodes("duplicate")[0], "duplicate_token"))
+        assert verdict.outcome == "supported"
+        assert "swap_s2" not in verdict.reason
+
+    def test_the_schemes_share_the_clean_run(self, held_out):
+        for other in held_out.schemes.values():
+            assert other.clean_run is held_out.clean_run
+            assert not torch.equal(other.corrupt.tokens, held_out.corrupt.tokens)
+            assert [e.clean for e in other.examples] == [e.clean for e in held_out.examples]
+
+
+class TestInterchange:
+    def test_movers_stand_in_for_each_other(self, judged):
+        one, other = nodes("mover")
+        verdicts = judged(interchange, (one, "name_mover"), (other, "name_mover"))
+        for verdict in verdicts:
+            assert verdict.outcome == "supported"
+            assert verdict.score < 1e-4 < 1e-2 < max(verdict.chance, 0.02)
+
+    def test_a_mover_and_its_opponent_do_not(self, judged):
+        claims = [(nodes(job)[0], "name_mover") for job in ("mover", "negative")]
+        assert [v.outcome for v in judged(interchange, *claims)] == ["inconclusive"] * 2
+
+    def test_it_takes_two(self, judged):
+        assert judged(interchange, (nodes("mover")[0], "name_mover")) == [None]
+
+    def test_it_is_asked_for_by_name(self, held_out):
+        from acdc_explain.plan import Plan
+        from acdc_explain.settings import Settings
+
+        usual = Plan.of(load_plugins(), Settings(), "rules").judges
+        assert {"role_card", "sufficiency", "transfer"} <= set(usual)
+        assert "interchange" not in usual
+        asked = Plan.of(load_plugins(), Settings(judges=("interchange",)), "rules").judges
+        assert list(asked) == ["interchange"]
+
+
+def test_the_worst_verdict_counts():
+    def verdict(outcome):
+        return Verdict("x", "j", outcome, None, None, None, 0, "")
+
+    mixed = [verdict("supported"), verdict("inconclusive"), verdict("causal_only")]
+    assert worst(mixed).outcome == "causal_only"
+    assert worst([]) is None
