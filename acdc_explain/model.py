@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -297,6 +298,18 @@ class Model:
         for switch in ("set_use_attn_result", "set_use_split_qkv_input", "set_use_hook_mlp_in"):
             getattr(self.bridge, switch)(on)
 
+    @contextmanager
+    def ports_together(self) -> Iterator[None]:
+        """Heads read the stream together: a third faster, for hooks on what nodes write alone."""
+        reading = ("set_use_split_qkv_input", "set_use_hook_mlp_in")
+        for switch in reading:
+            getattr(self.bridge, switch)(False)
+        try:
+            yield
+        finally:
+            for switch in reading:
+                getattr(self.bridge, switch)(True)
+
     @torch.no_grad()
     def patterns(self, batch: Batch) -> Float[Tensor, "layer batch head query key"]:
         """The attention patterns alone: far less memory than `run`."""
@@ -350,10 +363,10 @@ class Replay:
 
     @torch.no_grad()
     def logits(self, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "batch vocab"]:
-        """Logits at the last token, running from `layer` on. Hooks below it would do nothing."""
+        """Logits at the last token, running from `layer` on; hooks are on what nodes write there."""
         stream = self.inputs[layer]
         blocks = list(self.model.bridge.blocks)
-        with self.model.bridge.hooks(fwd_hooks=list(hooks)):
+        with self.model.ports_together(), self.model.bridge.hooks(fwd_hooks=list(hooks)):
             for block, arguments in zip(blocks[layer:], self.arguments[layer:]):
                 output = block(stream, **arguments)
                 stream = output[0] if isinstance(output, tuple) else output

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
+from acdc_explain import ov
 from acdc_explain.attending import (
     _repeated_length,
     diagonal,
@@ -14,16 +17,28 @@ from acdc_explain.attending import (
     random_repeats,
 )
 from acdc_explain.circuit import Graph, Node
-from acdc_explain.effects import ablated_output, of_nodes, rewritten, standing_in, top_logits
+from acdc_explain.corpus import corpus_batch, strongest_places
+from acdc_explain.effects import (
+    ablated_output,
+    final_direction,
+    neuron_effects,
+    norm_weight,
+    of_nodes,
+    rewritten,
+    standing_in,
+    top_logits,
+)
+from acdc_explain.errors import UserError
 from acdc_explain.experiments import MEASURES, measure
+from acdc_explain.layers import Layers
 from acdc_explain.measurement import NotMeasurable
 from acdc_explain.metrics import TokenSets
 from acdc_explain.model import Batch
-from acdc_explain.ov import effective_embedding
+from acdc_explain.ov import effective_embedding, qk_affinity
 from acdc_explain.subject import Subject
 from acdc_explain.task import Example, Task
 
-from .conftest import FAMILIES, make_hf_model, make_tokenizer, word_task
+from .conftest import FAMILIES, WORDS, make_hf_model, make_tokenizer, word_task
 
 
 @pytest.fixture
@@ -130,8 +145,6 @@ class TestAgainstPlainRuns:
         subject = self.make(small_model, family)
         model = subject.model
         direct = measure("direct_effect", subject)
-        from acdc_explain.effects import final_direction
-
         direction = final_direction(subject)
         embedded = (subject.clean.at_end(subject.clean_run.writers[0]) * direction).sum(-1)
         rest = (model.output_biases * direction).sum(-1)
@@ -283,3 +296,135 @@ def test_graph_of_heads_is_the_order_of_samples(subject):
     rows = range(max(1, start), start + _repeated_length(subject.model))
     expected = torch.stack([patterns[layer, :, head, q, q - 1] for q in rows]).mean()
     assert found.value(Node("head", layer, head)) == pytest.approx(float(expected), abs=1e-6)
+
+
+class TestQueriesAndKeys:
+    def test_affinity_is_the_score_before_the_softmax(self, small_model):
+        model = small_model("llama")
+        words = [model.single(word) for word in (" cat", " dog", " fish")]
+        found = qk_affinity(model, 1, 2, words, words)
+        stream = effective_embedding(model, words)
+        attention = Layers.of(model).attention[1]
+        q, k = (attention.project(port, 2, stream, None) for port in "qk")
+        assert torch.allclose(found, q @ k.T * attention.scaling, atol=1e-4)
+
+
+def constructed(tmp_path, pairs):
+    """A model whose head 1.1 writes, for the first word of each pair, the embedding of the second."""
+    from acdc_explain import load_model
+
+    hf_model = make_hf_model("gpt2")
+    tokenizer = make_tokenizer()
+    with torch.no_grad():
+        for part in (hf_model.transformer.h[0].attn.c_proj, hf_model.transformer.h[0].mlp.c_proj):
+            part.weight.zero_()
+            part.bias.zero_()
+        hf_model.transformer.wpe.weight.zero_()
+        words = [tokenizer(word).input_ids[-1] for pair in pairs for word in pair]
+        embedding = hf_model.transformer.wte.weight
+        embedding.zero_()
+        embedding[:, :] = 0.01 * torch.randn(embedding.shape)
+        for number, word in enumerate(dict.fromkeys(words)):
+            embedding[word, number] = 4.0
+        attention, size = hf_model.transformer.h[1].attn, 8
+        columns = slice(size, 2 * size)
+        attention.c_attn.weight[:, 64:][:, columns] = 0.0
+        attention.c_proj.weight[columns] = 0.0
+        for number in range(len(set(words))):
+            attention.c_attn.weight[number, 64 + size + number] = 1.0
+        ids = list(dict.fromkeys(words))
+        for one, other in pairs:
+            a, b = (ids.index(tokenizer(word).input_ids[-1]) for word in (one, other))
+            attention.c_proj.weight[size + a, b] = 1.0
+    hf_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    task = word_task(12)
+    return Subject(load_model(str(tmp_path)), task, task.discover)
+
+
+def test_a_head_that_counts_on(tmp_path, monkeypatch):
+    """ " one" -> " two" ... by construction, against a head of random weights."""
+    monkeypatch.setattr(ov, "ORDERED", ("one two three four five six",))
+    monkeypatch.setattr(ov, "FEWEST_ORDERED", 5)
+    words = [f" {word}" for word in "one two three four five six".split()]
+    subject = constructed(tmp_path, list(pairwise(words)))
+    found = measure("successor_score", subject)
+    assert found.n == 5
+    assert found.value(Node("head", 1, 1)) == 1.0
+    assert found.value(Node("head", 1, 2)) < 0.5
+
+
+def test_too_few_words_are_no_order(subject):
+    with pytest.raises(NotMeasurable, match="pairs of ordinal words"):
+        measure("successor_score", subject)
+
+
+class TestMlps:
+    def test_an_mlp_that_sees_its_token_alone(self, small_model):
+        """The first MLP of a parallel block reads the embedding, which is the token's alone."""
+        task = word_task(12)
+        subject = Subject(small_model("neox_parallel"), task, task.discover)
+        found = measure("token_share", subject)
+        assert found.value(Node("mlp", 0)) == pytest.approx(1.0, abs=1e-4)
+        assert 0 < found.value(Node("mlp", 1)) < 0.9
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_neurons_add_up_to_the_direct_effect(self, family, small_model):
+        task = word_task(5)
+        subject = Subject(small_model(family), task, task.discover)
+        for node in (Node("mlp", 0), Node("mlp", 1)):
+            direct = measure("direct_effect", subject)
+            whole = direct.samples[direct.nodes.index(node)]
+            bias = Layers.of(subject.model).mlp[node.layer].out_bias
+            rest = 0.0 if bias is None else final_direction(subject) @ bias
+            assert torch.allclose(neuron_effects(subject, node).sum(1) + rest, whole, atol=1e-3)
+
+
+def test_staircase(small_model):
+    """Answers above foils everywhere is 1, the other way 0, whatever the sizes."""
+    model, words = small_model("gpt2"), [f" {word}" for word in WORDS]
+    examples = [
+        Example(
+            f"{words[i]}{words[i + 1]}",
+            f"{words[i + 2]}{words[i]}",
+            tuple(words[:4]),
+            tuple(words[5:9]),
+        )
+        for i in range(4)
+    ]
+    task = Task("t", "", "logit_diff", tuple(examples), ())
+    subject = Subject(model, task, examples)
+    found = measure("staircase", subject)
+    node = Node("mlp", 1)
+    at_end = subject.clean.at_end(subject.clean_run.writers[model.graph.writer_index[node]])
+    logits = (at_end * norm_weight(subject)) @ model.unembedding
+    right, wrong = ([model.single(w) for w in part] for part in (words[:4], words[5:9]))
+    expected = (logits[:, right][:, :, None] > logits[:, wrong][:, None]).double().mean((1, 2))
+    assert found.samples[found.nodes.index(node)].tolist() == pytest.approx(expected.tolist())
+    other = word_task(4)
+    with pytest.raises(NotMeasurable, match="three right"):
+        measure("staircase", Subject(model, other, other.discover))
+
+
+class TestCorpus:
+    def test_the_token_that_a_head_reads_is_marked(self, subject):
+        batch = random_repeats(subject.model)
+        head = Node("head", 0, 1)
+        places = strongest_places(subject.model, batch, [head, Node("mlp", 0)], 3)
+        for place in places[head]:
+            marked = f"«{place['attends_to']}»" in place["text"]
+            assert marked == (place["attends_to"] != "<bos>")  # which is not part of the text
+        assert not any("«" in place["text"] for place in places[Node("mlp", 0)])
+        seen = [(place["token"], place["attends_to"]) for place in places[head]]
+        assert len(set(seen)) == len(seen) == 3
+
+    def test_a_folder_as_a_data_set(self, small_model, tmp_path):
+        lines = ["the cat saw a big red dog", "one two three four five six", "dog bird fish ate"]
+        rows = "".join(f'{{"number": {n}, "text": "{line}"}}\n' for n, line in enumerate(lines))
+        (tmp_path / "train.jsonl").write_text(rows)
+        batch = corpus_batch(small_model("gpt2"), f"datasets:{tmp_path}")
+        assert len(batch.tokens) == 2  # a line of four words is too short
+
+    def test_a_data_set_that_is_none(self, small_model, tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            corpus_batch(small_model("gpt2"), f"datasets:{tmp_path / 'nowhere'}")

@@ -136,3 +136,24 @@ def test_the_worst_verdict_counts():
     mixed = [verdict("supported"), verdict("inconclusive"), verdict("causal_only")]
     assert worst(mixed).outcome == "causal_only"
     assert worst([]) is None
+
+
+def test_schemes_that_disagree():
+    from acdc_explain_plugins.patching import _disagree
+
+    assert not _disagree([0.3, 0.2, 0.06])
+    assert not _disagree([0.0, 0.005, -0.01])
+    assert _disagree([0.3, 0.0])
+    assert _disagree([0.06, -0.06])
+    assert not _disagree([0.06, 0.02])
+
+
+def test_patching_speaks_of_every_scheme(held_out):
+    from acdc_explain_plugins.patching import patching
+
+    node = nodes("duplicate")[0]
+    ((_, facts),) = patching(held_out, [node])
+    assert facts["measures"]["ablation_effect"]["value"] > 0.5
+    assert abs(facts["under_other_corruptions"]["swap_s2"]) < 0.01
+    assert facts["under_other_corruptions"]["random_s2"] > 0.5
+    assert facts["schemes_disagree"] is True

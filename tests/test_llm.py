@@ -92,8 +92,8 @@ class TestPrompt:
         assert not re.search(r"a\d+\.h\d+|\bm\d+\b|layer \d|head \d|mini|gpt|smol", self.prompt())
 
     def test_the_vocabulary_is_in_it(self):
-        for name in load_plugins().roles():
-            assert f"- {name}: " in self.prompt()
+        for name, card in load_plugins().roles().items():
+            assert (f"- {name}: " in self.prompt()) == (card.kind != "mlp")
 
 
 def test_a_good_reply_becomes_a_label_with_its_exchange(ask):
@@ -108,7 +108,9 @@ def test_a_good_reply_becomes_a_label_with_its_exchange(ask):
     assert (exchange.tokens_in, exchange.tokens_out, exchange.error) == (100, 20, None)
     (request,) = server.requests
     schema = request["response_format"]["json_schema"]["schema"]
-    assert schema["properties"]["role"]["enum"] == list(load_plugins().roles())
+    assert schema["properties"]["role"]["enum"] == [
+        name for name, card in load_plugins().roles().items() if card.kind != "mlp"
+    ]
     assert schema["properties"]["evidence"]["items"]["enum"] == ["E1", "E2", "E3", "E4", "E5"]
 
 
