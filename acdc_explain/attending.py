@@ -81,8 +81,10 @@ def fixed_offset_attention(subject: Subject) -> Measurement:
     The distance is the one that the head looks to most; that the tokens are random is what makes
     it positional.
     """
-    patterns, first, second = _random_patterns(subject)
-    queries = range(max(8, first.start), second.stop)
+    patterns, first, _ = _random_patterns(subject)
+    queries = range(first.start + 7, first.stop)  # nothing is repeated there
+    if len(queries) < 6:
+        raise NotMeasurable("the model reads too few tokens to tell a distance from a place")
     offsets = [0, *range(-7, -1)]
     by_offset = torch.stack([diagonal(patterns, offset, queries) for offset in offsets])
     best = by_offset.mean(-1, keepdim=True).argmax(0, keepdim=True)

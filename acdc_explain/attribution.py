@@ -7,7 +7,7 @@ each head follows without a pass of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -63,8 +63,9 @@ def scored(subject: Subject, progress: Progress, steps: int = 1) -> Scores:
     graph = subject.model.graph
     passes = Hooked(subject) if fast_trouble(subject) else Backward(subject)
     effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.double)
-    for step in range(1, steps + 1):
-        progress("discover", step - 1, steps, f"gradient {step} of {steps}")
+    for step in range(steps, 0, -1):  # from the clean input on
+        done = steps - step
+        progress("discover", done, steps, f"gradient {done + 1} of {steps}")
         for rows, gradients in passes.gradients(step / steps):
             n = graph.n_senders(graph.receivers[rows[0]][0])
             found = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
@@ -99,29 +100,33 @@ class Backward:
         self.kept = subject.within & (self.places >= subject.first_change[:, None])
         self.clean = model.embed(batch)
         self.table = self.layers.tables(len(self.places), self.clean)
-        self.difference = self._difference()
+        self.difference = self._ablated()
         self.input_difference = torch.zeros_like(self.clean)
-        self.input_difference[self.kept] = self.difference[0]
+        self.input_difference[self.kept] = self.difference[0] - self.clean[self.kept]
+        self._complete = False
 
     @torch.no_grad()
-    def _difference(self) -> Float[Tensor, "writer row d_model"]:
-        """What every node writes when ablated, minus what it writes."""
+    def _ablated(self) -> Float[Tensor, "writer row d_model"]:
+        """What every node writes when ablated."""
         size = len(self.graph.writers), int(self.kept.sum()), self.clean.shape[-1]
-        difference = self.clean.new_zeros(size)
-        ablation = self.subject.ablation
+        ablated, ablation = self.clean.new_zeros(size), self.subject.ablation
         if ablation != "zero":
-            for here, written in self._written(self.subject.model.embed(self.subject.corrupt)):
-                difference[here] = written.mean(1, keepdim=True) if ablation == "mean" else written
-        for here, written in self._written(self.clean):
-            difference[here] -= written
-        return difference
+            corrupt = self.subject.model.embed(self.subject.corrupt)
+            for here, written in self._written(corrupt, self._forward(corrupt)[0]):
+                ablated[here] = written.mean(1, keepdim=True) if ablation == "mean" else written
+        return ablated
+
+    @torch.no_grad()
+    def _subtract_clean(self, passed: Sequence[_Passed]) -> None:
+        for here, written in self._written(self.clean, passed):
+            self.difference[here] -= written
+        self._complete = True
 
     def _written(
-        self, x: Float[Tensor, "batch pos d_model"]
+        self, x: Float[Tensor, "batch pos d_model"], passed: Sequence[_Passed]
     ) -> Iterator[tuple[slice, Float[Tensor, "writer row d_model"]]]:
         """What the nodes write, from the input's on."""
         yield slice(0, 1), x[self.kept][None]
-        passed, _ = self._forward(x)
         n, start = self.graph.n_heads, 1
         for attention, one in zip(self.layers.attention, passed):
             heads = one.mixed[self.kept].view(-1, n, one.mixed.shape[-1] // n).transpose(0, 1)
@@ -133,13 +138,19 @@ class Backward:
 
     def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
         """Of the summed metric; the input is the clean one times `share` plus the ablated one
-        times the rest. What is yielded is overwritten by the next."""
+        times the rest. What is yielded is overwritten by the next.
+
+        The first pass must be the clean one: `difference` takes what nodes write from it.
+        """
         start = self.clean + (1 - share) * self.input_difference
         with torch.enable_grad():
             passed, last = self._forward(start.requires_grad_(True))
             final = self.subject.clean.at_end(last)
             logits = self.layers.unembedding(final, self.layers.norm.inverse_scale(final))
             self.subject.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
+        if not self._complete:
+            assert share == 1
+            self._subtract_clean(passed)
         yield [0], self._gradient(last)[None]
         rows = self.graph.receiver_index
         found = last.new_empty(len(PORTS), self.graph.n_heads, *self.difference.shape[1:])
@@ -158,7 +169,8 @@ class Backward:
     def _forward(self, x: Tensor) -> tuple[list[_Passed], Tensor]:
         passed = []
         for attention, mlp in zip(self.layers.attention, self.layers.mlp):
-            ports: dict[str, Tensor] = {p: self._project(attention, p, x) for p in PORTS}
+            normed = x * attention.norm.inverse_scale(x)
+            ports: dict[str, Tensor] = {p: self._project(attention, p, normed) for p in PORTS}
             mixed = self._mixed(attention, ports)
             written = mixed @ attention.output
             if attention.output_bias is not None:
@@ -170,8 +182,8 @@ class Backward:
             x = after if output is None else after + output
         return passed, _kept(x)
 
-    def _project(self, attention: Attention, port: str, x: Tensor) -> Tensor:
-        y = attention.ports[port](x, attention.norm.inverse_scale(x))
+    def _project(self, attention: Attention, port: str, normed: Tensor) -> Tensor:
+        y = attention.ports[port].scaled(normed)
         return _kept(y.view(*y.shape[:-1], self.graph.n_heads, -1))
 
     def _mixed(
@@ -212,12 +224,12 @@ class Backward:
 
 
 def _kept(value: Tensor) -> Tensor:
-    """A copy whose gradient stays when the stream itself flows on."""
+    """The same numbers, whose gradient stays while the stream itself flows on past the reader."""
     if not value.requires_grad:
         return value
-    copy = value.clone()
-    copy.retain_grad()
-    return copy
+    seen = value.view_as(value)
+    seen.retain_grad()
+    return seen
 
 
 def _detached(value: Tensor | None) -> Tensor | None:

@@ -35,8 +35,13 @@ def corpus_batch(model: Model, corpus: str, *, seed: int = 0) -> Batch:
     if not lines:
         raise UserError(f"The corpus {corpus} has no line of five words or more; give more text.")
     chosen = random.Random(seed).sample(lines, min(TEXTS, len(lines)))
-    rows = [model.token_ids(line)[:LENGTH] for line in chosen]
+    rows = [model.token_ids(line)[: _length(model)] for line in chosen]
     return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
+
+
+def _length(model: Model) -> int:
+    """Tokens of a text: no more than the model reads."""
+    return min(LENGTH, int(model.cfg.n_ctx) - len(model.prefix))
 
 
 def _from_file(path: str) -> list[str]:
@@ -78,7 +83,7 @@ def own_text(model: Model, *, seed: int = 0) -> Batch:
     known = [ids[0] for word in OPENINGS if len(ids := model.token_ids(word)) == 1]
     starts = [i for i in known if i not in no_words] or model.token_ids(" a")[:1]
     rows = [[starts[i % len(starts)]] for i in range(TEXTS)]
-    while len(rows[0]) < LENGTH:
+    while len(rows[0]) < _length(model):
         probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1)
         probabilities[:, list(no_words)] = 0.0
         probabilities[:, len(tokenizer) :] = 0.0  # some models pad their vocabulary

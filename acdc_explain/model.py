@@ -363,7 +363,7 @@ class Replay:
 
     @torch.no_grad()
     def logits(self, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "batch vocab"]:
-        """Logits at the last token, running from `layer` on; hooks are on what nodes write there."""
+        """Logits at the last token, running from `layer` on; hooks are on what nodes write."""
         stream = self.inputs[layer]
         blocks = list(self.model.bridge.blocks)
         with self.model.ports_together(), self.model.bridge.hooks(fwd_hooks=list(hooks)):

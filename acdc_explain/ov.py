@@ -32,13 +32,18 @@ def copying_words(subject: Subject, most: int = 100) -> list[int]:
 def effective_embedding(
     model: Model, words: Sequence[int], *, contexts: int = 4
 ) -> Float[Tensor, "word d_model"]:
-    """The residual stream after block 0 at a token, averaged over other tokens before it."""
+    """The residual stream after block 0 at a token, averaged over other tokens before it.
+
+    In a model of one layer, what block 0 reads.
+    """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(len(words), model.cfg.d_model, dtype=model.dtype, device=model.device)
     for _ in range(contexts):
         before = torch.randint(0, len(words), (len(words),), generator=generator).tolist()
         batch = model.batch_ids([[words[b], word] for b, word in zip(before, words)])
-        total += batch.at_end(model.record_blocks(batch).inputs[1])
+        one_layer = model.graph.n_layers == 1
+        stream = model.embed(batch) if one_layer else model.record_blocks(batch).inputs[1]
+        total += batch.at_end(stream)
     return total / contexts
 
 
@@ -91,8 +96,6 @@ class OwnLogit:
 def own_logits(subject: Subject) -> OwnLogit:
     """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding."""
     model, words = subject.model, copying_words(subject)
-    if model.graph.n_layers < 2:
-        raise NotMeasurable("a model of one layer has no later head to read the enriched token")
     stream = effective_embedding(model, words)
     index = torch.tensor(words, device=model.device)[None, :, None]
     above, below, z = [], [], []

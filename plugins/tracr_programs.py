@@ -120,12 +120,11 @@ PROGRAMS = (
     ),
     Program(
         "histogram", "how often the last token occurs", _histogram,
-        lambda t: str(t.count(t[-1])), outputs=COUNTS, roles=(("a0.h0", ("duplicate_token",)),),
+        lambda t: str(t.count(t[-1])), outputs=COUNTS,
     ),
     Program(
         "repeated", "whether the last token occurred before", _repeated,
         lambda t: "Y" if t.count(t[-1]) > 1 else "N", outputs=("Y", "N"),
-        roles=(("a0.h0", ("duplicate_token",)),),
     ),
     Program("reverse", "the last entry of the reversed sequence", _reverse, lambda t: t[0]),
     Program(

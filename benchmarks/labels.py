@@ -1,0 +1,48 @@
+"""Draw what `bench labels --json` measured: `python benchmarks/labels.py B.json -o F.png`.
+
+Left: precision and recall of every role over all sets. Right: how often labels of a confidence are
+true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("measured", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    draw(json.loads(args.measured.read_text())["sets"], args.output)
+
+
+def draw(sets: dict[str, Any], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    rows = [(name, role, found) for name, s in sets.items() for role, found in s["roles"].items()]
+    places = range(len(rows))
+    for offset, what, color in ((-0.2, "precision", "tab:blue"), (0.2, "recall", "tab:orange")):
+        values = [found[what] or 0.0 for _, _, found in rows]
+        left.barh([place + offset for place in places], values, 0.4, label=what, color=color)
+    left.set_yticks(list(places), [f"{role} ({found['n']}), {name}" for name, role, found in rows])
+    left.invert_yaxis()
+    left.set_xlim(0, 1.05)
+    left.tick_params(labelsize=7)
+    left.legend(loc="lower left", fontsize=7)
+    for name, found in sets.items():
+        points = found["calibration"]
+        right.plot([p["confidence"] for p in points], [p["true"] for p in points], "o-", label=name)
+    right.plot([0, 1], [0, 1], ":", color="tab:gray")
+    right.set(xlabel="confidence of the labeler", ylabel="share of labels that are true")
+    right.legend(fontsize=7)
+    figure.savefig(file, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
