@@ -51,6 +51,7 @@ def test_names_of_models_are_their_sizes_and_seeds():
     assert {model.name for model in MODELS} <= set(load_plugins().models())
 
 
+@pytest.mark.slow
 def test_labels_of_a_planted_model():
     """All right, no decoy and no shuffled label passes; and the score can tell."""
     known = [MODELS[0].known(task) for task in ("planted_ioi", "planted_induction")]
