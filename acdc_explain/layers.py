@@ -309,7 +309,7 @@ def _take_apart(model: Model) -> Layers:
         probe = rotary(model.unembedding[:1, :1], torch.zeros(1, 1, dtype=torch.long))
         n_rotated = probe[0].shape[-1]
     attention = []
-    for block in blocks:
+    for layer, block in enumerate(blocks):
         original = block.attn.original_component
         d_head = block.attn.W_Q.shape[2]
         scaling = getattr(original, "scaling", None)
@@ -318,7 +318,7 @@ def _take_apart(model: Model) -> Layers:
                 block,
                 n_rotated,
                 float(scaling) if scaling is not None else d_head**-0.5,
-                getattr(original, "sliding_window", None),
+                _window(original, layer),
             )
         )
     norm = Norm.of(bridge.ln_final.original_component)
@@ -329,6 +329,15 @@ def _take_apart(model: Model) -> Layers:
         norm.fold(model.unembedding, _bias(bridge.unembed)),
         rotary,
     )
+
+
+def _window(attention: Any, layer: int) -> int | None:
+    """How many tokens a query of a layer sees, where the model says that not all."""
+    config = getattr(attention, "config", None)
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    local = kinds is None or kinds[layer] == "sliding_attention"
+    return getattr(attention, "sliding_window", window) if local else None
 
 
 def _rotary(original_model: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:

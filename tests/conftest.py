@@ -15,6 +15,7 @@ for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ACDC_EXPLAIN_DB"):
 
 WORDS = "the cat dog bird fish saw ate liked big small red blue one two three four five six".split()
 FAMILIES = ("gpt2", "llama", "neox", "neox_parallel")
+MORE_FAMILIES = ("qwen3", "mistral")  # norms on queries and keys; queries that see four tokens
 HEADS, WIDTH = 4, 32
 
 
@@ -67,13 +68,15 @@ def make_hf_model(family: str, *, layers: int = 2, seed: int = 0, scale: float =
             bos_token_id=0, eos_token_id=0, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0,
         )  # fmt: skip
         model: Any = transformers.GPT2LMHeadModel(config)
-    elif family == "llama":
-        config = transformers.LlamaConfig(
+    elif family in ("llama", "qwen3", "mistral"):
+        name = {"llama": "Llama", "qwen3": "Qwen3", "mistral": "Mistral"}[family]
+        own = {"qwen3": {"head_dim": WIDTH // HEADS}, "mistral": {"sliding_window": 4}}
+        config = getattr(transformers, f"{name}Config")(
             vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=layers,
             num_attention_heads=HEADS, num_key_value_heads=2, intermediate_size=48,
-            max_position_embeddings=32, bos_token_id=0, eos_token_id=0,
+            max_position_embeddings=32, bos_token_id=0, eos_token_id=0, **own.get(family, {}),
         )  # fmt: skip
-        model = transformers.LlamaForCausalLM(config)
+        model = getattr(transformers, f"{name}ForCausalLM")(config)
     else:
         config = transformers.GPTNeoXConfig(
             vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=layers,

@@ -22,7 +22,7 @@ from acdc_explain.settings import ABLATIONS
 from acdc_explain.subject import Subject
 from acdc_explain.view import View
 
-from .conftest import FAMILIES, make_hf_model, make_tokenizer, word_task
+from .conftest import FAMILIES, MORE_FAMILIES, make_hf_model, make_tokenizer, word_task
 from .oracle import Oracle, brute_force_acdc
 
 
@@ -69,6 +69,15 @@ def test_same_decisions(family, metric, ablation, small_model):
     subject = subject_of(small_model(family, "float64"), metric, ablation)
     tolerance = 1e-5 if family == "llama" else 1e-9  # its norm computes in float32
     outcome = assert_same(subject, View(subject.model.graph), TAUS[metric], tolerance)
+    assert 0 < len(outcome.kept) < subject.model.graph.n_edges
+
+
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
+def test_same_decisions_of_other_families(family, metric, small_model):
+    subject = subject_of(small_model(family, "float64"), metric)
+    assert fast_trouble(subject) is None
+    outcome = assert_same(subject, View(subject.model.graph), TAUS[metric], 1e-5)
     assert 0 < len(outcome.kept) < subject.model.graph.n_edges
 
 
