@@ -14,6 +14,8 @@ from .layers import Layers
 from .metrics import TokenSets
 from .subject import Subject
 
+CHUNK = 4096  # columns of the unembedding at a time in float64, to bound memory
+
 
 class Readout:
     """A subject's metric, for many candidates at once."""
@@ -26,7 +28,7 @@ class Readout:
             weights = self._mean_weights(self.answers) - self._mean_weights(self.foils)
             self._linear = self._vector(weights)
         elif self.name == "kl":
-            reference = subject.clean_run.logits.log_softmax(-1)
+            reference = subject.clean_run.logits.double().log_softmax(-1)
             self._linear = self._vector(reference.exp())
             self._negative_entropy = (reference.exp() * reference).sum(-1)
 
@@ -36,18 +38,24 @@ class Readout:
         return 0 if self.name == "logit_diff" else self.unembedding.weight.matrix.shape[-1]
 
     def _mean_weights(self, tokens: TokenSets) -> Float[Tensor, "batch vocab"]:
-        matrix = self.unembedding.weight.matrix
-        weights = matrix.new_zeros(len(tokens.ids), matrix.shape[1])
+        size = len(tokens.ids), self.unembedding.weight.matrix.shape[1]
+        weights = torch.zeros(size, dtype=torch.double, device=tokens.ids.device)
         share = tokens.present.to(weights.dtype) / tokens.present.sum(1, keepdim=True)
         return weights.scatter_add_(1, tokens.ids, share)
 
     def _vector(
         self, weights: Float[Tensor, "batch vocab"]
     ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch"]]:
-        """What gives the weighted sum of an example's logits."""
-        bias = self.unembedding.bias
-        constant = weights.new_zeros(len(weights)) if bias is None else weights @ bias
-        return weights @ self.unembedding.weight.matrix.T, constant
+        """What gives the weighted sum of an example's logits, in float64.
+
+        A few dimensions of a stream can be thousands, and nearly cancel in the sum.
+        """
+        bias, matrix = self.unembedding.bias, self.unembedding.weight.matrix
+        constant = weights.new_zeros(len(weights)) if bias is None else weights @ bias.double()
+        vectors = weights.new_zeros(len(weights), len(matrix))
+        for some, columns in zip(torch.split(weights, CHUNK, 1), torch.split(matrix, CHUNK, 1)):
+            vectors += some @ columns.double().T
+        return vectors, constant
 
     def __call__(
         self, final: Float[Tensor, "candidate batch d_model"]
@@ -73,7 +81,7 @@ class Readout:
 
     def _weighted_sum(self, final: Tensor, scale: Tensor) -> Float[Tensor, "candidate batch"]:
         vectors, constant = self._linear
-        return (final * vectors).sum(-1) * scale[..., 0] + constant
+        return (final.double() * vectors).sum(-1) * scale[..., 0] + constant
 
     def _gathered(self, values: Tensor, tokens: TokenSets, absent: float) -> Tensor:
         ids = tokens.ids.expand(len(values), -1, -1)
