@@ -249,7 +249,7 @@ def token_share(subject: Subject) -> Measurement:
 def neuron_effects(subject: Subject, node: Node) -> Float[Tensor, "batch d_mlp"]:
     """What each neuron of an MLP writes straight into answers minus foils."""
     paths = subject.once(Paths)
-    mlp, read = paths.layers.mlp[layer_of(node)], paths.mlp_stream(layer_of(node))
+    mlp, read = paths.layers.mlp[layer_of(node)], paths.mlp_streams[layer_of(node)]
     assert mlp is not None
     x = subject.clean.at_end(read)
     x = x * mlp.norm.inverse_scale(x)

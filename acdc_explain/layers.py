@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .circuit import Graph
 from .model import Model
 
 
@@ -289,6 +290,23 @@ class Layers:
             return _TAKEN_APART[model]
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise NotTakenApart(f"{model.cfg.architecture} is built otherwise ({error})") from error
+
+    def streams(
+        self, graph: Graph, writers: Float[Tensor, "writer *row d_model"]
+    ) -> list[Float[Tensor, "*row d_model"]]:
+        """What each layer's heads read and what its MLP reads, in turn, and the last stream."""
+        width = graph.n_heads + graph.has_mlps
+        streams, total = [], writers[0].clone()
+        for layer, attention in enumerate(self.attention):
+            streams.append(total.clone())
+            start = 1 + layer * width
+            total += writers[start : start + graph.n_heads].sum(0)
+            if attention.output_bias is not None:
+                total += attention.output_bias
+            streams.append(streams[-1] if graph.parallel else total.clone())
+            if graph.has_mlps:
+                total += writers[start + graph.n_heads]
+        return [*streams, total]
 
     def tables(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines [pos n_rotated] of the rotary positions, if there are any."""

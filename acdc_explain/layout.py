@@ -58,24 +58,8 @@ class Layout:
         self.ablated: Float[Tensor, "writer row d_model"]
         self.ablated = subject.ablated.flatten(1, 2)[:, self.flat]
         self.change = self.ablated - clean[:, self.flat]  # what cutting an edge adds
-        self.clean_streams = self._streams(clean)
-        self.cut_streams = self._streams(self.ablated)
-
-    def _streams(self, writers: Tensor) -> list[Float[Tensor, "row d_model"]]:
-        """The stream before each layer's heads and before its MLP, and the last."""
-        width = self.graph.n_heads + self.graph.has_mlps
-        streams = []
-        total = writers[0].clone()
-        for layer, attention in enumerate(self.layers.attention):
-            streams.append(total.clone())
-            start = 1 + layer * width
-            total += writers[start : start + self.graph.n_heads].sum(0)
-            if attention.output_bias is not None:
-                total += attention.output_bias
-            streams.append(streams[-1] if self.graph.parallel else total.clone())
-            if self.graph.has_mlps:
-                total += writers[start + self.graph.n_heads]
-        return [*streams, total]
+        self.clean_streams = self.layers.streams(self.graph, clean)
+        self.cut_streams = self.layers.streams(self.graph, self.ablated)
 
     def number(self, node: Node) -> int:
         return self.logits if node.kind == "logits" else self.graph.writer_index[node.base]

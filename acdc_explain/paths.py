@@ -43,31 +43,12 @@ class Paths:
         self.run = run or subject.clean_run
         self.writers = self.run.writers
         self.change = subject.ablated - self.writers  # [writer batch pos d_model]
-        self.streams = self._streams()
+        streams = self.layers.streams(self.graph, self.writers)
+        self.streams, self.mlp_streams = streams[:-1:2], streams[1::2]
         length = subject.clean.tokens.shape[1]
         self.table = self.layers.tables(length, self.streams[0])
         places = torch.arange(length, device=self.writers.device)
         self.hidden = [a.hidden(places[:, None], places) for a in self.layers.attention]
-
-    def _streams(self) -> list[Float[Tensor, "batch pos d_model"]]:
-        """What the heads of each layer read."""
-        width = self.graph.n_heads + self.graph.has_mlps
-        total, streams = self.writers[0].clone(), []
-        for layer, attention in enumerate(self.layers.attention):
-            streams.append(total.clone())
-            total += self.writers[1 + layer * width : 1 + (layer + 1) * width].sum(0)
-            if attention.output_bias is not None:
-                total += attention.output_bias
-        return streams
-
-    def mlp_stream(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
-        """What the MLP of a layer reads."""
-        stream, width = self.streams[layer], self.graph.n_heads + 1
-        if self.graph.parallel:
-            return stream
-        start, bias = 1 + layer * width, self.layers.attention[layer].output_bias
-        after = stream + self.writers[start : start + self.graph.n_heads].sum(0)
-        return after if bias is None else after + bias
 
     def senders(self, receiver: Node) -> tuple[Node, ...]:
         return self.graph.writers[: self.graph.n_senders(receiver)]

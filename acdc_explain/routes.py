@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .attending import answer_attention, foil_attention, induction_attention, occurrences
 from .circuit import Node
-from .effects import ablated_output, direct_effect, rewritten, straight
+from .effects import ablated_output, clean_output, direct_effect, rewritten, straight
 from .measurement import Measurement, NotMeasurable
 from .model import head_index
 from .ov import copying
@@ -154,7 +154,7 @@ def through_inhibitor(subject: Subject, inhibitor: Node) -> _Effect:
     known, batch = subject.once(Paths), subject.clean
     mover = reached(subject, steers_movers)[inhibitor]
     steer = mover_queries(subject, mover)
-    clean = batch.at_end(subject.clean_run.writers[subject.model.graph.writer_index[inhibitor]])
+    clean = batch.at_end(clean_output(subject, inhibitor))
 
     def effect(change: Change) -> Float[Tensor, "sender batch"]:
         received = known.receive(inhibitor, {"k": change, "v": change}, batch.end)
@@ -198,7 +198,7 @@ def stands_in(subject: Subject) -> Measurement:
         layer, head = head_index(node)
         if layer > first and node not in out:
             start = graph.writer_index[node] - head
-            before = subject.clean.at_end(subject.clean_run.writers[graph.writer_index[node]])
+            before = subject.clean.at_end(clean_output(subject, node))
             nodes.append(node)
             samples.append(straight(subject, found[start][head] - before))
     if not nodes:

@@ -84,6 +84,34 @@ def jobs(size: str, seed: int) -> dict[Node, str]:
     return placed
 
 
+def mean_zero_basis(dimensions: int, width: int, seed: int) -> Tensor:
+    """Orthogonal directions of mean zero [dimension width], from which LayerNorm takes nothing."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(width, dimensions, generator=generator, dtype=torch.float64)
+    ones = torch.ones(width, 1, dtype=torch.float64)
+    directions: Tensor = torch.linalg.qr(torch.cat([ones, noise], 1))[0][:, 1:].T
+    return directions
+
+
+def blank_gpt2(**sizes: Any) -> Any:
+    """A GPT-2 of zeros whose LayerNorms only take the mean off."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        layer_norm_epsilon=FLAT, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
+        embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, **sizes,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            flat = "ln_" in name and name.endswith("weight")
+            parameter.fill_(FLAT**0.5 if flat else 0.0)
+    return model
+
+
 class Room:
     """The residual stream as named subspaces, all orthogonal and of mean zero.
 
@@ -97,17 +125,11 @@ class Room:
     }
 
     def __init__(self, heads: int, seed: int) -> None:
-        import torch
-
         needed = sum(self.PARTS.values())
         most = 2 * len(VOCABULARY) + 2  # the slots that two jobs in one head take
         self.d_head = max(-(-(needed + 1) // heads), most)
         self.width = self.d_head * heads
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(self.width, needed, generator=generator, dtype=torch.float64)
-        ones = torch.ones(self.width, 1, dtype=torch.float64)
-        basis, _ = torch.linalg.qr(torch.cat([ones, noise], 1))
-        directions = basis[:, 1:].T
+        directions = mean_zero_basis(needed, self.width, seed)
         starts = [sum(list(self.PARTS.values())[:i]) for i in range(len(self.PARTS))]
         self.of: dict[str, Tensor] = {
             part: directions[start : start + n]
@@ -190,20 +212,14 @@ def build_head(job: str, room: Room) -> Head:
 def build(size: str, seed: int) -> Any:
     """The transformer, in GPT-2's form."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
 
     layers, heads = SIZES[size]
     room, placed = Room(heads, seed), jobs(size, seed)
-    config = GPT2Config(
+    model = blank_gpt2(
         vocab_size=len(VOCABULARY), n_positions=CONTEXT, n_embd=room.width, n_layer=layers,
-        n_head=heads, n_inner=4, layer_norm_epsilon=FLAT, tie_word_embeddings=False,
-        bos_token_id=0, eos_token_id=0, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0,
+        n_head=heads, n_inner=4,
     )  # fmt: skip
-    model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            flat = "ln_" in name and name.endswith("weight")
-            parameter.fill_(FLAT**0.5 if flat else 0.0)
         embedding = room.of["id"] + room.of["token"]
         embedding[0] = room.of["bos"][0]
         embedding[2 : 2 + len(NAMES)] += room.of["name"]

@@ -25,7 +25,6 @@ from acdc_explain.task import Example, Task, Tokenizer
 
 LETTERS = tuple("abcdef")
 LENGTH = 8  # most tokens of a prompt, without the first
-FLAT = 1e8  # what a LayerNorm adds to the variance: so much that it scales by a constant
 SHARP = 10.0  # logits for an output of 1
 
 
@@ -203,29 +202,24 @@ def vocabulary(program: Program) -> tuple[str, ...]:
 def build(name: str) -> Any:
     """The compiled model in GPT-2's form."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from .planted import blank_gpt2, mean_zero_basis
 
     program, assembled = BY_NAME[name], compiled(name)
     config, words = assembled.model_config, vocabulary(program)
     n, dimensions = config.num_heads, len(assembled.residual_labels)
     d_head = max(config.key_size, -(-(dimensions + 1) // n))
-    basis = _basis(dimensions, d_head * n)
+    basis = mean_zero_basis(dimensions, d_head * n, 0)
 
     def tensor(part: str, kind: str = "w") -> torch.Tensor:
         return torch.tensor(assembled.params[part][kind], dtype=torch.float64)
 
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(words), n_positions=LENGTH + 1, n_embd=d_head * n,
-            n_layer=config.num_layers, n_head=n, n_inner=config.mlp_hidden_size,
-            activation_function="relu", layer_norm_epsilon=FLAT, tie_word_embeddings=False,
-            bos_token_id=0, eos_token_id=0, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0,
-        )
-    ).eval()  # fmt: skip
+    model = blank_gpt2(
+        vocab_size=len(words), n_positions=LENGTH + 1, n_embd=d_head * n,
+        n_layer=config.num_layers, n_head=n, n_inner=config.mlp_hidden_size,
+        activation_function="relu",
+    )  # fmt: skip
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            flat = "ln_" in key and key.endswith("weight")
-            parameter.fill_(FLAT**0.5 if flat else 0.0)
         tokens = assembled.input_encoder.encoding_map
         embedding = tensor("token_embed", "embeddings") @ basis
         for number, word in enumerate(words):
@@ -261,16 +255,6 @@ def _padded(columns: Any, heads: int, d_head: int) -> Any:
     padded = torch.zeros(len(columns), heads, d_head, dtype=columns.dtype)
     padded[..., : split.shape[-1]] = split
     return padded.flatten(1)
-
-
-def _basis(dimensions: int, width: int) -> Any:
-    """Orthogonal directions of mean zero, so that LayerNorm takes nothing off."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(width, dimensions, generator=generator, dtype=torch.float64)
-    ones = torch.ones(width, 1, dtype=torch.float64)
-    return torch.linalg.qr(torch.cat([ones, noise], 1))[0][:, 1:].T
 
 
 def folder(name: str) -> Path:

@@ -92,7 +92,7 @@ class TestPaths:
         hooks = [("blocks.1.hook_mlp_in", lambda value, hook: seen.append(value))]
         with torch.no_grad():
             subject.model.forward(subject.clean, hooks)
-        assert torch.allclose(Paths(subject).mlp_stream(1), seen[0], atol=1e-5)
+        assert torch.allclose(Paths(subject).mlp_streams[1], seen[0], atol=1e-5)
 
 
 def batch_of(*rows: list[int]) -> Batch:
