@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from .answer_key import KnownRoles
 from .errors import UserError
 from .label import Label
-from .pipeline import Work, explain, prepare, settings_from
+from .pipeline import explain, prepare, settings_from
 from .plugins import Plugins, pick
 from .progress import Progress, silent
 from .verdict import worst
+from .work import Work
 
 if TYPE_CHECKING:
     from .circuit import Node

@@ -7,7 +7,7 @@ part of what identifies a result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -16,8 +16,8 @@ import pluggy
 if TYPE_CHECKING:
     from .answer_key import AnswerKey
     from .circuit import Found, Node
-    from .exchange import Ask, Exchange
-    from .label import Proposal
+    from .exchange import Ask
+    from .label import Proposed
     from .question import Question
     from .role import RoleCard
     from .task import Task, Tokenizer
@@ -52,15 +52,16 @@ Judge: TypeAlias = "Callable[..., Iterator[Verdict]]"
 class Labeler(Protocol):
     """Proposes roles for one node. Its settings are the keyword-only parameters of the call.
 
-    `prompt` is what an LLM would be sent, or a fingerprint of what the labeler looks at; a stored
-    answer to the same prompt is not asked for again.
+    `prompt` is what an LLM would be sent first, or a fingerprint of what the labeler looks at; a
+    stored answer to the same prompt is not asked for again. A labeler with a setting `llm_model`
+    is given an `ask`. It may have `async summarise(story, ask)`: sentences on the whole circuit.
     """
 
     def prompt(self, question: Question, ask: Ask | None) -> str: ...
 
     @property
-    def __call__(self) -> Callable[..., tuple[Sequence[Proposal], Exchange | None]]:
-        """(question, prompt, ask, *, settings); raises UnusableReply if an LLM gave nothing."""
+    def __call__(self) -> Callable[..., Awaitable[Proposed]]:
+        """async (question, prompt, ask, *, settings); raises what `ask` raises."""
         ...
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .circuit import Node
+from .evidence import Evidence
 from .exchange import Exchange
 from .ids import content_id
 
@@ -43,9 +46,33 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposed:
+    """A labeler's answer about one node.
+
+    `exchange` holds the reply with the answer, where an LLM gave it. `findings` is what the
+    labeler measured itself: it becomes evidence, and the labels cite it.
+    """
+
+    proposals: tuple[Proposal, ...]
+    exchange: Exchange | None = None
+    findings: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A node that has no label, and why."""
+
+    node: Node
+    labeler: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Labeling:
-    """The answer to one question: labels, or none and an exchange that says what went wrong."""
+    """The answer to one question: labels, or a failure that says what went wrong."""
 
     question_id: str
     labels: tuple[Label, ...]
-    exchange: Exchange | None
+    exchange_ids: tuple[str, ...] = ()
+    evidence: Evidence | None = None
+    failure: Failure | None = None

@@ -1,18 +1,23 @@
-"""Any OpenAI-compatible server: send a rendered prompt, take a JSON reply, keep what happened."""
+"""Any OpenAI-compatible server: send a request, take the reply, say what went wrong."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 from .errors import UserError
-from .exchange import Exchange
-from .rendering import Templates
+from .exchange import Exchange, Request
 
-TIMEOUT_SECONDS = 60.0
-RETRIES = 4  # on 429, 5xx and lost connections; the client waits as the server's Retry-After says
-MOST_REPLY_TOKENS = 800
+TIMEOUT_SECONDS = 60.0  # for the whole of a reply; the client then asks again
+RETRIES = 4  # on 429, 5xx and lost connections; the client waits as Retry-After says, to 2 minutes
+LONGEST_REPLY = 20_000  # characters
+REFUSED = "the LLM refused"
+FORMS = ("bounded", "json_schema", "json_object", "text")  # of replies, the strictest first
 
 
 def key_present() -> bool:
@@ -20,89 +25,194 @@ def key_present() -> bool:
     return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
 
 
-class Llm:
-    """An `Ask`. The key comes from the environment and is kept nowhere else."""
+class Transport(Protocol):
+    """Brings a request to an LLM, now or by way of a file."""
 
-    def __init__(self, name: str, templates: Templates) -> None:
+    async def __call__(self, request: Request) -> Exchange:
+        """Never raises for what the LLM or the network did: that is in the exchange.
+
+        Raises NotAsked where nobody is asked now.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Llm:
+    """A server that answers now. The key comes from the environment and is kept nowhere else."""
+
+    def __init__(self, timeout: float = TIMEOUT_SECONDS) -> None:
         if not key_present():
             raise UserError(
                 "No LLM can be asked: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your "
                 "own, or use --labeler rules, which needs neither."
             )
-        import openai
+        self._timeout = timeout
+        own = os.environ.get("OPENAI_BASE_URL")  # grammars know lengths, OpenAI's strict mode not
+        self._manners = Manners(FORMS[0] if own else FORMS[1])
+        self._client: Any = None
 
-        self._name = name
-        self._templates = templates
-        self._client = openai.OpenAI(
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
-            timeout=TIMEOUT_SECONDS,
-            max_retries=RETRIES,
-        )
-        self._structured = True  # until the server refuses a JSON schema
-
-    @property
-    def llm(self) -> str:
-        return self._name
-
-    def render(self, template: str, /, **variables: Any) -> str:
-        return self._templates.render(template, **variables)
-
-    def __call__(self, template: str, prompt: str, schema: dict[str, Any]) -> Exchange:
+    async def __call__(self, request: Request) -> Exchange:
         import openai
 
         started = time.monotonic()
-
-        def exchange(reply: str | None, error: str | None, usage: Any = None) -> Exchange:
-            return Exchange(
-                template=template,
-                llm=self._name,
-                prompt=prompt,
-                reply=reply,
-                error=error,
-                tokens_in=getattr(usage, "prompt_tokens", None),
-                tokens_out=getattr(usage, "completion_tokens", None),
-                seconds=round(time.monotonic() - started, 3),
-            )
-
+        response, error = None, None
         try:
-            response = self._send(prompt, schema)
-        except openai.OpenAIError as error:
-            return exchange(None, self._without_key(f"{type(error).__name__}: {error}"))
-        except ValueError as error:  # a reply that is no JSON at all
-            return exchange(None, f"the server's reply cannot be read: {error}")
-        choices, usage = getattr(response, "choices", None), getattr(response, "usage", None)
-        if not choices or choices[0].message is None:
-            return exchange(None, "the reply has no choices", usage)
-        message = choices[0].message
-        if getattr(message, "refusal", None):
-            return exchange(message.refusal, "the LLM refused", usage)
-        if choices[0].finish_reason == "length":
-            return exchange(message.content, "the reply was cut off", usage)
-        if not message.content:
-            return exchange(None, "the reply is empty", usage)
-        return exchange(message.content, None, usage)
+            response = await self._send(request)
+        except openai.APITimeoutError:
+            error = f"APITimeoutError: no reply within {self._timeout:g} s, {RETRIES + 1} times"
+        except openai.OpenAIError as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        except ValueError as problem:  # a reply that is no JSON at all
+            error = f"the server's reply cannot be read: {problem}"
+        seconds = round(time.monotonic() - started, 3)
+        return to_exchange(request, response, error, seconds)
 
-    def _send(self, prompt: str, schema: dict[str, Any]) -> Any:
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def _send(self, request: Request) -> Any:
+        """Asks again in simpler terms where the server refuses the terms."""
         import openai
 
-        create: Any = self._client.chat.completions.create
-        request: dict[str, Any] = {
-            "model": self._name,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_completion_tokens": MOST_REPLY_TOKENS,
-        }
-        if self._structured:
-            answer = {"name": "answer", "strict": True, "schema": schema}
-            form = {"type": "json_schema", "json_schema": answer}
+        if self._client is None:  # in the event loop that will use it
+            self._client = openai.AsyncOpenAI(
+                api_key=os.environ.get("OPENAI_API_KEY") or "none",
+                timeout=self._timeout,
+                max_retries=RETRIES,
+            )
+        while True:
+            manners = self._manners
             try:
-                return create(**request, response_format=form)
-            except openai.BadRequestError:  # perhaps the server knows no JSON schemas
-                response = create(**request)
-            self._structured = False
-            return response
-        return create(**request)
+                return await self._in_time(manners.body(request))
+            except openai.BadRequestError as refusal:
+                simpler = manners.simpler(str(refusal))
+                if simpler is None:
+                    raise
+                if self._manners == manners:  # not learnt in the meantime from another reply
+                    self._manners = simpler
 
-    def _without_key(self, text: str) -> str:
-        key = os.environ.get("OPENAI_API_KEY")
-        return text.replace(key, "[key]") if key else text
+    async def _in_time(self, body: dict[str, Any]) -> Any:
+        """The client's own timeout is between two bytes; a server may also dribble for ever."""
+        try:
+            async with asyncio.timeout((RETRIES + 1) * self._timeout + 60):
+                return await self._client.chat.completions.create(**body)
+        except TimeoutError:
+            import openai
+
+            raise openai.APIConnectionError(message="the reply never ended", request=None) from None  # type: ignore[arg-type]
+
+
+class Manners:
+    """Which of the API's terms a server understands; it says so by refusing others."""
+
+    def __init__(self, form: str = FORMS[1], dropped: frozenset[str] = frozenset()) -> None:
+        self.form = form
+        self.dropped = dropped
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Manners) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The request in the API's own words."""
+        limit = "max_tokens" if "max_completion_tokens" in self.dropped else "max_completion_tokens"
+        body: dict[str, Any] = {
+            "model": request.llm,
+            "messages": [{"role": "user", "content": request.prompt}],
+            limit: request.most_tokens,
+        }
+        if "temperature" not in self.dropped:
+            body["temperature"] = request.temperature
+        if self.form in FORMS[:2]:
+            schema = request.schema if self.form == FORMS[0] else strict(request.schema)
+            answer = {"name": "answer", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": answer}
+        elif self.form == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+    def simpler(self, refusal: str) -> Manners | None:
+        """Terms without what a server refused; None if there is nothing left to drop."""
+        for term in ("temperature", "max_completion_tokens"):
+            if term in refusal and term not in self.dropped:
+                return Manners(self.form, self.dropped | {term})
+        place = FORMS.index(self.form)
+        if re.search(r"context|too long|maximum.*tokens", refusal) or place + 1 == len(FORMS):
+            return None
+        return Manners(FORMS[place + 1], self.dropped)
+
+
+def strict(schema: Any) -> Any:
+    """A schema in the words that all strict servers know: without lengths and bounds.
+
+    Replies are checked against the whole of it when they come back.
+    """
+    unknown = {"minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems"}
+    if isinstance(schema, dict):
+        return {
+            key: strict(value)
+            for key, value in schema.items()
+            if key not in unknown | {"title", "default"} or isinstance(value, dict)
+        }
+    return [strict(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def to_exchange(
+    request: Request, response: Any, error: str | None = None, seconds: float = 0.0
+) -> Exchange:
+    """What a chat completion says; an error where it says nothing that can be used."""
+    choices, usage = getattr(response, "choices", None), getattr(response, "usage", None)
+    tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    reply = None
+    if error is None:
+        if not isinstance(choices, list) or not choices or not hasattr(choices[0], "message"):
+            error = "the reply has no choices"
+        else:
+            reply, error = _reply(choices[0])
+    return Exchange(
+        template=request.template,
+        llm=request.llm,
+        prompt=request.prompt,
+        reply=None if reply is None else without_key(reply),
+        error=None if error is None else without_key(error),
+        tokens_in=tokens[0] if isinstance(tokens[0], int) else None,
+        tokens_out=tokens[1] if isinstance(tokens[1], int) else None,
+        seconds=seconds,
+        request_id=request.id,
+    )
+
+
+def _reply(choice: Any) -> tuple[str | None, str | None]:
+    """The text of a reply, and what is wrong with it."""
+    content, refusal = (getattr(choice.message, name, None) for name in ("content", "refusal"))
+    if refusal:
+        return str(refusal)[:LONGEST_REPLY], REFUSED
+    if not isinstance(content, str) or not content:
+        return None, "the reply is empty"
+    if len(content) > LONGEST_REPLY:
+        told = f"the reply has {len(content)} characters, {LONGEST_REPLY} are kept"
+        return content[:LONGEST_REPLY], told
+    if getattr(choice, "finish_reason", None) == "length":
+        return content, "the reply was cut off"
+    return content, None
+
+
+def speechless(exchange: Exchange) -> bool:
+    """Whether a server answered and said nothing: asking once more often helps."""
+    error = exchange.error or ""
+    return exchange.reply is None and error.startswith(("the reply", "the server's reply"))
+
+
+def from_batch(request: Request, body: Any) -> Exchange:
+    """The exchange in a line of a batch file, however little of a chat completion it has."""
+    response = json.loads(json.dumps(body), object_hook=lambda entry: SimpleNamespace(**entry))
+    return to_exchange(request, response)
+
+
+def without_key(text: str) -> str:
+    key = os.environ.get("OPENAI_API_KEY")
+    return text.replace(key, "[key]") if key else text

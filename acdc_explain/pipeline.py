@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from .batch import Rehearsal, Wanted, take
 from .errors import UserError
-from .evidence import Evidence
-from .exchange import Ask, UnusableReply
-from .ids import canonical_json, content_id
-from .label import Label, Labeling
-from .outbox import Outbox
+from .ids import content_id
+from .label import Labeling
+from .llm import Transport, key_present
 from .plan import Plan, default_labeler
 from .plugins import Plugins, load_plugins, pick
 from .progress import Progress, silent
-from .question import Question
 from .run import Run, RunHeader
-from .settings import DEFAULT_EXAMPLES, Ablation, Settings, run_id, versions
+from .settings import DEFAULT_EXAMPLES, Settings, run_id, versions
 from .store import Store
 from .task import Task, check_examples
-from .verdict import Judging
+from .work import LLM_SETTING, Work, templates
 
 if TYPE_CHECKING:
     from .circuit import Circuit, Node
+    from .evidence import Evidence
+    from .exchange import Exchange, Request
     from .model import Model
-    from .subject import Subject
 
 
 def explain(
@@ -52,11 +51,93 @@ def explain(
     work.begin()
     circuit = work.find_circuit()
     evidence = work.collect(circuit)
-    labels, failed = work.label(circuit, evidence)
+    answers = work.label(circuit, evidence)
+    return finish(work, circuit, answers)
+
+
+def finish(work: Work, circuit: Circuit, answers: Sequence[Labeling]) -> Run:
+    """labels -> verdicts -> summary and motifs."""
+    labels = [label for answer in answers for label in answer.labels]
     work.judge(labels)
+    work.summarise(circuit)
     work.store.add_motifs(work.store.match(work.header.id, work.plugins.patterns()))
-    work.end(complete=not failed)
+    work.end(complete=not any(answer.failure for answer in answers))
     return work.store.get(work.header.id)
+
+
+def label(
+    run: Run,
+    store: Store,
+    settings: Settings,
+    progress: Progress = silent,
+    *,
+    judge: bool = True,
+    answers: Path | None = None,
+) -> Run:
+    """Label a stored run's circuit with another labeler or LLM, from the evidence it has.
+
+    The result is a run of its own, the same as if it had been asked for from the start. The model
+    is loaded only for judges and for labelers that experiment. With `answers`, a batch file, no
+    LLM is asked; what the file does not answer stays open. Raises UserError.
+    """
+    work = reopen(run, store, settings, progress, Wanted() if answers else None)
+    if work.finished and not settings.retry:
+        return replace(store.get(work.header.id), reused=True)
+    work.begin()
+    assert run.circuit is not None
+    store.add_evidence(work.header.id, run.evidence)
+    evidence = evidence_of(run, work)
+    if answers is not None:
+        for exchange in _taken(work, run.circuit, evidence, answers):
+            store.add_exchange(work.header.id, exchange)
+    labeled = work.label(run.circuit, evidence)
+    if judge:
+        return finish(work, run.circuit, labeled)
+    work.end(complete=False)
+    return store.get(work.header.id)
+
+
+def would_ask(
+    work: Work, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+) -> list[Request]:
+    """The requests that labeling would send now; nothing is sent and nothing stored.
+
+    The work must have been prepared with `Wanted` as its transport.
+    """
+    return list(_asked_now(work, circuit, evidence, Rehearsal(work.store)).values())
+
+
+def _asked_now(
+    work: Work, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]], shelf: Rehearsal
+) -> dict[str, Request]:
+    """What would be asked if the replies on this shelf had been given."""
+    wanted = work.desk.transport
+    assert isinstance(wanted, Wanted)
+    wanted.requests.clear()
+    labels = replace(work.labels, desk=replace(work.desk, shelf=shelf))
+    asked = labels.questions(circuit, evidence)
+    held = {answer.question_id for answer in work.store.find_labelings([x.id for x in asked])}
+    labels.answer([x for x in asked if x.id not in held], lambda answer: None)
+    return dict(wanted.requests)
+
+
+def _taken(
+    work: Work, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]], file: Path
+) -> list[Exchange]:
+    """The answers in a batch file, if all of them are to questions of this work."""
+    shelf = Rehearsal(work.store)
+    return take(file, shelf, work.desk.prices, lambda: _asked_now(work, circuit, evidence, shelf))
+
+
+def judge(run: Run, store: Store, settings: Settings, progress: Progress = silent) -> Run:
+    """Test a stored run's labels, with more judges if `settings` names some. Raises UserError."""
+    work = reopen(run, store, settings, progress, relabel=False)
+    work.begin()
+    assert run.circuit is not None
+    store.add_labeled(work.header.id, run)
+    labels = [Labeling("", (label,)) for label in run.labels]
+    failures = [Labeling("", (), failure=failure) for failure in run.failures]
+    return finish(work, run.circuit, [*labels, *failures])
 
 
 SHARES = (0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)  # thresholds, of the gap
@@ -91,17 +172,18 @@ def sweep(
     circuits = []
     for number, point in enumerate(points):
         progress("sweep", number, len(points), str(point))
-        plan = replace(work.plan, discoverer_settings={**known, **point})
-        circuits.append(replace(work, plan=plan).circuit())
+        at = copy.copy(work)  # with the same subjects, and what they remember
+        at.plan = replace(work.plan, discoverer_settings={**known, **point})
+        circuits.append(at.circuit())
     progress("sweep", len(points), len(points))
     return circuits
 
 
 def settings_from(options: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """Settings from keywords; those that Settings does not know go to the discoverer."""
-    fields = set(Settings.__slots__)
-    own = {name: value for name, value in options.items() if name in fields}
-    rest = {name: value for name, value in options.items() if name not in fields}
+    known = set(Settings.__slots__)
+    own = {name: value for name, value in options.items() if name in known}
+    rest = {name: value for name, value in options.items() if name not in known}
     settings = replace(base or Settings(), **own)
     return replace(settings, discoverer_settings={**settings.discoverer_settings, **rest})
 
@@ -112,49 +194,139 @@ def prepare(
     store: str | Path | Store,
     settings: Settings,
     progress: Progress,
+    transport: Transport | None = None,
 ) -> Work:
     """Load the model, build the task, and settle every setting that was left open."""
     from .loading import load_model
-    from .subject import Subject
 
     settings.check()
     plugins = load_plugins()
     store = store if isinstance(store, Store) else Store(store)
-    name = settings.labeler or default_labeler()
-    plan = Plan.of(plugins, settings, name)
+    plan = Plan.of(plugins, settings, settings.labeler or default_labeler())
+    _check_labeler(plan, transport)
     if isinstance(model, str):
         progress("load", 0, 1, model)
         model = load_model(model, sources=plugins.models())
         progress("load", 1, 1, model.name)
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
-    ablation = cast(Ablation, settings.ablation)  # checked above
-    subject, held_out = (
-        Subject(model, task, examples, settings.metric, ablation, memory=settings.memory)
-        for examples in (task.discover, task.held_out)
-    )
-    vocabulary = content_id("roles", plugins.roles())
     resolved = {
         **plan.as_dict(),
-        "metric": held_out.metric_name,
+        "metric": settings.metric or task.metric,
         "ablation": settings.ablation,
-        "roles": vocabulary,
+        "roles": content_id("roles", plugins.roles()),
+        **_prompts(plan, plugins, settings),
     }
-    identity = run_id(task.id, model.id, resolved)
     header = RunHeader(
-        id=identity,
+        id=run_id(task.id, model.id, resolved),
         task=task.name,
         task_id=task.id,
         model=model.name,
         model_id=model.id,
         circuit_id=None,
         status="unfinished",
-        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created_at=_now(),
         seed=settings.seed,
         settings=resolved,
         versions=versions(),
     )
-    return Work(plugins, plan, store, header, subject, held_out, progress)
+    loaded = model
+    work = Work(plugins, plan, store, header, task, lambda: loaded, settings, progress, transport)
+    _ = work.subject, work.held_out  # what is wrong with the task or metric is said before work
+    return work
+
+
+def reopen(
+    run: Run,
+    store: Store,
+    settings: Settings,
+    progress: Progress,
+    transport: Transport | None = None,
+    *,
+    relabel: bool = True,
+) -> Work:
+    """A stored run with another labeler, or with more judges; no model is loaded yet.
+
+    Raises UserError.
+    """
+    settings.check()
+    header, plugins = run.header, load_plugins()
+    if run.circuit is None or not run.evidence:
+        raise UserError(
+            f"Run {header.id} has no evidence yet; repeat its command, which goes on from there."
+        )
+    plan = Plan(**{field.name: header.settings[field.name] for field in fields(Plan)})
+    plan = plan.judged_by(plugins, settings)
+    resolved = dict(header.settings)
+    if relabel:
+        plan = plan.labeled_by(plugins, settings, settings.labeler or default_labeler())
+        _check_labeler(plan, transport)
+        resolved.pop("prompts", None)
+        resolved |= _prompts(plan, plugins, settings)
+    resolved |= plan.as_dict() | {"roles": content_id("roles", plugins.roles())}
+    try:
+        task = store.task(header.task_id)
+    except KeyError:
+        raise UserError(
+            f"The prompts of run {header.id} are not in this store (it was imported); run "
+            f"`acdc-explain run {header.task} --model {header.model}` here first."
+        ) from None
+    header = replace(
+        header,
+        id=run_id(header.task_id, header.model_id, resolved),
+        status="unfinished",
+        created_at=_now(),
+        settings=resolved,
+        versions=versions(),
+    )
+
+    @cache
+    def load() -> Model:
+        return _same_model(header, plugins, progress)
+
+    return Work(plugins, plan, store, header, task, load, settings, progress, transport)
+
+
+def evidence_of(run: Run, work: Work) -> dict[Any, list[Any]]:
+    """A stored run's evidence by node, that of its collectors alone."""
+    assert run.circuit is not None
+    return {
+        node: [e for e in run.evidence if e.node == node and e.collector in work.plan.collectors]
+        for node in run.circuit.components
+    }
+
+
+def _same_model(header: RunHeader, plugins: Plugins, progress: Progress) -> Model:
+    from .loading import load_model
+
+    progress("load", 0, 1, header.model)
+    model = load_model(header.model, sources=plugins.models())
+    progress("load", 1, 1, model.name)
+    if model.id != header.model_id:
+        raise UserError(
+            f"The model {header.model} here has other weights than the one of run {header.id}; "
+            "run the task on it anew."
+        )
+    return model
+
+
+def _check_labeler(plan: Plan, transport: Transport | None) -> None:
+    """Whether there is an LLM to ask is known before the work begins."""
+    if LLM_SETTING in plan.labeler_settings and transport is None and not key_present():
+        from .llm import Llm
+
+        Llm()  # says so
+
+
+def _prompts(plan: Plan, plugins: Plugins, settings: Settings) -> dict[str, Any]:
+    """Where an LLM is asked, its prompts decide the result too."""
+    if LLM_SETTING not in plan.labeler_settings:
+        return {}
+    return {"prompts": templates(plugins, settings).digest}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) -> Task:
@@ -166,257 +338,3 @@ def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) ->
     builder = pick("task", plugins.tasks(), name)
     examples = DEFAULT_EXAMPLES if settings.examples is None else settings.examples
     return check_examples(builder(model, examples=examples, seed=settings.seed), model)
-
-
-@dataclass(frozen=True)
-class _Pages:
-    """The notebook of a discovery, kept in the store under whatever decides its measurements."""
-
-    store: Store
-    book: str
-
-    @staticmethod
-    def of(work: Work) -> _Pages:
-        subject, header = work.subject, work.header
-        decisive = {
-            "task_id": header.task_id,
-            "model_id": header.model_id,
-            "metric": subject.metric_name,
-            "ablation": subject.ablation,
-            "version": header.versions["acdc-explain"],
-        }
-        return _Pages(work.store, content_id("book", decisive))
-
-    def read(self, page: str) -> Any:
-        return self.store.read_page(self.book, page)
-
-    def write(self, page: str, content: Any) -> None:
-        self.store.write_page(self.book, page, content)
-
-
-UNANSWERED = 3  # so many failures from the start, and the rest is not asked
-
-
-def _nobody_answers(answer: Labeling) -> str:
-    reason = (answer.exchange.error if answer.exchange else None) or "no reason given"
-    return (
-        f"The first {UNANSWERED} questions got no usable answer ({reason[:200]}), so the others "
-        "were not asked; the evidence is stored: mend the cause and repeat the command, or use "
-        "--labeler rules."
-    )
-
-
-@dataclass
-class Work:
-    """A run under way. Each stage asks the store first and adds each record as it comes."""
-
-    plugins: Plugins
-    plan: Plan
-    store: Store
-    header: RunHeader
-    subject: Subject
-    held_out: Subject
-    progress: Progress
-
-    @property
-    def finished(self) -> bool:
-        held = [header for header in self.store.runs() if header.id == self.header.id]
-        return bool(held) and held[0].status == "done"
-
-    def begin(self) -> None:
-        self.store.add_task(self.subject.task)
-        self.store.add_header(self.header)
-
-    def end(self, *, complete: bool) -> None:
-        """A run in which a component got no usable label can be repeated to ask again."""
-        self.header = replace(self.header, status="done" if complete else "incomplete")
-        self.store.add_header(self.header)
-
-    # --- task -> circuit -----------------------------------------------------------------------
-
-    def find_circuit(self) -> Circuit:
-        circuit = self.circuit()
-        self.header = replace(self.header, circuit_id=circuit.id)
-        self.store.add_header(self.header)
-        return circuit
-
-    def circuit(self) -> Circuit:
-        """The circuit, from the store if it is there."""
-        plan, header = self.plan, self.header
-        settings = {
-            **plan.discoverer_settings,
-            "metric": self.subject.metric_name,
-            "ablation": self.subject.ablation,
-        }
-        circuit = self.store.find_circuit(
-            header.task_id, header.model_id, plan.discoverer, settings
-        )
-        if circuit is None:
-            circuit = self._discover(settings)
-            self.store.add_circuit(circuit)
-        return circuit
-
-    def _discover(self, settings: Mapping[str, Any]) -> Circuit:
-        import time
-
-        from .circuit import Circuit
-        from .faithful import faithfulness
-
-        self.subject.notebook = _Pages.of(self)
-        discoverer = self.plugins.discoverers()[self.plan.discoverer]
-        started = time.monotonic()
-        found = discoverer(self.subject, self.progress, **self.plan.discoverer_settings)
-        seconds = time.monotonic() - started
-        return Circuit(
-            task_id=self.header.task_id,
-            model_id=self.header.model_id,
-            discoverer=self.plan.discoverer,
-            settings=settings,
-            edges=tuple(found.edges),
-            n_edges_total=found.n_edges_total or self.subject.model.graph.n_edges,
-            n_edges_tested=found.n_edges_tested,
-            faithfulness=faithfulness(self.held_out, found.edges),
-            seconds=round(seconds, 3),
-            forward_seconds=self.subject.model.forward_seconds(self.subject.clean),
-            alternatives=found.alternatives,
-        )
-
-    # --- circuit -> evidence -------------------------------------------------------------------
-
-    def collect(self, circuit: Circuit) -> dict[Node, list[Evidence]]:
-        """Evidence for every component, what the store holds and what is new."""
-        evidence: dict[Node, list[Evidence]] = {node: [] for node in circuit.components}
-        for name, settings in self.plan.collectors.items():
-            for item in self._collect(circuit, name, settings):
-                evidence[item.node].append(item)
-        return evidence
-
-    def _collect(
-        self, circuit: Circuit, name: str, settings: Mapping[str, Any]
-    ) -> Iterator[Evidence]:
-        held = self.store.find_evidence(circuit.id, name, settings)
-        yield from held
-        done, total = len(held), len(circuit.components)
-        self.progress(name, done, total)
-        missing = [n for n in circuit.components if n not in {item.node for item in held}]
-        with Outbox(partial(self.store.add_evidence, self.header.id)) as outbox:
-            for item in held:
-                outbox.put(item)
-            if not missing:
-                return
-            collector = self.plugins.collectors()[name]
-            for node, facts in collector(self.subject, missing, **settings):
-                as_stored = json.loads(canonical_json(facts))  # or a resumed prompt would differ
-                item = Evidence(circuit.id, node, name, settings, as_stored)
-                outbox.put(item)
-                done += 1
-                self.progress(name, done, total, str(node))
-                yield item
-
-    # --- evidence -> labels --------------------------------------------------------------------
-
-    def label(
-        self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
-    ) -> tuple[list[Label], list[Node]]:
-        """The labels of every component, and the components that got no usable answer."""
-        ask = self._ask()
-        asked = [self._question(circuit, node, evidence[node], ask) for node in circuit.components]
-        held = self.store.find_labels([question_id for question_id, _, _ in asked])
-        labels = [label for found in held.values() for label in found]
-        self.store.link_labels(self.header.id, labels)
-        failed: list[Node] = []
-        with Outbox(partial(self.store.add_labelings, self.header.id)) as outbox:
-            for done, (question_id, question, prompt) in enumerate(asked):
-                self.progress("label", done, len(asked), str(question.node))
-                if question_id in held:
-                    continue
-                answer = self._answer(question_id, question, prompt, ask)
-                outbox.put(answer)
-                labels += answer.labels
-                failed += [] if answer.labels else [question.node]
-                if len(failed) == done + 1 - len(held) >= UNANSWERED:
-                    raise UserError(_nobody_answers(answer))
-        self.progress("label", len(asked), len(asked))
-        return labels, failed
-
-    def _ask(self) -> Ask | None:
-        """An LLM for the labelers that have a setting for one."""
-        name = self.plan.labeler_settings.get("llm_model")
-        if name is None:
-            return None
-        from .llm import Llm
-        from .rendering import Templates
-
-        return Llm(name, Templates(self.plugins.prompts().values()))
-
-    def _question(
-        self, circuit: Circuit, node: Node, evidence: Sequence[Evidence], ask: Ask | None
-    ) -> tuple[str, Question, str]:
-        """The question about a node, with its id and its prompt."""
-        question = Question(
-            node=node,
-            circuit=circuit,
-            evidence=sorted(evidence, key=lambda item: item.collector),
-            roles=self.plugins.roles(),
-            task_description=self.subject.task.description,
-            position_names=self.subject.position_names,
-        )
-        prompt = self.plugins.labelers()[self.plan.labeler].prompt(question, ask)
-        asked = {
-            "circuit_id": circuit.id,
-            "node": node,
-            "labeler": self.plan.labeler,
-            "settings": self.plan.labeler_settings,
-            "prompt": prompt,
-        }
-        return content_id("question", asked), question, prompt
-
-    def _answer(
-        self, question_id: str, question: Question, prompt: str, ask: Ask | None
-    ) -> Labeling:
-        labeler = self.plugins.labelers()[self.plan.labeler]
-        try:
-            proposals, exchange = labeler(question, prompt, ask, **self.plan.labeler_settings)
-        except UnusableReply as reply:
-            return Labeling(question_id, (), reply.exchange)
-        labels = [
-            Label(
-                circuit_id=question.circuit.id,
-                node=question.node,
-                labeler=self.plan.labeler,
-                role=proposal.role,
-                positions=tuple(proposal.positions),
-                description=proposal.description,
-                confidence=proposal.confidence,
-                evidence_ids=tuple(proposal.evidence_ids),
-                exchange_id=exchange.id if exchange else None,
-            )
-            for proposal in proposals
-        ]
-        return Labeling(question_id, tuple(labels), exchange)
-
-    # --- labels -> verdicts --------------------------------------------------------------------
-
-    def judge(self, labels: Sequence[Label]) -> None:
-        for name, settings in self.plan.judges.items():
-            asked = {label.id: self._judging_id(name, settings, label) for label in labels}
-            held = self.store.find_judgings(asked.values())
-            missing = [x for x in labels if asked[x.id] not in {h.question_id for h in held}]
-            judge, done = self.plugins.judges()[name], len(held)
-            with Outbox(partial(self.store.add_judgings, self.header.id)) as outbox:
-                for judging in held:
-                    outbox.put(judging)
-                for verdict in judge(self.held_out, missing, self.plugins.roles(), **settings):
-                    outbox.put(Judging(asked[verdict.label_id], verdict))
-                    done += 1
-                    self.progress(f"judge {name}", done, len(labels), verdict.outcome)
-
-    def _judging_id(self, judge: str, settings: Mapping[str, Any], label: Label) -> str:
-        """A label is judged again if the judge's settings or the role's card are others."""
-        asked = {
-            "label_id": label.id,
-            "judge": judge,
-            "settings": settings,
-            "card": self.plugins.roles().get(label.role),
-        }
-        return content_id("judging", asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,9 @@ class Plan:
     @staticmethod
     def of(plugins: Plugins, settings: Settings, labeler: str) -> Plan:
         """Raises UserError for an unknown name or setting, or one of the wrong kind."""
-        shared: dict[str, Any] = {
-            "seed": settings.seed,
-            "corpus": settings.corpus,
-            "corpus_digest": _digest(settings.corpus),
-            "llm_model": settings.llm_model,
-        }
-
-        def with_shared(function: Any) -> dict[str, Any]:
-            known = settings_of(function)
-            return {**known, **{k: v for k, v in shared.items() if k in known}}
-
+        shared = _shared(settings)
         discoverers, collectors = plugins.discoverers(), plugins.collectors()
-        judges, labelers = plugins.judges(), plugins.labelers()
+        judges = plugins.judges()
         discoverer = pick("discoverer", discoverers, settings.discoverer)
         given = {
             **{k: v for k, v in shared.items() if k in settings_of(discoverer)},
@@ -66,11 +56,43 @@ class Plan:
         return Plan(
             settings.discoverer,
             discoverer_settings,
-            {name: with_shared(pick("collector", collectors, name)) for name in chosen},
+            {n: _with_shared(pick("collector", collectors, n), shared) for n in chosen},
             labeler,
-            with_shared(pick("labeler", labelers, labeler)),
-            {name: with_shared(pick("judge", judges, name)) for name in judging},
+            _labeler_settings(plugins, settings, labeler),
+            {name: _with_shared(pick("judge", judges, name), shared) for name in judging},
         )
+
+    def labeled_by(self, plugins: Plugins, settings: Settings, labeler: str) -> Plan:
+        """The same plan with another labeler. Raises UserError."""
+        chosen = _labeler_settings(plugins, settings, labeler)
+        return replace(self, labeler=labeler, labeler_settings=chosen)
+
+    def judged_by(self, plugins: Plugins, settings: Settings) -> Plan:
+        """The same plan with other judges. Raises UserError."""
+        judges, shared = plugins.judges(), _shared(settings)
+        more = {n: _with_shared(pick("judge", judges, n), shared) for n in settings.judges or ()}
+        return replace(self, judges={**self.judges, **more})
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def _shared(settings: Settings) -> dict[str, Any]:
+    """What any plugin gets that has a setting of the name."""
+    return {
+        "seed": settings.seed,
+        "corpus": settings.corpus,
+        "corpus_digest": _digest(settings.corpus),
+        "llm_model": settings.llm_model,
+    }
+
+
+def _with_shared(function: Any, shared: dict[str, Any]) -> dict[str, Any]:
+    known = settings_of(function)
+    return {**known, **{k: v for k, v in shared.items() if k in known}}
+
+
+def _labeler_settings(plugins: Plugins, settings: Settings, name: str) -> dict[str, Any]:
+    labeler, shared = pick("labeler", plugins.labelers(), name), _shared(settings)
+    given = {k: v for k, v in shared.items() if k in settings_of(labeler)}
+    return with_settings("Labeler", name, labeler, {**given, **settings.labeler_settings})

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .errors import UserError
+from .ids import content_id
 
 
 class Templates:
@@ -24,8 +27,28 @@ class Templates:
             keep_trailing_newline=False,
             autoescape=False,  # prompts are plain text
         )
-        self._environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+        self._environment.filters["json"] = lambda value: _fenced(value)
 
     def render(self, name: str, /, **variables: Any) -> str:
-        """Raises jinja2.TemplateNotFound and jinja2.UndefinedError."""
-        return self._environment.get_template(f"{name}.j2").render(**variables)
+        """Raises UserError for a template that is not there or has a mistake."""
+        try:
+            return self._environment.get_template(f"{name}.j2").render(**variables)
+        except TemplateError as error:
+            place = getattr(error, "name", None) or f"{name}.j2"
+            line = getattr(error, "lineno", None)
+            where = f"{place}, line {line}" if line else place
+            raise UserError(f"The template {where}: {error}; mend it.") from error
+
+    @property
+    def digest(self) -> str:
+        """Of all templates, so that a changed prompt is a changed run."""
+        loader, names = self._environment.loader, self._environment.list_templates()
+        assert loader is not None
+        return content_id(
+            "templates", {n: loader.get_source(self._environment, n)[0] for n in names}
+        )
+
+
+def _fenced(value: Any) -> str:
+    """Data as JSON that cannot close the tags around it."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

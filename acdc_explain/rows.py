@@ -10,9 +10,10 @@ from .circuit import Edge, Node
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
-from .label import Label, Labeling
+from .label import Failure, Label, Labeling
 from .motif import Motif
-from .run import RunHeader
+from .run import RunHeader, to_sentences
+from .summary import Summary
 from .task import Example, Task
 from .verdict import Verdict
 
@@ -86,6 +87,8 @@ def exchange_row(exchange: Exchange) -> tuple[Any, ...]:
         exchange.tokens_in,
         exchange.tokens_out,
         exchange.seconds,
+        exchange.request_id,
+        exchange.cost_usd,
     )
 
 
@@ -107,7 +110,25 @@ def label_row(label: Label) -> tuple[Any, ...]:
 def labeling_row(labeling: Labeling) -> tuple[Any, ...]:
     first = labeling.labels[0]
     ids = canonical_json([label.id for label in labeling.labels])
-    return labeling.question_id, first.circuit_id, str(first.node), first.labeler, ids
+    exchange_ids = canonical_json(labeling.exchange_ids)
+    return labeling.question_id, first.circuit_id, str(first.node), first.labeler, ids, exchange_ids
+
+
+def failure_row(run_id: str, failure: Failure) -> tuple[Any, ...]:
+    return run_id, str(failure.node), failure.labeler, failure.reason
+
+
+def to_failure(row: Sequence[Any]) -> Failure:
+    return Failure(Node.parse(row[1]), row[2], row[3])
+
+
+def summary_row(summary: Summary) -> tuple[Any, ...]:
+    sentences = canonical_json(summary.sentences)
+    return summary.id, summary.run_id, summary.labeler, sentences, summary.exchange_id
+
+
+def to_summary(row: Sequence[Any]) -> Summary:
+    return Summary(row[1], row[2], to_sentences(json.loads(row[3])), row[4])
 
 
 def to_label(row: Sequence[Any]) -> Label:

@@ -12,8 +12,9 @@ from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json, plain
-from .label import Label
+from .label import Failure, Label
 from .motif import Motif
+from .summary import Sentence, Summary
 from .verdict import WORST_FIRST, Verdict
 
 SCHEMA = "acdc-explain/run/1"
@@ -29,7 +30,7 @@ class RunHeader:
     model: str
     model_id: str
     circuit_id: str | None
-    status: str  # "unfinished" or "done"
+    status: str  # "unfinished"; "incomplete": not all labels could be had; "done"
     created_at: str  # UTC, ISO 8601
     seed: int
     settings: Mapping[str, Any]
@@ -47,6 +48,8 @@ class Run:
     verdicts: Sequence[Verdict]
     motifs: Sequence[Motif]
     exchanges: Sequence[Exchange]
+    failures: Sequence[Failure] = ()
+    summary: Summary | None = None
     reused: bool = False
 
     @property
@@ -58,6 +61,18 @@ class Run:
 
     def verdicts_of(self, label: Label) -> list[Verdict]:
         return [verdict for verdict in self.verdicts if verdict.label_id == label.id]
+
+    def failure_of(self, node: Node) -> str | None:
+        """Why a node has no label."""
+        return next((failure.reason for failure in self.failures if failure.node == node), None)
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What its exchanges cost, whichever run asked first; None if one's cost is not known."""
+        answered = [x for x in self.exchanges if x.reply is not None or x.tokens_in]
+        if any(exchange.cost_usd is None for exchange in answered):
+            return None
+        return sum(exchange.cost_usd or 0.0 for exchange in answered)
 
 
 def to_document(run: Run) -> dict[str, Any]:
@@ -80,9 +95,18 @@ def to_document(run: Run) -> dict[str, Any]:
         "circuit": None if circuit is None else circuit_document(circuit),
         "components": [_component(run, node) for node in (circuit.components if circuit else ())],
         "motifs": [{"pattern": m.pattern, "nodes": plain(m.nodes)} for m in run.motifs],
-        "exchanges": _exchanges(run.exchanges),
+        "summary": None if run.summary is None else _summary(run.summary),
+        "exchanges": _exchanges(run),
     }
     return document
+
+
+def _summary(summary: Summary) -> dict[str, Any]:
+    return {
+        "labeler": summary.labeler,
+        "sentences": plain(summary.sentences),
+        "exchange_id": summary.exchange_id,
+    }
 
 
 def circuit_document(circuit: Circuit) -> dict[str, Any]:
@@ -115,6 +139,7 @@ def _edge(edge: Edge) -> dict[str, Any]:
 
 
 def _component(run: Run, node: Node) -> dict[str, Any]:
+    failed = next((failure for failure in run.failures if failure.node == node), None)
     return {
         "node": str(node),
         "evidence": [
@@ -128,6 +153,7 @@ def _component(run: Run, node: Node) -> dict[str, Any]:
             if evidence.node == node
         ],
         "labels": [_label(run, label) for label in run.labels_of(node)],
+        **({"failed": {"labeler": failed.labeler, "reason": failed.reason}} if failed else {}),
     }
 
 
@@ -148,13 +174,14 @@ def _label(run: Run, label: Label) -> dict[str, Any]:
     }
 
 
-def _exchanges(exchanges: Sequence[Exchange]) -> dict[str, Any]:
+def _exchanges(run: Run) -> dict[str, Any]:
+    exchanges = run.exchanges
     return {
         "n": len(exchanges),
         "failed": sum(exchange.error is not None for exchange in exchanges),
         "tokens_in": sum(exchange.tokens_in or 0 for exchange in exchanges),
         "tokens_out": sum(exchange.tokens_out or 0 for exchange in exchanges),
-        "cost_usd": 0.0 if not exchanges else None,  # no price table: unknown is not zero
+        "cost_usd": run.cost_usd,
         "records": [plain(exchange) for exchange in exchanges],
     }
 
@@ -210,13 +237,15 @@ def _read(document: Mapping[str, Any]) -> Run:
         circuit_id=circuit.id if circuit else None,
         **{key: head[key] for key in RunHeader.__slots__ if key != "circuit_id"},
     )
-    evidence, labels, verdicts = [], [], []
+    evidence, labels, verdicts, failures = [], [], [], []
     for component in document["components"]:
         if circuit is None:
             raise ValueError("there are components without a circuit")
         node = Node.parse(component["node"])
         for e in component["evidence"]:
             evidence.append(Evidence(circuit.id, node, e["collector"], e["settings"], e["facts"]))
+        if failed := component.get("failed"):
+            failures.append(Failure(node, failed["labeler"], failed["reason"]))
         for entry in component["labels"]:
             label = Label(
                 circuit_id=circuit.id,
@@ -241,7 +270,19 @@ def _read(document: Mapping[str, Any]) -> Run:
         for m in document["motifs"]
     ]
     exchanges = [Exchange(**entry) for entry in document["exchanges"]["records"]]
-    return Run(header, circuit, evidence, labels, verdicts, motifs, exchanges)
+    summary = _read_summary(document.get("summary"), header.id)
+    return Run(header, circuit, evidence, labels, verdicts, motifs, exchanges, failures, summary)
+
+
+def to_sentences(entries: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
+    return tuple(Sentence(e["text"], tuple(map(Node.parse, e["nodes"]))) for e in entries)
+
+
+def _read_summary(entry: Mapping[str, Any] | None, run_id: str) -> Summary | None:
+    if entry is None:
+        return None
+    sentences = to_sentences(entry["sentences"])
+    return Summary(run_id, entry["labeler"], sentences, entry["exchange_id"])
 
 
 def _read_circuit(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Circuit:

@@ -48,5 +48,15 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE edges ADD COLUMN share DOUBLE;
     CREATE TABLE pages (book TEXT, page TEXT, content TEXT, PRIMARY KEY (book, page));
     """,
+    """
+    ALTER TABLE exchanges ADD COLUMN request_id TEXT;
+    ALTER TABLE exchanges ADD COLUMN cost_usd DOUBLE;
+    CREATE INDEX exchanges_by_request ON exchanges (request_id);
+    ALTER TABLE labelings ADD COLUMN exchange_ids TEXT DEFAULT '[]';
+    CREATE TABLE failures (
+        run_id TEXT, node TEXT, labeler TEXT, reason TEXT, PRIMARY KEY (run_id, node));
+    CREATE TABLE summaries (
+        id TEXT PRIMARY KEY, run_id TEXT, labeler TEXT, sentences TEXT, exchange_id TEXT);
+    """,
 )
 VERSION = len(MIGRATIONS)

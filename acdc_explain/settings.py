@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .errors import UserError
@@ -17,6 +18,8 @@ DEFAULT_MEMORY = 4.0  # gigabytes
 DEFAULT_MODEL = "mini"
 DEFAULT_EXAMPLES = 16
 DEFAULT_LLM = "gpt-4.1-mini"
+DEFAULT_CONCURRENCY = 4
+DEFAULT_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class Settings:
     `labeler` None: `llm` if the environment has a key, else `rules`.
     `metric` None: the task's own. `ablation`: what a cut edge carries. `memory`: gigabytes that
     discovery may take; it decides nothing but the size of batches.
+    `labeler_settings`: what the labeler takes (reveal ...). `templates`: a folder whose prompts go
+    before the built-in ones. The others say how an LLM is asked and decide nothing of the result:
+    `max_cost` in USD, `timeout` in seconds, `retry` to ask again what got no usable reply.
     """
 
     discoverer: str = "acdc"
@@ -42,11 +48,27 @@ class Settings:
     seed: int = 0
     prompts: str | None = None
     corpus: str | None = None
+    labeler_settings: Mapping[str, Any] = field(default_factory=dict)
+    templates: str | None = None
+    prices: str | None = None
+    max_cost: float | None = None
+    concurrency: int = DEFAULT_CONCURRENCY
+    timeout: float = DEFAULT_TIMEOUT
+    retry: bool = False
 
     def check(self) -> None:
         """Raises UserError for what can be refused before anything is loaded."""
         if self.examples is not None and self.examples < 1:
             raise UserError(f"--examples is {self.examples}; at least 1 is needed.")
+        if self.concurrency < 1:
+            raise UserError(f"--concurrency is {self.concurrency}; at least 1 is needed.")
+        if not self.timeout > 0:
+            raise UserError(f"--timeout is {self.timeout:g}; give seconds, more than 0.")
+        if self.templates is not None and not any(Path(self.templates).glob("**/*.j2")):
+            raise UserError(
+                f"--templates {self.templates} is no folder with templates (*.j2); copy those you "
+                "want to change from the folder prompts/ and keep their names."
+            )
         if self.ablation not in ABLATIONS:
             raise UserError(
                 f"There is no ablation {self.ablation!r}; choose one of {', '.join(ABLATIONS)}."

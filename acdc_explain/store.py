@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from .motif import Motif, Pattern
 from .run import Run, RunHeader
 from .schema import MIGRATIONS, VERSION
 from .search import Filters, Match, label_match, labels_query, path_match, paths_query
+from .summary import Summary
 from .task import Task
 from .verdict import Judging, Verdict
 
@@ -31,6 +33,8 @@ CONFIG: dict[str, Any] = {
     "autoload_known_extensions": False,
     "enable_external_access": True,  # the file itself; switched off right after opening
 }
+
+_turn = threading.Lock()  # DuckDB refuses a second connection while a thread closes the first
 
 
 class Store:
@@ -50,16 +54,17 @@ class Store:
     @contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection inside one transaction; commits if the body ends well."""
-        connection = self._connect()
-        try:
-            connection.execute("BEGIN")
-            self._migrate(connection)
-            yield connection
-            connection.execute("COMMIT")
-        except duckdb.Error as error:
-            raise UserError(f"{self.path}: {_first_line(error)}") from error
-        finally:
-            connection.close()
+        with _turn:
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN")
+                self._migrate(connection)
+                yield connection
+                connection.execute("COMMIT")
+            except duckdb.Error as error:
+                raise UserError(f"{self.path}: {_first_line(error)}") from error
+            finally:
+                connection.close()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -131,24 +136,48 @@ class Store:
             _insert(connection, "evidence", map(rows.evidence_row, evidence))
             _insert(connection, "run_evidence", [(run_id, e.id) for e in evidence])
 
-    def add_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
-        """Answers to questions: labels, or exchanges that failed."""
-        exchanges = [a.exchange for a in labelings if a.exchange is not None]
-        labels = [label for answer in labelings for label in answer.labels]
-        answered = [answer for answer in labelings if answer.labels]
+    def add_exchange(self, run_id: str, exchange: Exchange) -> None:
         with self._open() as connection:
-            _insert(connection, "exchanges", map(rows.exchange_row, exchanges))
-            _insert(connection, "run_exchanges", [(run_id, e.id) for e in exchanges])
+            _insert(connection, "exchanges", [rows.exchange_row(exchange)])
+            _insert(connection, "run_exchanges", [(run_id, exchange.id)])
+
+    def add_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
+        """Answers to questions: labels, or failures. Labels of a node end its failure."""
+        labels = [label for answer in labelings for label in answer.labels]
+        evidence = [answer.evidence for answer in labelings if answer.evidence is not None]
+        failures = [answer.failure for answer in labelings if answer.failure is not None]
+        with self._open() as connection:
+            _insert(connection, "evidence", map(rows.evidence_row, evidence))
+            _insert(connection, "run_evidence", [(run_id, e.id) for e in evidence])
             _insert(connection, "labels", map(rows.label_row, labels))
             _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
-            _insert(connection, "labelings", map(rows.labeling_row, answered))
+            _insert(connection, "labelings", [rows.labeling_row(x) for x in labelings if x.labels])
+            _forget_failures(connection, run_id, labels)
+            _insert(
+                connection,
+                "failures",
+                [rows.failure_row(run_id, failure) for failure in failures],
+                "UPDATE SET labeler = excluded.labeler, reason = excluded.reason",
+            )
 
-    def link_labels(self, run_id: str, labels: Sequence[Label]) -> None:
-        """Say that a run uses labels that an earlier run was given, and their exchanges."""
-        exchanges = {label.exchange_id for label in labels if label.exchange_id}
+    def link_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
+        """Say that a run uses labels that an earlier run was given, with all behind them."""
+        labels = [label for answer in labelings for label in answer.labels]
+        exchanges = {name for answer in labelings for name in answer.exchange_ids}
+        evidence = {name for label in labels for name in label.evidence_ids}
         with self._open() as connection:
             _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
-            _insert(connection, "run_exchanges", [(run_id, exchange) for exchange in exchanges])
+            _insert(connection, "run_exchanges", [(run_id, name) for name in exchanges])
+            _insert(connection, "run_evidence", [(run_id, name) for name in evidence])
+            _forget_failures(connection, run_id, labels)
+
+    def add_summary(self, summary: Summary) -> None:
+        """In place of an earlier one of the same run."""
+        with self._open() as connection:
+            connection.execute(
+                "DELETE FROM summaries WHERE run_id = ? AND id <> ?", [summary.run_id, summary.id]
+            )
+            _insert(connection, "summaries", [rows.summary_row(summary)])
 
     def add_judgings(self, run_id: str, judgings: Sequence[Judging]) -> None:
         verdicts = [judging.verdict for judging in judgings]
@@ -187,16 +216,17 @@ class Store:
             )
             if run.circuit is not None:
                 _insert_circuit(connection, run.circuit)
-            _insert(connection, "evidence", map(rows.evidence_row, run.evidence))
-            _insert(connection, "run_evidence", [(run.id, e.id) for e in run.evidence])
-            _insert(connection, "exchanges", map(rows.exchange_row, run.exchanges))
-            _insert(connection, "run_exchanges", [(run.id, e.id) for e in run.exchanges])
-            _insert(connection, "labels", map(rows.label_row, run.labels))
-            _insert(connection, "run_labels", [(run.id, label.id) for label in run.labels])
+            _insert_labeled(connection, run.id, run)
             _insert(connection, "verdicts", map(rows.verdict_row, run.verdicts))
             _insert(connection, "run_verdicts", [(run.id, v.id) for v in run.verdicts])
             _insert(connection, "motifs", map(rows.motif_row, run.motifs))
+            _insert(connection, "summaries", map(rows.summary_row, filter(None, [run.summary])))
         return True
+
+    def add_labeled(self, run_id: str, run: Run) -> None:
+        """Another run's evidence and labels, with all behind them, for a run that tests them."""
+        with self._open() as connection:
+            _insert_labeled(connection, run_id, run)
 
     # --- getting -------------------------------------------------------------------------------
 
@@ -232,6 +262,12 @@ class Store:
             motifs = connection.execute(
                 "SELECT * FROM motifs WHERE run_id = ? ORDER BY pattern, nodes", [header.id]
             ).fetchall()
+            failures, summaries = (
+                connection.execute(
+                    f"SELECT * FROM {table} WHERE run_id = ?", [header.id]
+                ).fetchall()
+                for table in ("failures", "summaries")
+            )
         return Run(
             header,
             circuit,
@@ -240,6 +276,8 @@ class Store:
             [Verdict(*row[1:]) for row in verdicts],
             [rows.to_motif(row) for row in motifs],
             [Exchange(*row[1:]) for row in exchanges],
+            [rows.to_failure(row) for row in failures],
+            rows.to_summary(summaries[0]) if summaries else None,
         )
 
     def find_circuit(
@@ -280,19 +318,31 @@ class Store:
             ).fetchall()
         return [rows.to_evidence(row) for row in found]
 
-    def find_labels(self, question_ids: Iterable[str]) -> dict[str, list[Label]]:
-        """The labels that questions were answered with before, by question."""
+    def find_replies(self, request_id: str) -> list[Exchange]:
+        """What was replied to a request before, good or bad."""
         with self._open() as connection:
             found = connection.execute(
-                "SELECT labelings.id, labels.* FROM labelings "
+                "SELECT * FROM exchanges WHERE request_id = ? AND reply IS NOT NULL ORDER BY id",
+                [request_id],
+            ).fetchall()
+        return [Exchange(*row[1:]) for row in found]
+
+    def find_labelings(self, question_ids: Iterable[str]) -> list[Labeling]:
+        """The answers that were given to the same questions before."""
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT labelings.id, labelings.exchange_ids, labels.* FROM labelings "
                 "JOIN labels ON list_contains(from_json(label_ids, '[\"VARCHAR\"]'), labels.id) "
                 "WHERE list_contains(?, labelings.id) ORDER BY labels.id",
                 [list(question_ids)],
             ).fetchall()
-        answers: dict[str, list[Label]] = {}
-        for question_id, *row in found:
-            answers.setdefault(question_id, []).append(rows.to_label(tuple(row)))
-        return answers
+        answers: dict[tuple[str, str], list[Label]] = {}
+        for question_id, exchange_ids, *row in found:
+            answers.setdefault((question_id, exchange_ids), []).append(rows.to_label(tuple(row)))
+        return [
+            Labeling(question_id, tuple(labels), tuple(json.loads(exchange_ids)))
+            for (question_id, exchange_ids), labels in answers.items()
+        ]
 
     def find_judgings(self, question_ids: Iterable[str]) -> list[Judging]:
         """The verdicts that were reached before on the same questions."""
@@ -354,14 +404,17 @@ class Store:
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection, table: str, new: Iterable[Sequence[Any]]
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    new: Iterable[Sequence[Any]],
+    on_conflict: str = "NOTHING",
 ) -> None:
     """Add rows that are not there yet."""
     values = [list(row) for row in new]
     if values:
         marks = ", ".join("?" * len(values[0]))
         connection.executemany(
-            f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", values
+            f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO {on_conflict}", values
         )
 
 
@@ -389,6 +442,24 @@ def _insert_circuit(connection: duckdb.DuckDBPyConnection, circuit: Circuit) -> 
     _insert(connection, "nodes", nodes)
     edges = [rows.edge_row(circuit.id, place, edge) for place, edge in enumerate(circuit.edges)]
     _insert(connection, "edges", edges)
+
+
+def _forget_failures(
+    connection: duckdb.DuckDBPyConnection, run_id: str, labels: Sequence[Label]
+) -> None:
+    """Nodes that have labels now have not failed."""
+    for node in {str(label.node) for label in labels}:
+        connection.execute("DELETE FROM failures WHERE run_id = ? AND node = ?", [run_id, node])
+
+
+def _insert_labeled(connection: duckdb.DuckDBPyConnection, run_id: str, run: Run) -> None:
+    _insert(connection, "evidence", map(rows.evidence_row, run.evidence))
+    _insert(connection, "run_evidence", [(run_id, e.id) for e in run.evidence])
+    _insert(connection, "exchanges", map(rows.exchange_row, run.exchanges))
+    _insert(connection, "run_exchanges", [(run_id, e.id) for e in run.exchanges])
+    _insert(connection, "labels", map(rows.label_row, run.labels))
+    _insert(connection, "run_labels", [(run_id, label.id) for label in run.labels])
+    _insert(connection, "failures", [rows.failure_row(run_id, f) for f in run.failures])
 
 
 def _circuit(connection: duckdb.DuckDBPyConnection, circuit_id: str) -> Circuit:

@@ -14,7 +14,7 @@ from .errors import UserError
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
 from .model import Model, Replay, Run
 from .settings import DEFAULT_MEMORY, Ablation
-from .task import Example, Task
+from .task import Example, Task, shared_positions
 from .view import END, PLACE, REST
 
 T = TypeVar("T")
@@ -171,11 +171,9 @@ class Subject:
 
         return mean(self.answers) - mean(self.foils)
 
-    @cached_property
+    @property
     def position_names(self) -> tuple[str, ...]:
-        """The names that every example gives a position, in the order of the first example."""
-        names = list(self.examples[0].positions)
-        return tuple(n for n in names if all(n in e.positions for e in self.examples))
+        return shared_positions(self.examples)
 
     def position(self, name: str) -> Tensor:
         """Token index of a named position in each example, counted with the model's prefix."""

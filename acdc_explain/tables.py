@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .plugins import Plugins
     from .run import Run, RunHeader
     from .search import Match
+    from .summary import Sentence
 
 STYLES = {
     "supported": "green",
@@ -89,14 +90,46 @@ def show_run(run: Run, out: Console) -> None:
     if run.motifs:
         out.print()
         out.print(_motifs(run))
+    if run.summary:
+        out.print(f"\nin words (by {run.summary.labeler}, from the verdicts):")
+        for sentence in run.summary.sentences:
+            cited = "" if _names_all(sentence) else f" [{', '.join(map(str, sentence.nodes))}]"
+            out.print(f"- {sentence.text}{cited}")
     if run.exchanges:
-        failed = sum(exchange.error is not None for exchange in run.exchanges)
-        sent = sum(exchange.tokens_in or 0 for exchange in run.exchanges)
-        received = sum(exchange.tokens_out or 0 for exchange in run.exchanges)
-        out.print(
-            f"\nLLM {run.exchanges[0].llm}: {len(run.exchanges)} exchanges, {failed} failed, "
-            f"{sent} tokens in, {received} out"
-        )
+        out.print(f"\n{_llm(run)}")
+
+
+def _names_all(sentence: Sentence) -> bool:
+    return all(str(node) in sentence.text for node in sentence.nodes)
+
+
+def _llm(run: Run) -> str:
+    failed = sum(exchange.error is not None for exchange in run.exchanges)
+    sent = sum(exchange.tokens_in or 0 for exchange in run.exchanges)
+    received = sum(exchange.tokens_out or 0 for exchange in run.exchanges)
+    return (
+        f"LLM {run.exchanges[0].llm}: {len(run.exchanges)} exchanges, {failed} failed, "
+        f"{sent} tokens in, {received} out, {_usd(run.cost_usd)}"
+    )
+
+
+def _usd(cost: float | None) -> str:
+    return "price unknown" if cost is None else f"{cost:.4f} USD"
+
+
+def show_bill(bill: Mapping[str, Any], labeler: str, out: Console) -> None:
+    """Every prompt, and what asking would cost."""
+    for number, request in enumerate(bill["requests"], start=1):
+        out.rule(f"{request['template']} {number} of {bill['n']}: ~{request['tokens_in']} tokens")
+        out.print(request["prompt"])
+    out.rule()
+    out.print(
+        f"{bill['n']} requests to {bill['llm']}, about {bill['tokens_in']} tokens in and at most "
+        f"{bill['tokens_out_at_most']} out: at most {_usd(bill['cost_usd_at_most'])}, as a batch "
+        f"file {_usd(bill['batch_usd_at_most'])}"
+    )
+    if labeler == "agent":
+        out.print("These are the next turns only; each component takes several.")
 
 
 def _ablated(circuit: Circuit) -> str:
@@ -144,7 +177,9 @@ def _components(run: Run) -> Table:
     for node in run.circuit.components:
         labels = run.labels_of(node)
         if not labels:
-            later.append((str(node), "-", Text("no usable label"), "-", "-", "-", "-", ""))
+            why = run.failure_of(node)
+            failed = Text("failed" if why else "no label", style="red" if why else "")
+            later.append((str(node), "-", failed, "-", "-", "-", "-", Text(why or "")))
         for label in labels:
             verdict = worst(run.verdicts_of(label))
             row: tuple[str | Text, ...] = (

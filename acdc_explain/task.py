@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -79,6 +79,10 @@ class Task:
     def id(self) -> str:
         return content_id("task", self)
 
+    @property
+    def position_names(self) -> tuple[str, ...]:
+        return shared_positions(self.discover)
+
     def under(self, scheme: str) -> Task:
         """The same task with another corruption. Raises KeyError for an unknown scheme."""
         prompts = iter(self.schemes[scheme])
@@ -92,6 +96,12 @@ class Task:
             held_out=corrupted(self.held_out),
             schemes={},
         )
+
+
+def shared_positions(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The names that every example gives a position, in the order of the first example."""
+    names = list(examples[0].positions)
+    return tuple(n for n in names if all(n in e.positions for e in examples))
 
 
 def check_examples(task: Task, tokenizer: Tokenizer) -> Task:

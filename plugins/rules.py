@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Labeler
 from acdc_explain.ids import canonical_json
-from acdc_explain.label import Proposal
+from acdc_explain.label import Proposal, Proposed
+from acdc_explain.summary import Sentence
 
 if TYPE_CHECKING:
+    from acdc_explain.circuit import Node
     from acdc_explain.exchange import Ask, Exchange
     from acdc_explain.question import Question
     from acdc_explain.role import RoleCard
+    from acdc_explain.summary import Story
 
 NO_ROLE = ("attention_sink", "other")  # said only where nothing else can be said
 
@@ -26,14 +29,28 @@ class Rules:
         looked_at = {"measured": question.measured, "cards": question.possible_roles}
         return canonical_json(looked_at)
 
-    def __call__(
+    async def __call__(
         self, question: Question, prompt: str, ask: Ask | None, **settings: Any
-    ) -> tuple[Sequence[Proposal], Exchange | None]:
+    ) -> Proposed:
         cards = question.possible_roles
         passed = [name for name, card in cards.items() if not card.missing(question.measured)]
         telling = [name for name in passed if name not in NO_ROLE]
         chosen = telling or [name for name in passed if name == "attention_sink"] or ["other"]
-        return [self._proposal(question, cards[name]) for name in chosen], None
+        return Proposed(tuple(self._proposal(question, cards[name]) for name in chosen))
+
+    async def summarise(
+        self, story: Story, ask: Ask | None
+    ) -> tuple[Sequence[Sentence], Exchange | None]:
+        """One sentence a role that was granted, and one for what has none."""
+        told = [
+            Sentence(f"{_listed(nodes)}: {story.claims[role]} ({role}).", tuple(nodes))
+            for role, nodes in story.by_role.items()
+            if role in story.claims
+        ]
+        rest = [node for node in story.circuit.components if not story.granted(node)]
+        if rest:
+            told.append(Sentence(f"No role of {_listed(rest)} passed its tests.", tuple(rest)))
+        return told, None
 
     def _proposal(self, question: Question, card: RoleCard) -> Proposal:
         relevant = {requirement.measure for requirement in card.requirements}
@@ -62,6 +79,10 @@ class Rules:
             _number(name, *measured[name]) for name in dict.fromkeys(names) if name in measured
         )
         return f"{claim}: {numbers}."
+
+
+def _listed(nodes: Sequence[Node]) -> str:
+    return ", ".join(map(str, nodes))
 
 
 def _number(name: str, value: float, percentile: float) -> str:

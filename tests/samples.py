@@ -5,9 +5,10 @@ from __future__ import annotations
 from acdc_explain.circuit import Circuit, Edge, Faithfulness, Node
 from acdc_explain.evidence import Evidence
 from acdc_explain.exchange import Exchange
-from acdc_explain.label import Label
+from acdc_explain.label import Failure, Label
 from acdc_explain.motif import Motif
 from acdc_explain.run import Run, RunHeader
+from acdc_explain.summary import Sentence, Summary
 from acdc_explain.verdict import Outcome, Verdict
 
 EDGES = (
@@ -47,7 +48,7 @@ def make_run(
         alternatives={Edge.parse("input->m0"): 0.25},
     )
     evidence, labels, verdicts = [], [], []
-    exchange = Exchange("describe", "llm", "What is it?", '{"role": 1}', None, 10, 5, 0.5)
+    exchange = Exchange("describe", "llm", "What is it?", '{"role": 1}', None, 10, 5, 0.5, "r1")
     for name, role in roles.items():
         node = Node.parse(name)
         facts = {"measures": {"copying": {"value": 0.5, "percentile": 0.9}}, "text": "<b>é\n"}
@@ -73,4 +74,7 @@ def make_run(
         versions={"python": "3.11"},
     )
     motif = Motif("chain", header.id, circuit.id, {"induction": Node.parse("a1.h0")})
-    return Run(header, circuit, evidence, labels, verdicts, [motif], [exchange])
+    nodes = (Node.parse("a1.h0"), Node.parse("m1"))
+    summary = Summary(header.id, "rules", (Sentence("a1.h0 and m1 do it.", nodes),), exchange.id)
+    failures = [Failure(Node.parse("m1"), "llm", "the reply is empty")]
+    return Run(header, circuit, evidence, labels, verdicts, [motif], [exchange], failures, summary)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,8 +30,15 @@ def completion(content: str | None, *, finish: str = "stop", refusal: str | None
     return 200, {}, json.dumps(document).encode()
 
 
-def failure(status: int, **headers: str) -> Answer:
-    return status, headers, json.dumps({"error": {"message": f"status {status}"}}).encode()
+def failure(status: int, message: str = "", **headers: str) -> Answer:
+    told = message or f"status {status}"
+    return status, headers, json.dumps({"error": {"message": told}}).encode()
+
+
+RESET: Answer = (0, {}, b"")  # the connection is cut instead of an answer
+
+
+LINGER = struct.pack("ii", 1, 0)  # closing resets
 
 
 class Server:
@@ -53,13 +63,18 @@ def serve(script: Script) -> Iterator[Server]:
                 server.requests.append(body)
                 server.keys.append(self.headers.get("Authorization", ""))
             status, headers, content = script(number, body)
+            if not status:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+                self.connection.close()
+                return
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):  # whoever asked may have gone
+                self.end_headers()
+                self.wfile.write(content)
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -17,21 +17,12 @@ import pytest
 import acdc_explain as ax
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import hookimpl
-from acdc_explain.label import Proposal
+from acdc_explain.label import Proposal, Proposed
 from acdc_explain.plugins import load_plugins
 from acdc_explain.run import to_document
 from acdc_explain.store import Store
 
 from .conftest import word_task
-from .scripted_server import completion, failure, serve
-
-ANSWER = {
-    "role": "other",
-    "description": "It does something.",
-    "positions": [],
-    "confidence": 0.4,
-    "evidence": ["E1"],
-}
 
 
 def rows(store: Store) -> dict[str, int]:
@@ -168,88 +159,11 @@ def test_verdicts_see_held_out_examples_only(store, model, monkeypatch):
     assert seen == {"discoverers": discover, "collectors": discover, "judges": held_out}
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr("acdc_explain.llm.RETRIES", 0)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
-
-    def start(script):
-        context = serve(script)
-        running = context.__enter__()
-        monkeypatch.setenv("OPENAI_BASE_URL", running.url)
-        contexts.append(context)
-        return running
-
-    contexts: list[Any] = []
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
-
-
-def test_llm_labels_and_what_failed_is_asked_again(store, model, server):
-    """Some replies are bad: the run goes on, says so, and only those are asked for again."""
-
-    def script(number: int, body: dict[str, Any]):
-        if number % 3 == 1:
-            return failure(500)
-        bad = {**ANSWER, "role": "wizard"}
-        return completion(json.dumps(bad if number % 3 == 2 else ANSWER))
-
-    running = server(script)
-    options = {**OPTIONS, "labeler": "llm", "llm_model": "scripted"}
-    run = ax.explain(word_task(4), model, store=store, **options)
-    n = len(run.circuit.components)
-    assert len(running.requests) == n
-    assert run.header.status == "incomplete"
-    unlabeled = [node for node in run.circuit.components if not run.labels_of(node)]
-    assert len(unlabeled) == n - len(range(0, n, 3))
-    assert len(run.exchanges) == n
-    assert sum(exchange.error is not None for exchange in run.exchanges) == len(unlabeled)
-
-    good = server(lambda number, body: completion(json.dumps(ANSWER)))
-    again = ax.explain(word_task(4), model, store=store, **options)
-    assert len(good.requests) == len(unlabeled)
-    assert again.header.status == "done"
-    assert all(again.labels_of(node) for node in again.circuit.components)
-    assert len(again.exchanges) == n + len(unlabeled)
-
-    third = ax.explain(word_task(4), model, store=store, **options)
-    assert third.reused
-    assert len(good.requests) == len(unlabeled)
-    assert b"sk-secret-of-the-test" not in store.path.read_bytes()
-
-
-def test_nobody_answers(store, model, server):
-    """A wrong key or address is one sentence after three questions, not one failure a component."""
-    running = server(lambda number, body: failure(401))
-    with pytest.raises(UserError, match="first 3 questions got no usable answer .Authentication"):
-        ax.explain(word_task(4), model, store=store, **OPTIONS)
-    assert len(running.requests) == 3
-    good = server(lambda number, body: completion(json.dumps(ANSWER)))
-    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
-    assert run.header.status == "done"
-    assert len(good.requests) == len(run.circuit.components)
-
-
-def test_with_a_key_the_llm_is_the_default(store, model, server):
-    server(lambda number, body: completion(json.dumps(ANSWER)))
-    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
-    assert {label.labeler for label in run.labels} == {"llm"}
-
-
-def test_another_llm_is_another_question(store, model, server):
-    running = server(lambda number, body: completion(json.dumps(ANSWER)))
-    for name in ("one", "two"):
-        ax.explain(word_task(4), model, store=store, llm_model=name, **OPTIONS)
-    assert {body["model"] for body in running.requests} == {"one", "two"}
-    assert len(running.requests) % 2 == 0
-
-
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ({"discoverer": "magic"}, "no discoverer 'magic'; there are acdc, eap"),
-        ({"labeler": "magic"}, "no labeler 'magic'; there are llm, rules"),
+        ({"labeler": "magic"}, "no labeler 'magic'; there are agent, llm, rules"),
         ({"collectors": ("magic",)}, "no collector 'magic'"),
         ({"judges": ("magic",)}, "no judge 'magic'"),
         ({"steps": 3}, "'acdc' has no setting 'steps'; it takes tau, max_edges, positions"),
@@ -272,8 +186,8 @@ def test_a_user_plugin_takes_part(store, model, monkeypatch):
         def prompt(self, question, ask):
             return "guess"
 
-        def __call__(self, question, prompt, ask, *, boldness=0.5):
-            return [Proposal("previous_token", "A guess.", boldness, ())], None
+        async def __call__(self, question, prompt, ask, *, boldness=0.5):
+            return Proposed((Proposal("previous_token", "A guess.", boldness, ()),))
 
     class Plugin:
         @hookimpl

@@ -11,7 +11,8 @@ import pytest
 
 from acdc_explain.circuit import Edge
 from acdc_explain.errors import UserError
-from acdc_explain.label import Labeling
+from acdc_explain.exchange import Exchange
+from acdc_explain.label import Failure, Labeling
 from acdc_explain.run import from_document, to_document
 from acdc_explain.schema import MIGRATIONS
 from acdc_explain.store import Store
@@ -66,20 +67,53 @@ def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
         store.add_circuit(run.circuit)
         store.add_evidence(run.id, run.evidence)
         for number, label in enumerate(run.labels):
-            labeling = Labeling(f"q{number}", (label,), run.exchanges[0])
-            store.add_labelings(run.id, [labeling])
+            store.add_exchange(run.id, run.exchanges[0])
+            store.add_labelings(run.id, [Labeling(f"q{number}", (label,), (label.exchange_id,))])
         store.add_judgings(run.id, [Judging(f"j{v.id}", v) for v in run.verdicts])
         store.add_motifs(run.motifs)
+        store.add_summary(run.summary)
+        store.add_labelings(run.id, [Labeling("q9", (), failure=run.failures[0])])
         store.add_header(run.header)
     n = len(run.labels)
     assert rows(store) == rows(whole) | {"labelings": n, "judgings": n}
     assert store.get("last").header == run.header
-    assert store.find_labels(["q0", "q2", "none"]) == {
-        "q0": [run.labels[0]],
-        "q2": [run.labels[2]],
-    }
+    assert sorted(store.find_labelings(["q0", "q2", "none"]), key=lambda x: x.question_id) == [
+        Labeling(f"q{n}", (run.labels[n],), (run.exchanges[0].id,)) for n in (0, 2)
+    ]
+    assert store.find_replies("r1") == list(run.exchanges)
+    assert store.find_replies("none") == []
     verdict = run.verdicts[1]
     assert store.find_judgings([f"j{verdict.id}", "none"]) == [Judging(f"j{verdict.id}", verdict)]
+
+
+def test_a_failure_ends_when_there_is_a_label(store):
+    run = make_run()
+    store.add_run(replace(run, failures=()))
+    for reason in ("first", "second"):
+        failure = Failure(run.labels[0].node, "llm", reason)
+        store.add_labelings(run.id, [Labeling("q", (), failure=failure)])
+        assert store.get(run.id).failures == [failure]
+    store.add_labelings(run.id, [Labeling("q", (run.labels[0],))])
+    assert store.get(run.id).failures == []
+
+
+def test_a_store_of_the_first_versions_is_brought_up_to_date(tmp_path):
+    """Exchanges from before requests were kept have no request and no cost, and the same id."""
+    file = tmp_path / "old.duckdb"
+    exchange = Exchange("describe", "llm", "?", "{}", None, 1, 2, 0.5)
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value BIGINT)")
+        for step in MIGRATIONS[:2]:
+            connection.execute(step)
+        connection.execute("INSERT INTO meta VALUES ('schema', 2)")
+        connection.execute(
+            "INSERT INTO exchanges VALUES (?, 'describe', 'llm', '?', '{}', NULL, 1, 2, 0.5)",
+            [exchange.id],
+        )
+        connection.execute("INSERT INTO run_exchanges VALUES ('r', ?)", [exchange.id])
+    store = Store(file)
+    store.add_header(replace(make_run().header, id="r", circuit_id=None))
+    assert store.get("r").exchanges == [exchange]
 
 
 def test_document_round_trip(store, tmp_path):
@@ -95,7 +129,9 @@ def test_document_round_trip(store, tmp_path):
 def test_document_keeps_the_contract():
     document = to_document(make_run())
     assert document["schema"] == "acdc-explain/run/1"
-    assert set(document) == {"schema", "run", "circuit", "components", "motifs", "exchanges"}
+    assert set(document) == {
+        "schema", "run", "circuit", "components", "motifs", "summary", "exchanges",
+    }  # fmt: skip
     assert {"id", "task", "model", "status", "created_at", "seed", "settings", "versions"} <= set(
         document["run"]
     )

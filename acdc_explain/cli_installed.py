@@ -1,0 +1,138 @@
+"""The commands about what is installed and how good it is: lists, doctor, bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from .command import Json, app, benches, installed, print_json
+from .errors import UserError
+from .plugins import load_plugins
+from .progress import on_terminal
+from .settings import DEFAULT_MODEL
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """List the tasks."""
+    _list(_first_lines(installed().tasks()), ("task", "what it is"), as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models known by name."""
+    _list(_first_lines(installed().models()), ("model", "what it is"), as_json)
+    if not as_json:
+        typer.echo(
+            "\nAlso: any Hugging Face or TransformerLens name, a folder in Hugging Face format, "
+            "a .gguf file."
+        )
+
+
+@app.command()
+def roles(as_json: Json = False) -> None:
+    """List the roles with the tests they must pass."""
+    cards = installed().roles()
+    if as_json:
+        from .ids import plain
+
+        print_json(
+            {
+                name: plain(card) | {"requirements": [str(r) for r in card.requirements]}
+                for name, card in cards.items()
+            }
+        )
+        return
+    rows = [
+        (
+            name,
+            card.kind,
+            card.claim,
+            "\n".join(f"{r.tier}: {r}" for r in card.requirements),
+            card.source,
+        )
+        for name, card in cards.items()
+    ]
+    _list(rows, ("role", "kind", "claim", "tests", "source"), False)
+
+
+@app.command()
+def plugins(as_json: Json = False) -> None:
+    """List the plugins, what each brings, and those that are broken."""
+    found = load_plugins()
+    brings = {name: found.brings(name) for name in found.names}
+    if as_json:
+        print_json({"plugins": brings, "broken": found.broken})
+        return
+    from .tables import console, show_plugins
+
+    show_plugins(found, console())
+
+
+def _first_lines(things: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, (getattr(thing, "__doc__", None) or "").strip().split("\n")[0])
+        for name, thing in sorted(things.items())
+    ]
+
+
+def _list(rows: Sequence[Sequence[str]], columns: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print_json([dict(zip(columns, row)) for row in rows])
+        return
+    from .tables import console, show_names
+
+    show_names(rows, columns, console())
+
+
+@benches.command("labels")
+def bench_labels(
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SET]...", help="planted, tracr, mini, smollm2.", show_default="all"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Labels against models whose roles are known: precision, recall, decoys, shuffled labels."""
+    from . import bench
+    from .tables import console, show_bench
+
+    with on_terminal() as progress:
+        scores, skipped = bench.bench_labels(installed(), sets or None, progress)
+    counted = {name: score.as_dict() for name, score in scores.items()}
+    if as_json:
+        print_json({"sets": counted, "skipped": skipped})
+    else:
+        show_bench(counted, skipped, console())
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(metavar="MODEL")] = DEFAULT_MODEL, as_json: Json = False
+) -> None:
+    """Load a model, check that cutting edges is exact on it, and time a forward pass."""
+    plugins = installed()
+    from .doctor import examine
+    from .loading import load_model
+
+    with on_terminal() as report:
+        report("load", 0, 1, model)
+        loaded = load_model(model, sources=plugins.models())
+        report("load", 1, 1, model)
+        findings = examine(loaded)
+    if as_json:
+        print_json(findings)
+    else:
+        from .tables import console, show_names
+
+        show_names(
+            [(name.replace("_", " "), str(value)) for name, value in findings.items()],
+            ("", ""),
+            console(),
+        )
+    if findings["self_check"] != "passed":
+        raise UserError(f"{model}: {findings['self_check']}; circuits of it would not be exact.")

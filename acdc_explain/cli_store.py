@@ -1,0 +1,122 @@
+"""The commands that read the store: search, runs, show, export, import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .command import DEFAULT_STORE, Db, Json, RunName, app, installed, open_store, print_json
+from .errors import UserError
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="Words of the description.")] = None,
+    role: Annotated[str | None, typer.Option(help="Components with this role.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Like 'previous_token -k-> induction -> logits'.")
+    ] = None,
+    verdict: Annotated[str | None, typer.Option(help="Like supported.")] = None,
+    task: Annotated[str | None, typer.Option(help="Of runs of this task.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of runs of this model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    db: Db = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Find labeled components, or paths of them, over all runs."""
+    from .ids import plain
+    from .verdict import WORST_FIRST
+
+    plugins = installed()
+    if verdict is not None and verdict not in WORST_FIRST:
+        raise UserError(
+            f"There is no verdict {verdict!r}; verdicts are {', '.join(reversed(WORST_FIRST))}."
+        )
+    if role is not None and role not in plugins.roles():
+        typer.echo(f"No installed plugin knows the role {role!r}; searching anyway.", err=True)
+    matches = open_store(db).search(
+        text, role=role, pattern=pattern, verdict=verdict, task=task, model=model, limit=limit
+    )
+    if as_json:
+        print_json([plain(match) for match in matches])
+        return
+    from .tables import console, show_matches
+
+    show_matches(matches, console())
+
+
+@app.command()
+def runs(db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
+    """List all runs, the newest first."""
+    from .ids import plain
+
+    installed()
+    headers = open_store(db).runs()
+    if as_json:
+        print_json([plain(header) for header in headers])
+        return
+    from .tables import console, show_runs
+
+    show_runs(headers, console())
+
+
+@app.command()
+def show(run: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Show a run: its circuit, components, roles, verdicts and motifs."""
+    installed()
+    found = open_store(db).get(run)
+    if as_json:
+        from .run import to_document
+
+        print_json(to_document(found))
+        return
+    from .tables import console, show_run
+
+    show_run(found, console())
+
+
+@app.command()
+def export(
+    run: RunName,
+    db: Db = DEFAULT_STORE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
+) -> None:
+    """Print a run as one JSON document (schema acdc-explain/run/1)."""
+    from .run import to_document
+
+    installed()
+    document = to_document(open_store(db).get(run))
+    if output is None:
+        print_json(document)
+        return
+    try:
+        output.write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
+
+
+@app.command(name="import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported runs.")],
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Add exported runs to the store; what is there already is left as it is."""
+    from .run import from_document
+
+    installed()
+    found = []
+    for file in files:
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file} is no JSON document ({error}).") from error
+        found.append((file, from_document(document, str(file))))
+    store = open_store(db, must_exist=False)
+    for file, run in found:
+        added = store.add_run(run)
+        typer.echo(f"{file}: run {run.id} {'added' if added else 'was there already'}")

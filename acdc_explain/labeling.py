@@ -1,0 +1,212 @@
+"""Evidence -> labels: one question a component, many under way at once, each answer kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from .asking import Asking, Desk
+from .circuit import Circuit, Node
+from .errors import UserError
+from .evidence import Evidence
+from .exchange import NotAsked, UnusableReply
+from .hookspecs import Labeler
+from .ids import canonical_json, content_id
+from .label import Failure, Label, Labeling
+from .outbox import Outbox
+from .progress import Progress
+from .question import Laboratory, Question, blind_names, true_names, true_text
+from .role import RoleCard
+from .store import Store
+from .summary import Sentence, Story, Summary
+from .task import Task
+from .verdict import Verdict
+
+T = TypeVar("T")
+REVEAL = "reveal"  # the setting of a labeler that shows what is otherwise hidden
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its id and what an LLM would be sent first."""
+
+    id: str
+    question: Question
+    prompt: str
+
+
+@dataclass
+class LabelWork:
+    """What it takes to label the components of a circuit with one labeler."""
+
+    name: str
+    labeler: Labeler
+    settings: Mapping[str, Any]
+    roles: Mapping[str, RoleCard]
+    task: Task
+    model: str
+    store: Store
+    run_id: str
+    progress: Progress
+    desk: Desk | None = None  # where the labeler asks an LLM
+    laboratory: Callable[[Node, Mapping[Node, str]], Laboratory] | None = None
+
+    def questions(
+        self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    ) -> list[Asked]:
+        revealed, shown = self.revealed, self.shown(circuit)
+        return [
+            self.question(
+                Question(
+                    node=node,
+                    circuit=circuit,
+                    evidence=sorted(evidence[node], key=lambda item: item.collector),
+                    roles=self.roles,
+                    task_description=self.task.description,
+                    position_names=self.task.position_names,
+                    shown=shown,
+                    model=self.model if revealed else None,
+                    laboratory=self.laboratory(node, shown) if self.laboratory else None,
+                )
+            )
+            for node in circuit.components
+        ]
+
+    @property
+    def revealed(self) -> bool:
+        return bool(self.settings.get(REVEAL))
+
+    def shown(self, circuit: Circuit) -> dict[Node, str]:
+        """The names a labeler may be told."""
+        return true_names(circuit) if self.revealed else blind_names(circuit)
+
+    def question(self, question: Question) -> Asked:
+        prompt = self.labeler.prompt(question, self.desk.ask() if self.desk else None)
+        asked = {
+            "circuit_id": question.circuit.id,
+            "node": question.node,
+            "labeler": self.name,
+            "settings": self.settings,
+            "prompt": prompt,
+        }
+        return Asked(content_id("question", asked), question, prompt)
+
+    def label(
+        self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    ) -> list[Labeling]:
+        """The answers for all components, those from the store too, in the circuit's order.
+
+        Raises UserError if no question at all gets a reply.
+        """
+        asked = self.questions(circuit, evidence)
+        answers = {a.question_id: a for a in self.store.find_labelings([x.id for x in asked])}
+        self.store.link_labelings(self.run_id, list(answers.values()))
+        missing = [one for one in asked if one.id not in answers]
+        with Outbox(partial(self.store.add_labelings, self.run_id)) as outbox:
+
+            def keep(answer: Labeling) -> None:
+                outbox.put(answer)
+                answers[answer.question_id] = answer
+                self.progress("label", len(answers), len(asked), self._spent())
+
+            self.progress("label", len(answers), len(asked))
+            if missing:
+                self.answer(missing, keep)
+        if self.desk and (reason := self.desk.nobody_answers):
+            raise UserError(_nobody_answers(reason))
+        return [answers[one.id] for one in asked]
+
+    def _spent(self) -> str:
+        return f"{self.desk.spent:.4f} USD" if self.desk and self.desk.spent else ""
+
+    def answer(self, asked: Sequence[Asked], keep: Callable[[Labeling], None]) -> None:
+        """All questions at once; `keep` gets each answer as it comes."""
+
+        async def one(question: Asked) -> None:
+            keep(await self._answer(question))
+
+        async def everyone() -> None:
+            await asyncio.gather(*map(one, asked))
+
+        self._run(everyone)
+
+    def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """In an event loop of its own thread: also where one runs already, in a notebook."""
+
+        async def and_close() -> T:
+            try:
+                return await work()
+            finally:
+                if self.desk:
+                    await self.desk.close()
+
+        with start_blocking_portal() as portal:
+            return portal.call(and_close)
+
+    def summarise(
+        self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
+    ) -> Summary | None:
+        """What the circuit does; None if the labeler does not say, or gave no usable reply."""
+        summarise = getattr(self.labeler, "summarise", None)
+        if summarise is None or not labels:
+            return None
+        claims, shown = {name: card.claim for name, card in self.roles.items()}, self.shown(circuit)
+        story = Story.of(circuit, self.task.description, labels, verdicts, claims, shown)
+        ask = self.desk.ask() if self.desk else None
+        try:
+            sentences, exchange = self._run(lambda: summarise(story, ask))
+        except (UnusableReply, NotAsked):
+            return None
+        told = [Sentence(true_text(x.text, shown), x.nodes) for x in sentences]
+        return Summary(self.run_id, self.name, tuple(told), exchange.id if exchange else None)
+
+    async def _answer(self, asked: Asked) -> Labeling:
+        question, ask = asked.question, self.desk.ask() if self.desk else None
+        try:
+            answer = await self.labeler(question, asked.prompt, ask, **self.settings)
+        except (UnusableReply, NotAsked) as reason:
+            failure = Failure(question.node, self.name, str(reason))
+            return Labeling(asked.id, (), _exchange_ids(ask), failure=failure)
+        evidence = self._findings(question, answer.findings)
+        labels = [
+            Label(
+                circuit_id=question.circuit.id,
+                node=question.node,
+                labeler=self.name,
+                role=proposal.role,
+                positions=tuple(proposal.positions),
+                description=true_text(proposal.description, question.shown),
+                confidence=proposal.confidence,
+                evidence_ids=(*proposal.evidence_ids, *([evidence.id] if evidence else [])),
+                exchange_id=answer.exchange.id if answer.exchange else None,
+            )
+            for proposal in answer.proposals
+        ]
+        if not labels:
+            failure = Failure(question.node, self.name, "the labeler proposed nothing")
+            return Labeling(asked.id, (), _exchange_ids(ask), evidence, failure)
+        return Labeling(asked.id, tuple(labels), _exchange_ids(ask), evidence)
+
+    def _findings(self, question: Question, findings: Mapping[str, Any] | None) -> Evidence | None:
+        """What a labeler measured, as evidence of a collector of the labeler's name."""
+        if findings is None:
+            return None
+        facts = json.loads(canonical_json(findings))
+        return Evidence(question.circuit.id, question.node, self.name, self.settings, facts)
+
+
+def _exchange_ids(ask: Asking | None) -> tuple[str, ...]:
+    return tuple(exchange.id for exchange in ask.exchanges) if ask else ()
+
+
+def _nobody_answers(reason: str) -> str:
+    return (
+        f"The first questions got no reply ({reason[:200]}), so the others were not asked; "
+        "the evidence is stored: mend the cause and repeat the command, or use --labeler rules."
+    )

@@ -1,0 +1,293 @@
+"""A run under way: each stage asks the store first and adds each record as it comes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, cast
+
+from .asking import Desk
+from .evidence import Evidence
+from .ids import canonical_json, content_id
+from .label import Label, Labeling
+from .labeling import LabelWork
+from .llm import Llm, Transport
+from .outbox import Outbox
+from .plan import Plan
+from .plugins import Plugins
+from .prices import Prices
+from .progress import Progress
+from .rendering import Templates
+from .run import RunHeader
+from .settings import Ablation, Settings
+from .store import Store
+from .task import Task
+from .verdict import Judging
+
+if TYPE_CHECKING:
+    from .circuit import Circuit, Node
+    from .laboratory import Bench
+    from .model import Model
+    from .subject import Subject
+
+LLM_SETTING = "llm_model"  # the setting of a labeler or judge that asks an LLM
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """The notebook of a discovery, kept in the store under whatever decides its measurements."""
+
+    store: Store
+    book: str
+
+    @staticmethod
+    def of(work: Work) -> _Pages:
+        subject, header = work.subject, work.header
+        decisive = {
+            "task_id": header.task_id,
+            "model_id": header.model_id,
+            "metric": subject.metric_name,
+            "ablation": subject.ablation,
+            "version": header.versions["acdc-explain"],
+        }
+        return _Pages(work.store, content_id("book", decisive))
+
+    def read(self, page: str) -> Any:
+        return self.store.read_page(self.book, page)
+
+    def write(self, page: str, content: Any) -> None:
+        self.store.write_page(self.book, page, content)
+
+
+@dataclass
+class Work:
+    """What a run needs. The model is loaded when a stage first runs it."""
+
+    plugins: Plugins
+    plan: Plan
+    store: Store
+    header: RunHeader
+    task: Task
+    load: Callable[[], Model]
+    settings: Settings
+    progress: Progress
+    transport: Transport | None = None  # None: a server, now
+
+    @cached_property
+    def subject(self) -> Subject:
+        return self._subject("discover")
+
+    @cached_property
+    def held_out(self) -> Subject:
+        return self._subject("held_out")
+
+    def _subject(self, split: str) -> Subject:
+        from .subject import Subject
+
+        wanted = self.header.settings
+        return Subject(
+            self.load(),
+            self.task,
+            getattr(self.task, split),
+            wanted["metric"],
+            cast(Ablation, wanted["ablation"]),
+            memory=self.settings.memory,
+        )
+
+    @property
+    def finished(self) -> bool:
+        held = [header for header in self.store.runs() if header.id == self.header.id]
+        return bool(held) and held[0].status == "done"
+
+    def begin(self) -> None:
+        self.store.add_task(self.task)
+        self.store.add_header(self.header)
+
+    def end(self, *, complete: bool) -> None:
+        """A run in which a component got no usable label can be repeated to ask again."""
+        self.header = replace(self.header, status="done" if complete else "incomplete")
+        self.store.add_header(self.header)
+
+    # --- task -> circuit -----------------------------------------------------------------------
+
+    def find_circuit(self) -> Circuit:
+        circuit = self.circuit()
+        self.header = replace(self.header, circuit_id=circuit.id)
+        self.store.add_header(self.header)
+        return circuit
+
+    def circuit(self) -> Circuit:
+        """The circuit, from the store if it is there."""
+        plan, header = self.plan, self.header
+        settings = {
+            **plan.discoverer_settings,
+            "metric": self.subject.metric_name,
+            "ablation": self.subject.ablation,
+        }
+        circuit = self.store.find_circuit(
+            header.task_id, header.model_id, plan.discoverer, settings
+        )
+        if circuit is None:
+            circuit = self._discover(settings)
+            self.store.add_circuit(circuit)
+        return circuit
+
+    def _discover(self, settings: Mapping[str, Any]) -> Circuit:
+        import time
+
+        from .circuit import Circuit
+        from .faithful import faithfulness
+
+        self.subject.notebook = _Pages.of(self)
+        discoverer = self.plugins.discoverers()[self.plan.discoverer]
+        started = time.monotonic()
+        found = discoverer(self.subject, self.progress, **self.plan.discoverer_settings)
+        seconds = time.monotonic() - started
+        return Circuit(
+            task_id=self.header.task_id,
+            model_id=self.header.model_id,
+            discoverer=self.plan.discoverer,
+            settings=settings,
+            edges=tuple(found.edges),
+            n_edges_total=found.n_edges_total or self.subject.model.graph.n_edges,
+            n_edges_tested=found.n_edges_tested,
+            faithfulness=faithfulness(self.held_out, found.edges),
+            seconds=round(seconds, 3),
+            forward_seconds=self.subject.model.forward_seconds(self.subject.clean),
+            alternatives=found.alternatives,
+        )
+
+    # --- circuit -> evidence -------------------------------------------------------------------
+
+    def collect(self, circuit: Circuit) -> dict[Node, list[Evidence]]:
+        """Evidence for every component, what the store holds and what is new."""
+        evidence: dict[Node, list[Evidence]] = {node: [] for node in circuit.components}
+        for name, settings in self.plan.collectors.items():
+            for item in self._collect(circuit, name, settings):
+                evidence[item.node].append(item)
+        return evidence
+
+    def _collect(
+        self, circuit: Circuit, name: str, settings: Mapping[str, Any]
+    ) -> Iterator[Evidence]:
+        held = self.store.find_evidence(circuit.id, name, settings)
+        yield from held
+        done, total = len(held), len(circuit.components)
+        self.progress(name, done, total)
+        missing = [n for n in circuit.components if n not in {item.node for item in held}]
+        with Outbox(partial(self.store.add_evidence, self.header.id)) as outbox:
+            for item in held:
+                outbox.put(item)
+            if not missing:
+                return
+            collector = self.plugins.collectors()[name]
+            for node, facts in collector(self.subject, missing, **settings):
+                as_stored = json.loads(canonical_json(facts))  # or a resumed prompt would differ
+                item = Evidence(circuit.id, node, name, settings, as_stored)
+                outbox.put(item)
+                done += 1
+                self.progress(name, done, total, str(node))
+                yield item
+
+    # --- evidence -> labels --------------------------------------------------------------------
+
+    def label(
+        self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    ) -> list[Labeling]:
+        """An answer for every component: labels, or why there are none."""
+        return self.labels.label(circuit, evidence)
+
+    @cached_property
+    def labels(self) -> LabelWork:
+        return LabelWork(
+            name=self.plan.labeler,
+            labeler=self.plugins.labelers()[self.plan.labeler],
+            settings=self.plan.labeler_settings,
+            roles=self.plugins.roles(),
+            task=self.task,
+            model=self.header.model,
+            store=self.store,
+            run_id=self.header.id,
+            progress=self.progress,
+            desk=self.desk if self.asks_llm else None,
+            laboratory=self.laboratory,
+        )
+
+    @property
+    def asks_llm(self) -> bool:
+        return LLM_SETTING in self.plan.labeler_settings
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Where labelers and judges ask an LLM. Raises UserError where none can be asked."""
+        return Desk(
+            llm=self.settings.llm_model,
+            templates=templates(self.plugins, self.settings),
+            transport=self.transport or Llm(self.settings.timeout),
+            shelf=self.store,
+            run_id=self.header.id,
+            prices=Prices.read(self.settings.prices),
+            max_cost=self.settings.max_cost,
+            concurrency=self.settings.concurrency,
+            again=self.settings.retry,
+        )
+
+    def laboratory(self, node: Node, shown: Mapping[Node, str]) -> Bench:
+        from .laboratory import Bench
+
+        return Bench(node, shown, lambda: self.subject)
+
+    # --- labels -> verdicts --------------------------------------------------------------------
+
+    def judge(self, labels: Sequence[Label]) -> None:
+        for name, settings in self.plan.judges.items():
+            asked = {label.id: self._judging_id(name, settings, label) for label in labels}
+            held = self.store.find_judgings(asked.values())
+            missing = [x for x in labels if asked[x.id] not in {h.question_id for h in held}]
+            done = len(held)
+            with Outbox(partial(self.store.add_judgings, self.header.id)) as outbox:
+                for judging in held:
+                    outbox.put(judging)
+                if not missing:
+                    continue
+                judge = self._with_desk(self.plugins.judges()[name])
+                for verdict in judge(self.held_out, missing, self.plugins.roles(), **settings):
+                    outbox.put(Judging(asked[verdict.label_id], verdict))
+                    done += 1
+                    self.progress(f"judge {name}", done, len(labels), verdict.outcome)
+
+    def _with_desk(self, judge: Any) -> Any:
+        """A judge that has a parameter `desk` may ask an LLM."""
+        if "desk" not in inspect.signature(judge).parameters:
+            return judge
+        return partial(judge, desk=lambda: self.desk)
+
+    def _judging_id(self, judge: str, settings: Mapping[str, Any], label: Label) -> str:
+        """A label is judged again if the judge's settings or the role's card are others."""
+        asked = {
+            "label_id": label.id,
+            "judge": judge,
+            "settings": settings,
+            "card": self.plugins.roles().get(label.role),
+        }
+        return content_id("judging", asked)
+
+    # --- verdicts -> summary -------------------------------------------------------------------
+
+    def summarise(self, circuit: Circuit) -> None:
+        """What the circuit does as a whole, by the labeler, from the verdicts."""
+        run = self.store.get(self.header.id)
+        summary = self.labels.summarise(circuit, run.labels, run.verdicts)
+        if summary is not None:
+            self.store.add_summary(summary)
+
+
+def templates(plugins: Plugins, settings: Settings) -> Templates:
+    """The user's templates first, then those of the plugins."""
+    from pathlib import Path
+
+    own = [Path(settings.templates)] if settings.templates else []
+    return Templates([*own, *plugins.prompts().values()])
