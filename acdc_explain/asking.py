@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from anyio.from_thread import start_blocking_portal
 from pydantic import ValidationError
 
 from .exchange import Exchange, NotAsked, Request, UnusableReply
@@ -30,7 +31,7 @@ class Shelf(Protocol):
 
     def find_replies(self, request_id: str) -> list[Exchange]: ...
 
-    def add_exchange(self, run_id: str, exchange: Exchange) -> None: ...
+    def add_exchange(self, run_id: str | None, exchange: Exchange) -> None: ...
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Desk:
     templates: Templates
     transport: Transport
     shelf: Shelf
-    run_id: str
+    run_id: str | None
     prices: Prices = field(default_factory=Prices.read)
     max_cost: float | None = None
     concurrency: int = CONCURRENCY
@@ -164,6 +165,20 @@ class Asking:
         if exchange.error is not None or exchange.reply is None:
             return None, exchange
         return read(exchange.reply), exchange
+
+
+def run_async(work: Callable[[], Awaitable[T]], desk: Desk | None) -> T:
+    """In an event loop of its own thread: also where one runs already, in a notebook."""
+
+    async def and_close() -> T:
+        try:
+            return await work()
+        finally:
+            if desk is not None:
+                await desk.close()
+
+    with start_blocking_portal() as portal:
+        return portal.call(and_close)
 
 
 def one_line(error: ValueError) -> str:

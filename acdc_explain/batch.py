@@ -46,7 +46,7 @@ class Rehearsal:
         found = self._shelf.find_replies(request_id)
         return [*found, own] if own is not None and own.reply is not None else found
 
-    def add_exchange(self, run_id: str, exchange: Exchange) -> None:
+    def add_exchange(self, run_id: str | None, exchange: Exchange) -> None:
         pass
 
 

@@ -7,11 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from .command import Json, app, benches, installed, print_json
+from .command import (
+    DEFAULT_STORE,
+    Db,
+    Json,
+    RunName,
+    app,
+    benches,
+    installed,
+    interruptible,
+    open_store,
+    print_json,
+)
 from .errors import UserError
 from .plugins import load_plugins
 from .progress import on_terminal
-from .settings import DEFAULT_MODEL
+from .settings import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_MODEL, DEFAULT_TIMEOUT
 
 
 @app.command()
@@ -108,6 +119,43 @@ def bench_labels(
         print_json({"sets": counted, "skipped": skipped})
     else:
         show_bench(counted, skipped, console())
+
+
+@benches.command("firewall")
+def bench_firewall(
+    run: RunName = "last",
+    labeler: Annotated[str, typer.Option(help="llm or agent.")] = "llm",
+    llm_model: Annotated[str, typer.Option(help="The LLM to ask.")] = DEFAULT_LLM,
+    seed: Annotated[int, typer.Option(min=0, help="Of the permutation.")] = 0,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="USD at most.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions at once.")] = (
+        DEFAULT_CONCURRENCY
+    ),
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply.")] = DEFAULT_TIMEOUT,
+    db: Db = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Does an LLM label what the evidence says, or what it remembers of the index?"""
+    from .firewall import firewall
+    from .settings import Settings
+    from .tables import console, show_firewall
+
+    installed()
+    store = open_store(db)
+    settings = Settings(
+        labeler=labeler,
+        llm_model=llm_model,
+        seed=seed,
+        max_cost=max_cost,
+        concurrency=concurrency,
+        timeout=timeout,
+    )
+    with interruptible(db), on_terminal() as progress:
+        found = firewall(store.get(run), store, settings, progress)
+    if as_json:
+        print_json(found)
+    else:
+        show_firewall(found, console())
 
 
 @app.command()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from anyio.from_thread import start_blocking_portal
-
-from .asking import Asking, Desk
+from .asking import Asking, Desk, run_async
 from .circuit import Circuit, Node
 from .errors import UserError
 from .evidence import Evidence
@@ -28,7 +26,6 @@ from .summary import Sentence, Story, Summary
 from .task import Task
 from .verdict import Verdict
 
-T = TypeVar("T")
 REVEAL = "reveal"  # the setting of a labeler that shows what is otherwise hidden
 
 
@@ -134,20 +131,7 @@ class LabelWork:
         async def everyone() -> None:
             await asyncio.gather(*map(one, asked))
 
-        self._run(everyone)
-
-    def _run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """In an event loop of its own thread: also where one runs already, in a notebook."""
-
-        async def and_close() -> T:
-            try:
-                return await work()
-            finally:
-                if self.desk:
-                    await self.desk.close()
-
-        with start_blocking_portal() as portal:
-            return portal.call(and_close)
+        run_async(everyone, self.desk)
 
     def summarise(
         self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
@@ -160,7 +144,7 @@ class LabelWork:
         story = Story.of(circuit, self.task.description, labels, verdicts, claims, shown)
         ask = self.desk.ask() if self.desk else None
         try:
-            sentences, exchange = self._run(lambda: summarise(story, ask))
+            sentences, exchange = run_async(lambda: summarise(story, ask), self.desk)
         except (UnusableReply, NotAsked):
             return None
         told = [Sentence(true_text(x.text, shown), x.nodes) for x in sentences]

@@ -136,10 +136,12 @@ class Store:
             _insert(connection, "evidence", map(rows.evidence_row, evidence))
             _insert(connection, "run_evidence", [(run_id, e.id) for e in evidence])
 
-    def add_exchange(self, run_id: str, exchange: Exchange) -> None:
+    def add_exchange(self, run_id: str | None, exchange: Exchange) -> None:
+        """Of a run, or of none: a benchmark's."""
         with self._open() as connection:
             _insert(connection, "exchanges", [rows.exchange_row(exchange)])
-            _insert(connection, "run_exchanges", [(run_id, exchange.id)])
+            if run_id is not None:
+                _insert(connection, "run_exchanges", [(run_id, exchange.id)])
 
     def add_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
         """Answers to questions: labels, or failures. Labels of a node end its failure."""

@@ -28,6 +28,7 @@ STYLES = {
 NUMERIC = (
     *("score", "chance", "above", "n", "confidence"),
     *("accuracy", "majority", "kind", "decoys", "passed", "shuffled", "precision", "recall"),
+    *("labeled", "as blind", "decisive", "evidence", "index", "neither"),
     *("edges", "tested", "metric", "faithfulness", "random", "seconds"),
 )
 
@@ -275,6 +276,26 @@ def show_matches(matches: Sequence[Match], out: Console) -> None:
             Text(match.description),
         )
     out.print(table)
+
+
+def show_firewall(found: Mapping[str, Any], out: Console) -> None:
+    """How often labels follow the evidence and how often the index they are shown."""
+    out.print(
+        f"{found['labeler']} with {found['llm']} on run {found['run']}, {found['n']} components"
+    )
+    table = _table("shown", "labeled", "as blind", "decisive", "evidence", "index", "neither")
+    for name, entry in found["conditions"].items():
+        table.add_row(
+            name,
+            str(entry["labeled"]),
+            _number(entry.get("as_blind"), ".0%"),
+            *(str(entry.get(key, "-")) for key in ("decisive", "evidence", "index", "neither")),
+        )
+    out.print(table)
+    out.print(
+        "decisive: components where the evidence and the index they are shown with call for "
+        "different roles; the rest cannot tell"
+    )
 
 
 def show_plugins(plugins: Plugins, out: Console) -> None:

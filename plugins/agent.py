@@ -119,7 +119,8 @@ class Session:
             return found
 
         found, _ = await self.ask("hypothesise", prompt, schema, read)
-        self.hypotheses = dict(zip("ABC", found.hypotheses))
+        different = {(h.role, h.claim): h for h in found.hypotheses}
+        self.hypotheses = dict(zip("ABC", different.values()))
 
     async def experiment(self) -> bool:
         """One more experiment. False if the LLM wants none, or asks for none that there is."""
@@ -185,13 +186,13 @@ class Session:
         outcome, reason = "undecided", "the conclusion does not speak of it"
         if said is not None:
             outcome, reason = said.outcome, said.reason
-            if outcome != "undecided" and not said.evidence:
-                outcome, reason = "undecided", f"said to be {outcome}, and no evidence was cited"
+            if outcome != "undecided" and not set(said.evidence) & set(self.results):
+                outcome, reason = "undecided", f"said to be {outcome}, but by no experiment"
         return {
             **self.hypotheses[alias].model_dump(),
             "outcome": outcome,
             "reason": reason,
-            "evidence": said.evidence if said else [],
+            "evidence": list(dict.fromkeys(said.evidence)) if said else [],
         }
 
     def true_results(self) -> list[dict[str, Any]]:
