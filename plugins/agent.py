@@ -129,9 +129,8 @@ class Session:
             return False
         laboratory = self.question.laboratory
         assert laboratory is not None
-        known: dict[str, Mapping[str, Any]] = {DONE: {}} | {
-            name: schema for name, (_, schema) in laboratory.catalogue.items()
-        }
+        done: dict[str, Mapping[str, Any]] = {DONE: {}} if self.results else {}
+        known = done | {name: schema for name, (_, schema) in laboratory.catalogue.items()}
 
         def read(reply: str) -> dict[str, Any]:
             step = Step.model_validate_json(reply).step

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a network
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # workers share the cores
 for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ACDC_EXPLAIN_DB"):
     os.environ.pop(variable, None)
 

@@ -16,6 +16,7 @@ from acdc_explain.plugins import HOOKS, load_plugins
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+LABELING = (ROOT / "docs" / "labeling.md").read_text()
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
 ROLES = (ROOT / "docs" / "roles.md").read_text()
 
@@ -62,14 +63,24 @@ def test_links_lead_somewhere():
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
 
+def test_every_template_and_experiment_is_in_the_documentation():
+    from acdc_explain.laboratory import EXPERIMENTS
+
+    for template in (ROOT / "prompts").glob("*.j2"):
+        assert template.name in LABELING or template.stem == "results", template.name
+    for name in EXPERIMENTS:
+        assert f"`{name}`" in LABELING
+
+
 def test_options_in_the_examples_exist():
+    commands = get_command(app).commands
     known = {
         option
-        for command in get_command(app).commands.values()
+        for command in (*commands.values(), *commands["bench"].commands.values())
         for parameter in command.params
         for option in parameter.opts
     }
-    for line in re.findall(r"^acdc-explain .*$", README + PLUGINS, re.M):
+    for line in re.findall(r"^acdc-explain .*$", README + PLUGINS + LABELING, re.M):
         for option in re.findall(r" (--[a-z-]+)", line.split("#")[0]):
             assert option in known, line
 
