@@ -47,7 +47,9 @@ def supported(run: Any) -> int:
 def test_a_small_llm(labeler, settings, gguf, store, mini, monkeypatch):
     if gguf.suffix != ".gguf":
         pytest.skip("the model is not a GGUF file here")
-    options: dict[str, Any] = {"store": store, "max_edges": 20, "judges": ("role_card",)}
+    options: dict[str, Any] = {
+        "store": store, "discoverer": "eap", "max_edges": 6, "judges": ("role_card",),
+    }  # fmt: skip
     rules = ax.explain("ioi", mini, labeler="rules", **options)
     with serve_gguf(gguf) as url:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
