@@ -15,8 +15,8 @@ from .exchange import Exchange, NotAsked, Request, UnusableReply
 from .llm import REFUSED, Transport, speechless
 from .prices import Prices, estimated_tokens
 from .rendering import Templates
+from .settings import DEFAULT_CONCURRENCY
 
-CONCURRENCY = 4
 REPAIR = "repair"  # the template that shows a bad reply and what is wrong with it
 SHOWN = 2000  # characters of a bad reply
 UNANSWERED = 3  # so many lost questions before the first reply, and the rest is not asked
@@ -48,7 +48,7 @@ class Desk:
     run_id: str | None
     prices: Prices = field(default_factory=Prices.read)
     max_cost: float | None = None
-    concurrency: int = CONCURRENCY
+    concurrency: int = DEFAULT_CONCURRENCY
     again: bool = False
     spent: float = 0.0
     _pledged: float = 0.0

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from .errors import UserError
 from .exchange import Exchange, Request
+from .settings import DEFAULT_TIMEOUT
 
-TIMEOUT_SECONDS = 60.0  # for the whole of a reply; the client then asks again
 RETRIES = 4  # on 429, 5xx and lost connections; the client waits as Retry-After says, to 2 minutes
 LONGEST_REPLY = 20_000  # characters
 REFUSED = "the LLM refused"
@@ -41,7 +41,7 @@ class Transport(Protocol):
 class Llm:
     """A server that answers now. The key comes from the environment and is kept nowhere else."""
 
-    def __init__(self, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         if not key_present():
             raise UserError(
                 "No LLM can be asked: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your "

@@ -233,6 +233,7 @@ def prepare(
     loaded = model
     work = Work(plugins, plan, store, header, task, lambda: loaded, settings, progress, transport)
     _ = work.subject, work.held_out  # what is wrong with the task or metric is said before work
+    _ = work.labels  # and with prices and the LLM
     return work
 
 

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .asking import Desk
+from .errors import UserError
 from .evidence import Evidence
 from .ids import canonical_json, content_id
 from .label import Label, Labeling
@@ -223,13 +224,19 @@ class Work:
     @cached_property
     def desk(self) -> Desk:
         """Where labelers and judges ask an LLM. Raises UserError where none can be asked."""
+        llm, prices = self.settings.llm_model, Prices.read(self.settings.prices)
+        if self.settings.max_cost is not None and prices.cost(llm, 0, 0) is None:
+            raise UserError(
+                f"What {llm} costs is not known, so --max-cost cannot be kept; add it to a table "
+                "of prices (--prices FILE), with 0 for a server of your own."
+            )
         return Desk(
-            llm=self.settings.llm_model,
+            llm=llm,
             templates=templates(self.plugins, self.settings),
             transport=self.transport or Llm(self.settings.timeout),
             shelf=self.store,
             run_id=self.header.id,
-            prices=Prices.read(self.settings.prices),
+            prices=prices,
             max_cost=self.settings.max_cost,
             concurrency=self.settings.concurrency,
             again=self.settings.retry,

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -296,6 +297,40 @@ def test_the_limit_of_costs_leaves_a_run_that_goes_on(store, model, server, tmp_
     assert rest.header.status == "done"
     assert len(questions(running)) == n
     assert to_document(rest)["exchanges"]["cost_usd"] == pytest.approx(rest.cost_usd)
+
+
+def test_a_limit_that_cannot_be_kept_is_refused(store, model, server):
+    server(by_component(GOOD))
+    with pytest.raises(UserError, match="What scripted costs is not known"):
+        ax.explain(word_task(4), model, store=store, max_cost=1.0, **OPTIONS)
+
+
+def test_ctrl_c_does_not_wait_for_replies(tmp_path, server):
+    arrived = threading.Event()
+
+    def stalls(number: int, body: dict[str, Any]) -> Answer:
+        if number >= 2:
+            arrived.set()
+            time.sleep(25)
+        return GOOD
+
+    server(stalls)
+    command = [
+        sys.executable, "-m", "acdc_explain", "run", "ioi", "--labeler", "llm", "--llm-model", "x",
+        "--discoverer", "eap", "--max-edges", "20", "--examples", "4",
+        "--db", str(tmp_path / "c.duckdb"),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert arrived.wait(120)
+    time.sleep(0.5)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 1
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert len(Store(tmp_path / "c.duckdb").get("last").exchanges) == 2
 
 
 # --- label RUN ---------------------------------------------------------------------------------
