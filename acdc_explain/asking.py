@@ -155,7 +155,7 @@ class Asking:
             if exchange.reply is None or (found and not found.startswith(UNUSABLE)):
                 return found
             try:
-                read(exchange.reply)
+                read(json_in(exchange.reply))
             except ValueError as error:
                 return UNUSABLE + one_line(error)
             return None
@@ -164,7 +164,14 @@ class Asking:
         self.exchanges.append(exchange)
         if exchange.error is not None or exchange.reply is None:
             return None, exchange
-        return read(exchange.reply), exchange
+        return read(json_in(exchange.reply)), exchange
+
+
+def json_in(reply: str) -> str:
+    """The JSON object of a reply, without the thoughts or the fence that some LLMs put around it."""
+    said = reply.rpartition("</think>")[2]
+    start, end = said.find("{"), said.rfind("}")
+    return said[start : end + 1] if 0 <= start < end else said
 
 
 def run_async(work: Callable[[], Awaitable[T]], desk: Desk | None) -> T:

@@ -241,6 +241,7 @@ def label(
         return
     with interruptible(db), on_terminal() as report:
         result = relabel(found, store, settings, report, judge=not no_judge, answers=batch_in)
+    _say_how_labeled(settings.labeler, result.header.settings["labeler"])
     _show(result, db, as_json)
     if batch_in and result.failures:
         typer.echo(

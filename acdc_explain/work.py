@@ -285,11 +285,19 @@ class Work:
     # --- verdicts -> summary -------------------------------------------------------------------
 
     def summarise(self, circuit: Circuit) -> None:
-        """What the circuit does as a whole, by the labeler, from the verdicts."""
-        run = self.store.get(self.header.id)
-        summary = self.labels.summarise(circuit, run.labels, run.verdicts)
-        if summary is not None:
-            self.store.add_summary(summary)
+        """What the circuit does as a whole, by the labeler, from the verdicts.
+
+        Where it has no word to say, by the rules: they only repeat what was supported.
+        """
+        run, rules = self.store.get(self.header.id), self.plugins.labelers().get("rules")
+        ways = [self.labels]
+        if rules is not None:
+            ways.append(replace(self.labels, name="rules", labeler=rules, settings={}, desk=None))
+        for way in ways:
+            summary = way.summarise(circuit, run.labels, run.verdicts)
+            if summary is not None:
+                self.store.add_summary(summary)
+                return
 
 
 def templates(plugins: Plugins, settings: Settings) -> Templates:

@@ -143,6 +143,37 @@ def test_what_failed_is_said_and_the_run_goes_on(store, model, server):
     assert ax.explain(word_task(4), model, store=store, **OPTIONS).reused
 
 
+def test_the_circuit_is_told_in_sentences_that_cite_nodes(store, model, server):
+    """By the LLM, with true names for the shown ones; by rules where it tells of strange nodes."""
+    names: list[str] = []
+
+    def tells(*cited: str):
+        def script(number: int, body: dict[str, Any]) -> Answer:
+            if not is_summary(body):
+                return GOOD
+            listed = prompt_of(body).split("<components>")[1].split("</components>")[0]
+            names[:] = re.findall(r"^([HM]\d+) \(", listed, re.M)
+            sentence = {"text": f"{names[0]} does it all.", "nodes": list(cited) or names[:1]}
+            return completion(json.dumps({"sentences": [sentence, sentence]}))
+
+        return script
+
+    server(tells())
+    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    (sentence,) = run.summary.sentences
+    assert run.summary.labeler == "llm"
+    assert sentence.text == f"{sentence.nodes[0]} does it all."
+    assert blind_names(run.circuit)[sentence.nodes[0]] == names[0]
+    assert to_document(run)["summary"]["sentences"][0]["nodes"] == [str(sentence.nodes[0])]
+
+    server(tells("H77"))
+    other = ax.explain(word_task(4), model, store=store, **{**OPTIONS, "llm_model": "other"})
+    assert other.summary.labeler == "rules"
+    assert {node for x in other.summary.sentences for node in x.nodes} == set(
+        other.circuit.components
+    )
+
+
 FAULTS = {
     "busy": failure(429, Retry_After="0"),
     "broken": failure(500),

@@ -234,6 +234,14 @@ def test_what_cannot_be_put_right_is_an_exchange_with_an_error(desk, reply, comp
     assert server.keys[0] == f"Bearer {SECRET}"  # it is sent, and kept nowhere
 
 
+@pytest.mark.parametrize("form", ["```json\n{}\n```", "Sure! {}", "<think>{{a}} b</think>\n{}"])
+def test_json_is_found_in_what_servers_without_schemas_say(form, desk):
+    with serve(lambda number, body: completion(form.format(json.dumps(GOOD)))) as server:
+        answer, _ = describe(desk(server.url))
+    assert answer.proposals[0].role == "induction"
+    assert len(server.requests) == 1
+
+
 def test_a_server_that_says_nothing_is_asked_once_more(desk):
     for silence, _ in SILENT:
         answers = [silence, completion(json.dumps(GOOD))]
