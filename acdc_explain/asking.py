@@ -168,7 +168,7 @@ class Asking:
 
 
 def json_in(reply: str) -> str:
-    """The JSON object of a reply, without the thoughts or the fence that some LLMs put around it."""
+    """The JSON object of a reply, without the thoughts or the fence that some put around it."""
     said = reply.rpartition("</think>")[2]
     start, end = said.find("{"), said.rfind("}")
     return said[start : end + 1] if 0 <= start < end else said
