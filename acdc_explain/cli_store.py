@@ -79,15 +79,67 @@ def show(run: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
 
 
 @app.command()
+def compare(first: RunName, second: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Two runs side by side: shared components, edges, roles and motifs; labels that differ."""
+    from .comparing import compare as side_by_side
+    from .ids import plain
+
+    installed()
+    store = open_store(db)
+    runs = (store.get(first), store.get(second))
+    found = side_by_side(*runs)
+    if as_json:
+        print_json({"runs": [run.id for run in runs], **plain(found)})
+        return
+    from .tables import console, show_comparison
+
+    show_comparison(runs, found, console())
+
+
+@app.command()
+def verify(db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Derive every content id of the store anew and follow every reference."""
+    installed()
+    problems = open_store(db).verify()
+    if as_json:
+        print_json({"problems": problems})
+    for problem in () if as_json else problems:
+        typer.echo(problem)
+    if problems:
+        raise UserError(f"{db} has {len(problems)} problems; import its runs into a new store.")
+    if not as_json:
+        typer.echo(f"{db}: every record is what its id says, and every reference leads somewhere")
+
+
+@app.command()
+def compact(db: Db = DEFAULT_STORE) -> None:
+    """Write the store anew without the gaps that changes leave."""
+    installed()
+    before, after = open_store(db).compact()
+    typer.echo(f"{db}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now")
+
+
+@app.command()
 def export(
-    run: RunName,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="An id, its beginning, or `last`.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="A folder: every table of the store, for pandas or polars.")
+    ] = None,
     db: Db = DEFAULT_STORE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
 ) -> None:
-    """Print a run as one JSON document (schema acdc-explain/run/1)."""
+    """Print a run as one JSON document (schema acdc-explain/run/1), or write all tables."""
     from .run import to_document
 
     installed()
+    if parquet is not None:
+        counts = open_store(db).write_parquet(parquet)
+        typer.echo(f"{len(counts)} tables with {sum(counts.values())} rows in {parquet}")
+        return
+    if run is None:
+        raise UserError("export takes a RUN (`acdc-explain runs` lists them), or --parquet FOLDER.")
     document = to_document(open_store(db).get(run))
     if output is None:
         print_json(document)

@@ -75,13 +75,15 @@ class Settings:
             )
 
 
-def run_id(task_id: str, model_id: str, resolved: Mapping[str, Any]) -> str:
-    """The same question to the same version of this program has the same id."""
+def run_id(
+    task_id: str, model_id: str, resolved: Mapping[str, Any], program: str | None = None
+) -> str:
+    """The same question to the same version of this program (this one) has the same id."""
     content = {
         "task_id": task_id,
         "model_id": model_id,
         "settings": resolved,
-        "version": version("acdc-explain"),
+        "version": program or version("acdc-explain"),
     }
     return content_id("run", content)
 

@@ -26,6 +26,7 @@ from .search import Filters, Match, label_match, labels_query, path_match, paths
 from .summary import Summary
 from .task import Task
 from .verdict import Judging, Verdict
+from .verifying import problems
 
 LOCK_SECONDS = 30.0
 CONFIG: dict[str, Any] = {
@@ -364,6 +365,55 @@ class Store:
         if row is None:
             raise KeyError(task_id)
         return rows.to_task(json.loads(row[0]))
+
+    # --- the file as a whole -------------------------------------------------------------------
+
+    def verify(self) -> list[str]:
+        """What is wrong with the store, a sentence each: ids that do not fit, lost references."""
+        with self._open() as connection:
+            return list(problems(connection, lambda name: _circuit(connection, name)))
+
+    def compact(self) -> tuple[int, int]:
+        """Write the file anew without the gaps that changes leave; its size before and after.
+
+        The old file is there until the new one is complete.
+        """
+        new, before = self.path.with_name(f"{self.path.name}.new"), self.path.stat().st_size
+        new.unlink(missing_ok=True)
+        with self._open() as connection:
+            pass  # brought up to date
+        with _turn:
+            connection = self._connect()
+            try:
+                connection.execute("ATTACH ? AS compacted", [str(new)])
+                name = connection.execute("SELECT current_database()").fetchone()
+                assert name is not None
+                connection.execute(f'COPY FROM DATABASE "{name[0]}" TO compacted')
+                connection.execute("DETACH compacted")
+                new.replace(self.path)  # others wait for the old file's lock, then open this one
+            except (duckdb.Error, OSError) as error:
+                new.unlink(missing_ok=True)
+                raise UserError(
+                    f"{self.path} was not compacted and is as it was: {_first_line(error)}"
+                ) from error
+            finally:
+                connection.close()
+        return before, self.path.stat().st_size
+
+    def write_parquet(self, folder: Path) -> dict[str, int]:
+        """Every table as a file of its own; how many rows each has. Raises UserError."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made: {error.strerror}.") from error
+        counts = {}
+        with self._open() as connection:
+            tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
+            for table in tables:
+                file = str(folder / f"{table}.parquet")
+                copied = connection.execute(f"COPY {table} TO ? (FORMAT parquet)", [file])
+                counts[table] = copied.fetchall()[0][0]
+        return counts
 
     # --- searching -----------------------------------------------------------------------------
 

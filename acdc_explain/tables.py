@@ -13,6 +13,7 @@ from .verdict import worst
 
 if TYPE_CHECKING:
     from .circuit import Circuit, Faithfulness
+    from .comparing import Comparison, Shared
     from .plugins import Plugins
     from .run import Run, RunHeader
     from .search import Match
@@ -225,6 +226,35 @@ def show_runs(headers: Sequence[RunHeader], out: Console) -> None:
             header.created_at.replace("T", " ").rstrip("Z"),
         )
     out.print(table)
+
+
+def show_comparison(runs: tuple[Run, Run], found: Comparison, out: Console) -> None:
+    """What two runs share, and the components that are labeled otherwise."""
+    for name, run in zip(("first", "second"), runs):
+        out.print(f"{name}: run {run.id}, {run.header.task} on {run.header.model}")
+    if not found.same_model:
+        out.print("two models: components and edges of one name are not the same ones")
+    table = _table("what", "both", "first", "second", "overlap", "shared")
+    for what in ("components", "edges", "roles", "motifs"):
+        shared: Shared = getattr(found, what)
+        listed = ", ".join(shared.both) if what != "edges" else ""
+        table.add_row(
+            what,
+            *(str(len(part)) for part in (shared.both, shared.first, shared.second)),
+            _number(shared.overlap, ".0%"),
+            listed,
+        )
+    out.print(table)
+    if found.changes:
+        out.print()
+        changes = _table("node", "in the first", "in the second")
+        for change in found.changes:
+            changes.add_row(str(change.node), _standing(change.first), _standing(change.second))
+        out.print(changes)
+
+
+def _standing(roles: Mapping[str, str]) -> str:
+    return ", ".join(f"{role} {outcome}" for role, outcome in roles.items()) or "no label"
 
 
 def show_bench(

@@ -16,7 +16,7 @@ import sys, time, xllamacpp
 parameters = xllamacpp.CommonParams()
 parameters.model.path = sys.argv[1]
 parameters.n_ctx, parameters.n_parallel, parameters.port = 8192, 1, 0
-parameters.cpuparams.n_threads = 2
+parameters.cpuparams.n_threads = int(sys.argv[2])
 server = xllamacpp.Server(parameters)
 print("listening on", server.listening_address, flush=True)
 time.sleep(10_000)
@@ -27,7 +27,7 @@ time.sleep(10_000)
 def serve_gguf(file: Path) -> Iterator[str]:
     """The base URL, until the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(file)],
+        [sys.executable, "-c", SERVE, str(file), os.environ.get("OMP_NUM_THREADS", "2")],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ,
     )  # fmt: skip
     try:

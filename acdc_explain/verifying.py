@@ -1,0 +1,135 @@
+"""Is a store whole? Every content id derived anew, every reference followed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from . import rows
+from .circuit import Circuit
+from .exchange import Exchange
+from .settings import run_id
+from .verdict import Verdict
+
+CHUNK = 5000  # rows in memory at once
+
+
+class Connection(Protocol):
+    """As much of a database connection as is needed here."""
+
+    def execute(self, query: str, parameters: Any = ...) -> Any: ...
+
+
+RECORDS: Mapping[str, Callable[[Any], Any]] = {
+    "tasks": lambda row: rows.to_task(json.loads(row[2])),
+    "evidence": rows.to_evidence,
+    "exchanges": lambda row: Exchange(*row[1:]),
+    "labels": rows.to_label,
+    "verdicts": lambda row: Verdict(*row[1:]),
+    "motifs": rows.to_motif,
+    "summaries": rows.to_summary,
+}
+"""The tables whose rows are records with a content id, and how a row is read."""
+
+REFERENCES = (
+    ("nodes", "circuit_id", "circuits"),
+    ("edges", "circuit_id", "circuits"),
+    ("evidence", "circuit_id", "circuits"),
+    ("labels", "circuit_id", "circuits"),
+    ("labels", "exchange_id", "exchanges"),
+    ("verdicts", "label_id", "labels"),
+    ("judgings", "verdict_id", "verdicts"),
+    ("motifs", "run_id", "runs"),
+    ("motifs", "circuit_id", "circuits"),
+    ("summaries", "run_id", "runs"),
+    ("summaries", "exchange_id", "exchanges"),
+    ("failures", "run_id", "runs"),
+    ("runs", "circuit_id", "circuits"),
+    *(
+        (f"run_{things}", "run_id", "runs")
+        for things in ("evidence", "labels", "verdicts", "exchanges")
+    ),
+    ("run_evidence", "evidence_id", "evidence"),
+    ("run_labels", "label_id", "labels"),
+    ("run_verdicts", "verdict_id", "verdicts"),
+    ("run_exchanges", "exchange_id", "exchanges"),
+)
+"""A column, and the table whose ids it names (or nothing)."""
+
+LISTS = (("labels", "evidence_ids", "evidence"), ("labelings", "label_ids", "labels"),
+         ("labelings", "exchange_ids", "exchanges"))  # fmt: skip
+"""The same for columns that hold a JSON array of ids."""
+
+
+def problems(connection: Connection, circuit: Callable[[str], Circuit]) -> Iterator[str]:
+    """What is wrong with a store, a sentence each. `circuit` reads one by its id."""
+    for table, read in RECORDS.items():
+        yield from _ids(connection, table, read)
+    for (circuit_id,) in connection.execute("SELECT id FROM circuits ORDER BY id").fetchall():
+        yield from _circuit(connection, circuit_id, circuit)
+    yield from _runs(connection)
+    for table, column, target in REFERENCES:
+        yield from _dangling(connection, table, column, f"SELECT {column} FROM {table}", target)
+    for table, column, target in LISTS:
+        listed = f"SELECT unnest(from_json({column}, '[\"VARCHAR\"]')) AS {column} FROM {table}"
+        yield from _dangling(connection, table, column, listed, target)
+
+
+def _ids(connection: Connection, table: str, read: Callable[[Any], Any]) -> Iterator[str]:
+    found = connection.execute(f"SELECT * FROM {table} ORDER BY id")
+    while chunk := found.fetchmany(CHUNK):
+        for row in chunk:
+            yield from _record(table, row[0], partial(_id_of, read, row))
+
+
+def _id_of(read: Callable[[Any], Any], row: Any) -> str:
+    identity: str = read(row).id
+    return identity
+
+
+def _record(table: str, identity: str, derive: Callable[[], str]) -> Iterator[str]:
+    try:
+        derived = derive()
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        yield f"{table} {identity} cannot be read ({type(error).__name__}: {error})"
+        return
+    if derived != identity:
+        yield f"{table} {identity} holds something else: its content has the id {derived}"
+
+
+def _circuit(
+    connection: Connection, circuit_id: str, read: Callable[[str], Circuit]
+) -> Iterator[str]:
+    yield from _record("circuits", circuit_id, lambda: read(circuit_id).id)
+    held = connection.execute(
+        "SELECT count(*) FROM (SELECT src AS node FROM edges WHERE circuit_id = $id UNION "
+        "SELECT dst FROM edges WHERE circuit_id = $id) AS touched ANTI JOIN "
+        "(SELECT node FROM nodes WHERE circuit_id = $id) AS listed "
+        "ON split_part(listed.node, '@', 1) = touched.node",
+        {"id": circuit_id},
+    ).fetchone()
+    if held[0]:
+        yield f"circuits {circuit_id} lacks {held[0]} nodes that its edges touch"
+
+
+def _runs(connection: Connection) -> Iterator[str]:
+    found = connection.execute("SELECT id, task_id, model_id, settings, versions FROM runs")
+    for identity, *held in found.fetchall():
+        yield from _record("runs", identity, partial(_run_id, *held))
+
+
+def _run_id(task_id: str, model_id: str, settings: str, versions: str) -> str:
+    return run_id(task_id, model_id, json.loads(settings), json.loads(versions)["acdc-explain"])
+
+
+def _dangling(
+    connection: Connection, table: str, column: str, listed: str, target: str
+) -> Iterator[str]:
+    row = connection.execute(
+        f"SELECT count(*), min(named.{column}) FROM ({listed}) AS named ANTI JOIN {target} "
+        f"ON {target}.id = named.{column} WHERE named.{column} IS NOT NULL"
+    ).fetchone()
+    if row[0]:
+        yield f"{table} names {row[0]} {target} that are not there, like {row[1]}"
