@@ -83,13 +83,13 @@ def label(
     work = reopen(run, store, settings, progress, Wanted() if answers else None)
     if work.finished and not settings.retry:
         return replace(store.get(work.header.id), reused=True)
-    work.begin()
     assert run.circuit is not None
-    store.add_evidence(work.header.id, run.evidence)
     evidence = evidence_of(run, work)
-    if answers is not None:
-        for exchange in _taken(work, run.circuit, evidence, answers):
-            store.add_exchange(work.header.id, exchange)
+    taken = _taken(work, run.circuit, evidence, answers) if answers is not None else []
+    work.begin()
+    store.add_evidence(work.header.id, [item for items in evidence.values() for item in items])
+    for exchange in taken:
+        store.add_exchange(work.header.id, exchange)
     labeled = work.label(run.circuit, evidence)
     if judge:
         return finish(work, run.circuit, labeled)
@@ -288,7 +288,7 @@ def reopen(
     return Work(plugins, plan, store, header, task, load, settings, progress, transport)
 
 
-def evidence_of(run: Run, work: Work) -> dict[Any, list[Any]]:
+def evidence_of(run: Run, work: Work) -> dict[Node, list[Evidence]]:
     """A stored run's evidence by node, that of its collectors alone."""
     assert run.circuit is not None
     return {

@@ -511,6 +511,7 @@ def test_a_strange_file_is_refused_whole(batch, store, spoil, complaint):
     lines = [answer_line(question, json.dumps(ANSWER)) for question in batch.write()[:3]]
     said = batch.take(spoil(lines), code=1)
     assert re.search(complaint, said), said
+    assert len(store.runs()) == 1
     assert not store.get("last").exchanges
     assert not [label for label in store.get("last").labels if label.labeler == "llm"]
 
