@@ -9,9 +9,13 @@ import typer
 
 from .command import (
     DEFAULT_STORE,
+    Concurrency,
     Db,
     Json,
+    LlmModel,
+    MaxCost,
     RunName,
+    Timeout,
     app,
     benches,
     installed,
@@ -125,13 +129,11 @@ def bench_labels(
 def bench_firewall(
     run: RunName = "last",
     labeler: Annotated[str, typer.Option(help="llm or agent.")] = "llm",
-    llm_model: Annotated[str, typer.Option(help="The LLM to ask.")] = DEFAULT_LLM,
+    llm_model: LlmModel = DEFAULT_LLM,
     seed: Annotated[int, typer.Option(min=0, help="Of the permutation.")] = 0,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="USD at most.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Questions at once.")] = (
-        DEFAULT_CONCURRENCY
-    ),
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply.")] = DEFAULT_TIMEOUT,
+    max_cost: MaxCost = None,
+    concurrency: Concurrency = DEFAULT_CONCURRENCY,
+    timeout: Timeout = DEFAULT_TIMEOUT,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:

@@ -14,7 +14,10 @@ from .errors import UserError
 from .plugins import Plugins, load_plugins
 
 if TYPE_CHECKING:
+    from .exchange import Request
+    from .run import Run
     from .store import Store
+    from .work import Work
 
 app = typer.Typer(
     help="From a behavior of a language model to a labeled, tested and searchable circuit.",
@@ -36,6 +39,37 @@ Db = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="An id, its beginning, or `last`.")]
+
+# how an LLM is asked
+
+LabelerName = Annotated[
+    str | None,
+    typer.Option(
+        "--labeler", help="rules, llm or agent.", show_default="llm with a key, else rules"
+    ),
+]
+LlmModel = Annotated[str, typer.Option(help="The LLM to ask.")]
+Reveal = Annotated[
+    bool, typer.Option("--reveal", help="Show the LLM the model's name, layers and numbers.")
+]
+Templates = Annotated[
+    Path | None, typer.Option(help="A folder of prompts (*.j2) that go before the built-in ones.")
+]
+LabelerSet = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE: a labeler's setting, like calls=3.")
+]
+MaxCost = Annotated[
+    float | None, typer.Option(min=0, help="USD that asking may cost; what is over is not asked.")
+]
+PriceTable = Annotated[
+    Path | None, typer.Option(help="Your prices, TOML.", envvar="ACDC_EXPLAIN_PRICES")
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Questions under way at once.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a reply.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Ask again what got no usable reply before.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be asked and its price; ask nobody.")
+]
 
 
 def installed() -> Plugins:
@@ -83,3 +117,47 @@ def settings_in(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
         except ValueError:
             found[name] = text
     return found
+
+
+def show_result(result: Run, db: str, as_json: bool) -> None:
+    if result.reused:
+        typer.echo("This run was in the store already; its result is reused.", err=True)
+    if as_json:
+        from .run import to_document
+
+        print_json(to_document(result))
+        return
+    from .tables import console, show_run
+
+    show_run(result, console())
+    typer.echo(f"\nstored in {db}: acdc-explain show {result.id[:8]} --db {db}")
+
+
+def labeler_settings_in(reveal: bool, pairs: Sequence[str] | None) -> dict[str, Any]:
+    own = settings_in(pairs or [], "--labeler-set")
+    return {**own, "reveal": True} if reveal else own
+
+
+def say_how_labeled(asked: str | None, used: str) -> None:
+    if asked is None and used == "rules":
+        typer.echo(
+            "No OPENAI_API_KEY or OPENAI_BASE_URL is set: components were labeled by rules.",
+            err=True,
+        )
+
+
+def show_requests(work: Work, requests: Sequence[Request], as_json: bool) -> None:
+    from .batch import bill
+
+    if not work.asks_llm:
+        raise UserError(
+            f"Labeler {work.plan.labeler!r} asks no LLM, so there is nothing to rehearse; "
+            "add --labeler llm or agent."
+        )
+    counted = bill(requests, work.desk.prices, work.settings.llm_model)
+    if as_json:
+        print_json(counted)
+        return
+    from .tables import console, show_bill
+
+    show_bill(counted, work.plan.labeler, console())

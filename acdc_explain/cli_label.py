@@ -1,0 +1,154 @@
+"""The commands that go on from a stored run: label, judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .command import (
+    DEFAULT_STORE,
+    Concurrency,
+    Db,
+    DryRun,
+    Json,
+    LabelerName,
+    LabelerSet,
+    LlmModel,
+    MaxCost,
+    PriceTable,
+    Retry,
+    Reveal,
+    RunName,
+    Templates,
+    Timeout,
+    app,
+    installed,
+    interruptible,
+    labeler_settings_in,
+    open_store,
+    say_how_labeled,
+    show_requests,
+    show_result,
+)
+from .progress import on_terminal
+from .settings import (
+    DEFAULT_CONCURRENCY,
+    DEFAULT_LLM,
+    DEFAULT_TIMEOUT,
+)
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .settings import Settings
+    from .store import Store
+
+
+@app.command()
+def label(
+    run: RunName,
+    labeler: LabelerName = None,
+    llm_model: LlmModel = DEFAULT_LLM,
+    batch_out: Annotated[
+        Path | None, typer.Option(help="Write the questions to a batch file; ask nobody.")
+    ] = None,
+    batch_in: Annotated[
+        Path | None, typer.Option(help="Take the answers from a batch file; ask nobody.")
+    ] = None,
+    no_judge: Annotated[
+        bool, typer.Option("--no-judge", help="Only label; `acdc-explain judge` tests later.")
+    ] = False,
+    reveal: Reveal = False,
+    templates: Templates = None,
+    labeler_set: LabelerSet = None,
+    max_cost: MaxCost = None,
+    prices: PriceTable = None,
+    concurrency: Concurrency = DEFAULT_CONCURRENCY,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    retry: Retry = False,
+    dry_run: DryRun = False,
+    db: Db = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Label a stored run anew, from its evidence, and test the labels."""
+    from .pipeline import label as relabel
+    from .settings import Settings
+
+    installed()
+    store = open_store(db)
+    settings = Settings(
+        labeler=labeler,
+        llm_model=llm_model,
+        labeler_settings=labeler_settings_in(reveal, labeler_set),
+        templates=str(templates) if templates else None,
+        prices=str(prices) if prices else None,
+        max_cost=max_cost,
+        concurrency=concurrency,
+        timeout=timeout,
+        retry=retry,
+    )
+    if (batch_out or batch_in) and labeler is None:
+        settings = replace(settings, labeler="llm")  # no key is needed for a file
+    found = store.get(run)
+    if dry_run or batch_out:
+        _rehearse_label(found, store, settings, batch_out, as_json)
+        return
+    with interruptible(db), on_terminal() as report:
+        result = relabel(found, store, settings, report, judge=not no_judge, answers=batch_in)
+    say_how_labeled(settings.labeler, result.header.settings["labeler"])
+    show_result(result, db, as_json)
+    if batch_in and result.failures:
+        typer.echo(
+            f"{len(result.failures)} components have no label yet; --batch-out writes what is "
+            "still to be asked.",
+            err=True,
+        )
+
+
+@app.command()
+def judge(
+    run: RunName,
+    judge: Annotated[list[str] | None, typer.Option(help="Judges, beside those it had.")] = None,
+    llm_model: LlmModel = DEFAULT_LLM,
+    db: Db = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Test the labels of a stored run, with more judges if named."""
+    from .pipeline import judge as rejudge
+    from .settings import Settings
+
+    installed()
+    store = open_store(db)
+    settings = Settings(judges=tuple(judge) if judge else None, llm_model=llm_model)
+    found = store.get(run)
+    with interruptible(db), on_terminal() as report:
+        result = rejudge(found, store, settings, report)
+    show_result(result, db, as_json)
+
+
+def _rehearse_label(
+    run: Run, store: Store, settings: Settings, file: Path | None, as_json: bool
+) -> None:
+    from .batch import Wanted, write_requests
+    from .pipeline import evidence_of, reopen, would_ask
+
+    with on_terminal() as report:
+        work = reopen(run, store, settings, report, Wanted())
+        assert run.circuit is not None
+        requests = would_ask(work, run.circuit, evidence_of(run, work))
+    if file is None:
+        show_requests(work, requests, as_json)
+        return
+    n = write_requests(file, requests)
+    typer.echo(
+        f"{n} questions written to {file}"
+        + (
+            f"; take the answers with\n  acdc-explain label {run.id[:8]} --labeler "
+            f"{work.plan.labeler} --llm-model {work.settings.llm_model} --batch-in ANSWERS.jsonl "
+            f"--db {store.path}"
+            if n
+            else ": everything is answered."
+        )
+    )
