@@ -48,7 +48,7 @@ def test_a_small_llm(labeler, settings, gguf, store, mini, monkeypatch):
     if gguf.suffix != ".gguf":
         pytest.skip("the model is not a GGUF file here")
     options: dict[str, Any] = {
-        "store": store, "discoverer": "eap", "max_edges": 6, "judges": ("role_card",),
+        "store": store, "discoverer": "eap", "max_edges": 4, "judges": ("role_card",),
     }  # fmt: skip
     rules = ax.explain("ioi", mini, labeler="rules", **options)
     with serve_gguf(gguf) as url:
