@@ -24,6 +24,7 @@ from .measurement import Measurement, NotMeasurable
 from .model import head_index
 from .paths import Paths
 from .subject import Subject
+from .task import Task
 
 MOST_TOKENS = 128  # of a text that attention is asked for
 TOP = 5  # keys that are reported
@@ -217,9 +218,10 @@ class Bench:
     """A `Laboratory` for one component. `shown`: the names that components go by."""
 
     def __init__(
-        self, node: Node, shown: Mapping[Node, str], subject: Callable[[], Subject]
+        self, node: Node, shown: Mapping[Node, str], task: Task, subject: Callable[[], Subject]
     ) -> None:
         self.node = node
+        self._task = task
         self._nodes = {name: other for other, name in shown.items()}
         self._subject = subject
 
@@ -238,6 +240,7 @@ class Bench:
         others = [name for name, node in self._nodes.items() if node != self.node]
         words = {
             "measure": list(MEASURES),
+            "scheme": ["", *self._task.schemes],
             "role": list(CLAIMS),
             "receiver": [name for name in others if self._nodes[name].kind == "head"],
             "other": others,
@@ -247,6 +250,8 @@ class Bench:
             schema = experiment.arguments.model_json_schema()
             for argument in words.keys() & schema["properties"].keys():
                 schema["properties"][argument] = {"enum": words[argument]}
+            if "positions" in schema["properties"] and self._task.position_names:
+                schema["properties"]["positions"]["items"] = {"enum": [*self._task.position_names]}
             empty = any(p.get("enum") == [] for p in schema["properties"].values())
             if self.node.kind in experiment.kinds and not empty:
                 found[name] = (experiment.says, schema)

@@ -245,7 +245,7 @@ class Work:
     def laboratory(self, node: Node, shown: Mapping[Node, str]) -> Bench:
         from .laboratory import Bench
 
-        return Bench(node, shown, lambda: self.subject)
+        return Bench(node, shown, self.task, lambda: self.subject)
 
     # --- labels -> verdicts --------------------------------------------------------------------
 

@@ -214,7 +214,7 @@ def ioi(mini) -> Subject:
 
 def bench(subject: Subject, node: str) -> Bench:
     shown = {node: f"H{n}" for n, node in enumerate(subject.model.graph.heads)}
-    return Bench(Node.parse(node), shown, lambda: subject)
+    return Bench(Node.parse(node), shown, subject.task, lambda: subject)
 
 
 def run_(laboratory: Bench, name: str, **arguments: Any) -> Any:
@@ -269,8 +269,11 @@ def test_a_cut_path_moves_what_it_should(ioi):
 def test_the_catalogue_knows_its_words(ioi):
     catalogue = bench(ioi, "a0.h1").catalogue
     assert catalogue["measure"][1]["properties"]["measure"]["enum"] == list(MEASURES)
+    ablate = catalogue["ablate"][1]["properties"]
+    assert ablate["positions"]["items"]["enum"] == list(ioi.position_names)
+    assert set(ablate["scheme"]["enum"]) == {"", *ioi.schemes}
     assert "H1" not in catalogue["stand_in"][1]["properties"]["other"]["enum"]  # itself
-    mlp = Bench(Node.parse("m0"), {}, lambda: ioi)
+    mlp = Bench(Node.parse("m0"), {}, ioi.task, lambda: ioi)
     assert set(mlp.catalogue) == {"measure", "ablate"}
     with pytest.raises(ValueError, match="no experiment 'attention'"):
         run_(mlp, "attention", text="x", query=0)
