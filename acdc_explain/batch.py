@@ -14,7 +14,7 @@ from typing import Any
 from .asking import Shelf
 from .errors import UserError
 from .exchange import Exchange, NotAsked, Request
-from .llm import Manners, from_batch, without_key
+from .llm import Manners, from_batch, to_exchange
 from .prices import Prices, estimated_tokens
 
 URL = "/v1/chat/completions"
@@ -101,10 +101,7 @@ def answered(request: Request, line: Mapping[str, Any], prices: Prices) -> Excha
     status = response.get("status_code", 200)
     if problem or status != 200 or not isinstance(body, dict):
         told = json.dumps(problem or body, ensure_ascii=False)[:500]
-        error = without_key(f"the batch answered with status {status}: {told}")
-        return Exchange(
-            request.template, request.llm, request.prompt, None, error, None, None, 0.0, request.id
-        )
+        return to_exchange(request, None, f"the batch answered with status {status}: {told}")
     return prices.priced(from_batch(request, body), batch=True)
 
 

@@ -25,9 +25,9 @@ from .command import (
     Templates,
     Timeout,
     app,
+    asking,
     installed,
     interruptible,
-    labeler_settings_in,
     open_store,
     say_how_labeled,
     show_requests,
@@ -81,13 +81,11 @@ def label(
     settings = Settings(
         labeler=labeler,
         llm_model=llm_model,
-        labeler_settings=labeler_settings_in(reveal, labeler_set),
-        templates=str(templates) if templates else None,
-        prices=str(prices) if prices else None,
         max_cost=max_cost,
         concurrency=concurrency,
         timeout=timeout,
         retry=retry,
+        **asking(reveal, labeler_set, templates, prices),
     )
     if (batch_out or batch_in) and labeler is None:
         settings = replace(settings, labeler="llm")  # no key is needed for a file

@@ -23,9 +23,9 @@ from .command import (
     Templates,
     Timeout,
     app,
+    asking,
     installed,
     interruptible,
-    labeler_settings_in,
     open_store,
     print_json,
     say_how_labeled,
@@ -145,13 +145,11 @@ def run(
         seed=seed,
         prompts=str(prompts) if prompts else None,
         corpus=corpus,
-        labeler_settings=labeler_settings_in(reveal, labeler_set),
-        templates=str(templates) if templates else None,
-        prices=str(prices) if prices else None,
         max_cost=max_cost,
         concurrency=concurrency,
         timeout=timeout,
         retry=retry,
+        **asking(reveal, labeler_set, templates, prices),
     )
     _check_run(plugins, task, settings)
     store = open_store(db, must_exist=False)

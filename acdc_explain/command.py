@@ -133,9 +133,19 @@ def show_result(result: Run, db: str, as_json: bool) -> None:
     typer.echo(f"\nstored in {db}: acdc-explain show {result.id[:8]} --db {db}")
 
 
-def labeler_settings_in(reveal: bool, pairs: Sequence[str] | None) -> dict[str, Any]:
-    own = settings_in(pairs or [], "--labeler-set")
-    return {**own, "reveal": True} if reveal else own
+def asking(
+    reveal: bool,
+    labeler_set: Sequence[str] | None,
+    templates: Path | None,
+    prices: Path | None,
+) -> dict[str, Any]:
+    """The fields of Settings that say how a labeler asks."""
+    own = settings_in(labeler_set or [], "--labeler-set")
+    return {
+        "labeler_settings": {**own, "reveal": True} if reveal else own,
+        "templates": str(templates) if templates else None,
+        "prices": str(prices) if prices else None,
+    }
 
 
 def say_how_labeled(asked: str | None, used: str) -> None:

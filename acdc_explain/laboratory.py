@@ -156,14 +156,13 @@ def _cut_path(bench: Bench, a: Cutting) -> dict[str, Any]:
     change = paths.cut([bench.node])
     if a.port == "q":
         change = change[:, rows, end][:, :, None]
-    clean = paths.receive(receiver, {}, at=end).pattern[0, :, 0]
+    clean = paths.receive(receiver, {}, at=end)
     moved = paths.receive(receiver, {a.port: change}, at=end)
-    pattern = moved.pattern[0, :, 0]
-    before = paths.receive(receiver, {}, at=end).written[0]
-    size = (moved.written[0] - before).norm(dim=-1) / before.norm(dim=-1).clamp_min(1e-9)
+    attention = 0.5 * (moved.pattern - clean.pattern)[0, :, 0].abs().sum(-1)
+    size = (moved.written - clean.written).norm(dim=-1) / clean.written.norm(dim=-1).clamp_min(1e-9)
     return {
-        "attention_moved_at_END": _sampled(0.5 * (pattern - clean).abs().sum(-1), bench.node),
-        "output_changed_at_END": _sampled(size[:, 0], bench.node),
+        "attention_moved_at_END": _sampled(attention, bench.node),
+        "output_changed_at_END": _sampled(size[0, :, 0], bench.node),
     }
 
 

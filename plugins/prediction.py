@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
 from acdc_explain.verdict import Outcome, Verdict
+
+from .describe import Reply
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +55,7 @@ class Game:
         """
         import torch
 
+        from acdc_explain.measurement import Measurement
         from acdc_explain.model import head_index
 
         layer, head = head_index(label.node)
@@ -65,11 +68,8 @@ class Game:
         others = open_ & (places != best)
         won = (top > self.score).double() + 0.5 * (top == self.score).double()
         told = (won * others).sum(1) / others.sum(1).clamp_min(1)
-        generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(0, len(told), (1000, len(told)), generator=generator)
-        quantiles = torch.tensor([0.025, 0.975], dtype=torch.double)
-        low, high = torch.quantile(told.cpu()[drawn].mean(1), quantiles).tolist()
-        return float(told.mean()), (low, high)
+        found = Measurement("auc", (label.node,), told[None])
+        return found.value(label.node), found.interval(label.node)
 
 
 # --- by rules: the words are the role's --------------------------------------------------------
@@ -109,10 +109,8 @@ def _claimed(asked: Tensor, keys: Tensor) -> Game:
 # --- by an LLM: the words are the label's own --------------------------------------------------
 
 
-class Guess(BaseModel):
+class Guess(Reply):
     """Where a head attends from one token, and what cutting it does."""
-
-    model_config = ConfigDict(extra="forbid")
 
     tokens: list[int] = Field(min_length=1, max_length=NAMED)
     cutting: Change
