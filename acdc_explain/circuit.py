@@ -263,6 +263,7 @@ class Circuit:
     seconds: float
     forward_seconds: float
     alternatives: Mapping[Edge, float] = field(default_factory=dict)
+    n_layers: int | None = None  # of the model; None: not known
 
     @property
     def id(self) -> str:

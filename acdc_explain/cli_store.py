@@ -1,4 +1,4 @@
-"""The commands that read the store: search, runs, show, export, import."""
+"""The commands that read the store: search, motifs, runs, show, compare, export, import."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from typing import Annotated
 
 import typer
 
-from .command import DEFAULT_STORE, Db, Json, RunName, app, installed, open_store, print_json
+from .command import (
+    DEFAULT_STORE,
+    Db,
+    Json,
+    RunName,
+    app,
+    installed,
+    interruptible,
+    open_store,
+    print_json,
+)
 from .errors import UserError
+from .progress import on_terminal
 
 
 @app.command()
@@ -17,7 +28,10 @@ def search(
     text: Annotated[str | None, typer.Argument(help="Words of the description.")] = None,
     role: Annotated[str | None, typer.Option(help="Components with this role.")] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="Like 'previous_token -k-> induction -> logits'.")
+        str | None, typer.Option(help="Like 'previous_token -k-> induction -*-> logits'.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="RUN:NODE", help="What behaves like it, last:a1.h3.")
     ] = None,
     verdict: Annotated[str | None, typer.Option(help="Like supported.")] = None,
     task: Annotated[str | None, typer.Option(help="Of runs of this task.")] = None,
@@ -38,14 +52,43 @@ def search(
     if role is not None and role not in plugins.roles():
         typer.echo(f"No installed plugin knows the role {role!r}; searching anyway.", err=True)
     matches = open_store(db).search(
-        text, role=role, pattern=pattern, verdict=verdict, task=task, model=model, limit=limit
-    )
+        text, role=role, pattern=pattern, like=like, verdict=verdict, task=task, model=model,
+        limit=limit,
+    )  # fmt: skip
     if as_json:
         print_json([plain(match) for match in matches])
         return
     from .tables import console, show_matches
 
     show_matches(matches, console())
+
+
+@app.command()
+def motifs(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATTERN...", help="Names or patterns.", show_default="all named"),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Randomise so many circuits of each task and model.")
+    ] = 100,
+    db: Db = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Count motifs by task and model, beside randomised circuits."""
+    from .enriching import motif_counts
+
+    named = installed().patterns()
+    wanted = {text: named.get(text, text) for text in patterns} if patterns else named
+    store = open_store(db)
+    with interruptible(db), on_terminal() as report:
+        counts = motif_counts(store, wanted, sample=sample, progress=report)
+    if as_json:
+        print_json([count.as_dict() for count in counts])
+        return
+    from .tables import console, show_motifs
+
+    show_motifs(counts, console())
 
 
 @app.command()
@@ -169,6 +212,6 @@ def import_(
             raise UserError(f"{file} is no JSON document ({error}).") from error
         found.append((file, from_document(document, str(file))))
     store = open_store(db, must_exist=False)
-    for file, run in found:
-        added = store.add_run(run)
-        typer.echo(f"{file}: run {run.id} {'added' if added else 'was there already'}")
+    added = store.add_runs(run for _, run in found)
+    for (file, run), new in zip(found, added):
+        typer.echo(f"{file}: run {run.id} {'added' if new else 'was there already'}")

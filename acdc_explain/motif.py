@@ -1,62 +1,14 @@
-"""Patterns of roles along edges: `previous_token -k-> induction -> logits`."""
+"""Places where a named pattern matches, and whether they are more than chance makes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from statistics import mean, pstdev
+from typing import Any
 
-from .circuit import Node, Port
-from .errors import UserError
+from .circuit import Node
 from .ids import content_id
-
-ANY = "*"
-_STEP = re.compile(r"\s*(?P<step>\*|[a-z][a-z0-9_]*)\s*")
-_ARROW = re.compile(r"-(?:(?P<port>[qkv])-)?>")
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """A path: `steps` are roles, input, logits or *; `ports[i]` leads from step i to step i+1."""
-
-    text: str
-    steps: tuple[str, ...]
-    ports: tuple[Port | None, ...]
-
-    @staticmethod
-    def parse(text: str) -> Pattern:
-        """Raises UserError that points at the place it does not understand."""
-        steps: list[str] = []
-        ports: list[Port | None] = []
-        at = 0
-        while True:
-            step = _STEP.match(text, at)
-            if step is None:
-                raise _syntax_error(text, at, "a role, *, input or logits")
-            steps.append(step["step"])
-            at = step.end()
-            if at == len(text):
-                break
-            arrow = _ARROW.match(text, at)
-            if arrow is None:
-                raise _syntax_error(text, at, "->, -q->, -k-> or -v->")
-            ports.append(arrow["port"])  # type: ignore[arg-type]
-            at = arrow.end()
-        if len(steps) < 2:
-            raise UserError(
-                f"Pattern {text!r} has no arrow; write at least two steps, like "
-                "'induction -> logits', or use --role."
-            )
-        return Pattern(text, tuple(steps), tuple(ports))
-
-
-def _syntax_error(text: str, at: int, wanted: str) -> UserError:
-    at += len(text[at:]) - len(text[at:].lstrip())
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    found = repr(text[at]) if at < len(text) else "the end"
-    return UserError(
-        f"Pattern {shown!r} cannot be read at character {at + 1} ({found}): expected {wanted}."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +28,67 @@ class Motif:
         return content_id("motif", self)
 
 
-def step_names(steps: tuple[str, ...]) -> tuple[str, ...]:
-    """The steps, numbered from the second time each occurs."""
-    seen: dict[str, int] = {}
-    names = []
-    for step in steps:
-        seen[step] = seen.get(step, 0) + 1
-        names.append(step if seen[step] == 1 else f"{step}.{seen[step]}")
-    return tuple(names)
+@dataclass(frozen=True, slots=True)
+class Enrichment:
+    """How often a pattern matches, beside randomised circuits with the same labels.
+
+    `counts`: the matches in each of the randomised circuits; of several runs, the sums.
+    """
+
+    found: int
+    counts: tuple[int, ...]
+
+    @property
+    def expected(self) -> float:
+        return mean(self.counts)
+
+    @property
+    def score(self) -> float | None:
+        """How many standard deviations above the mean; None where no exchange changes the count."""
+        spread = pstdev(self.counts)
+        return (self.found - self.expected) / spread if spread else None
+
+    @property
+    def p_value(self) -> float:
+        """The chance of as many matches; never less than the number of circuits can tell."""
+        return (1 + sum(n >= self.found for n in self.counts)) / (1 + len(self.counts))
+
+    @staticmethod
+    def total(several: Iterable[Enrichment]) -> Enrichment:
+        """Of several circuits together."""
+        each = list(several)
+        return Enrichment(
+            sum(one.found for one in each), tuple(map(sum, zip(*(one.counts for one in each))))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MotifCount:
+    """A pattern in all runs of a task on a model, of each circuit the newest.
+
+    `enrichment` is of the newest `sampled` of them, those without a match as well.
+    """
+
+    pattern: str
+    task: str
+    model: str
+    runs: int
+    runs_with: int
+    matches: int
+    sampled: int
+    enrichment: Enrichment | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        found = self.enrichment
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "enrichment"}
+        if found is None:
+            return {**known, "enrichment": None}
+        told = {
+            "found": found.found,
+            "expected": round(found.expected, 4),
+            "score": None if found.score is None else round(found.score, 4),
+            "p_value": round(found.p_value, 4),
+            "randomised": len(found.counts),
+        }
+        return {**known, "enrichment": told}

@@ -60,7 +60,8 @@ def finish(work: Work, circuit: Circuit, answers: Sequence[Labeling]) -> Run:
     labels = [label for answer in answers for label in answer.labels]
     work.judge(labels)
     work.summarise(circuit)
-    work.store.add_motifs(work.store.match(work.header.id, work.plugins.patterns()))
+    motifs = work.store.match(work.header.id, work.plugins.patterns())
+    work.store.add_motifs(work.header.id, motifs)
     work.end(complete=not any(answer.failure for answer in answers))
     return work.store.get(work.header.id)
 

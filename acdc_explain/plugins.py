@@ -15,6 +15,7 @@ import pluggy
 
 from .errors import UserError
 from .hookspecs import PROJECT, Hooks
+from .pattern import Pattern
 
 if TYPE_CHECKING:
     from .answer_key import AnswerKey
@@ -91,7 +92,11 @@ class Plugins:
         return self.registered("register_answer_keys")
 
     def patterns(self) -> dict[str, str]:
-        return self.registered("register_patterns")
+        """Raises UserError if one cannot be read."""
+        found: dict[str, str] = self.registered("register_patterns")
+        for text in found.values():
+            Pattern.parse(text)
+        return found
 
     def prompts(self) -> dict[str, Path]:
         return self.registered("register_prompts")

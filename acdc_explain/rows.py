@@ -1,4 +1,7 @@
-"""Records as rows of the store's tables, and back."""
+"""Records as rows of the store's tables, and back.
+
+`number` is the store's own number of the circuit or run that a record belongs to.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .circuit import Edge, Node
+from .circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
@@ -20,7 +23,37 @@ from .verdict import Verdict
 Row = tuple[Any, ...]
 
 
-def run_row(header: RunHeader) -> tuple[Any, ...]:
+CIRCUIT_BITS = 32  # a key: the circuit's number, then the node's place in the forward pass
+
+
+def node_key(number: int, node: Node) -> int:
+    """The key of a node, wherever it is read: sorts by circuit, then in the forward pass' order."""
+    base = node.base
+    if base == INPUT:
+        place = 0
+    elif base == LOGITS:
+        place = (1 << 31) - 1
+    else:
+        assert node.layer is not None
+        within = {"attn": 0, "head": 1 + (node.head or 0), "mlp": 4095}[node.kind]
+        place = (node.layer + 1) * 4096 + within
+    return (number << CIRCUIT_BITS) + place
+
+
+def node_of(key: int) -> Node:
+    """The node of a key."""
+    place = key & ((1 << CIRCUIT_BITS) - 1)
+    if place == 0:
+        return INPUT
+    if place == (1 << 31) - 1:
+        return LOGITS
+    layer, within = divmod(place, 4096)
+    if within == 4095:
+        return Node("mlp", layer - 1)
+    return Node("attn", layer - 1) if within == 0 else Node("head", layer - 1, within - 1)
+
+
+def run_row(header: RunHeader, number: int) -> tuple[Any, ...]:
     return (
         header.id,
         header.task,
@@ -33,6 +66,7 @@ def run_row(header: RunHeader) -> tuple[Any, ...]:
         header.seed,
         canonical_json(header.settings),
         canonical_json(header.versions),
+        number,
     )
 
 
@@ -41,11 +75,56 @@ def to_header(row: Row) -> RunHeader:
     return RunHeader(*values)
 
 
-def edge_row(circuit_id: str, number: int, edge: Edge) -> tuple[Any, ...]:
+def circuit_row(circuit: Circuit, number: int) -> tuple[Any, ...]:
+    found = circuit.faithfulness
+    return (
+        circuit.id,
+        circuit.task_id,
+        circuit.model_id,
+        circuit.discoverer,
+        canonical_json(circuit.settings),
+        circuit.n_edges_total,
+        circuit.n_edges_tested,
+        found.metric,
+        found.clean,
+        found.circuit,
+        found.corrupt,
+        circuit.seconds,
+        circuit.forward_seconds,
+        found.random,
+        canonical_json({str(edge): share for edge, share in circuit.alternatives.items()}),
+        circuit.n_layers,
+        number,
+    )
+
+
+def to_circuit(row: Row, edges: Sequence[Row]) -> Circuit:
+    """From the circuit's row and the rows of its edges, in order."""
+    return Circuit(
+        task_id=row[1],
+        model_id=row[2],
+        discoverer=row[3],
+        settings=json.loads(row[4]),
+        edges=tuple(map(to_edge, edges)),
+        n_edges_total=row[5],
+        n_edges_tested=row[6],
+        faithfulness=Faithfulness(row[7], row[8], row[9], row[10], row[13]),
+        seconds=row[11],
+        forward_seconds=row[12],
+        alternatives={Edge.parse(name): share for name, share in json.loads(row[14]).items()},
+        n_layers=row[15],
+    )
+
+
+def node_row(circuit_id: str, number: int, node: Node) -> tuple[Any, ...]:
+    return circuit_id, str(node), node.kind, node.layer, node.head, node_key(number, node)
+
+
+def edge_row(circuit_id: str, number: int, at: int, edge: Edge) -> tuple[Any, ...]:
     """Places have columns of their own, so that patterns match nodes wherever they are read."""
     return (
         circuit_id,
-        number,
+        at,
         str(edge.src.base),
         str(edge.dst.base),
         edge.port,
@@ -53,15 +132,17 @@ def edge_row(circuit_id: str, number: int, edge: Edge) -> tuple[Any, ...]:
         edge.src.place,
         edge.dst.place,
         edge.share,
+        node_key(number, edge.src),
+        node_key(number, edge.dst),
     )
 
 
 def to_edge(row: Sequence[Any]) -> Edge:
-    _, _, src, dst, port, effect, src_place, dst_place, share = row
+    _, _, src, dst, port, effect, src_place, dst_place, share = row[:9]
     return Edge(Node.parse(src).at(src_place), Node.parse(dst).at(dst_place), port, effect, share)
 
 
-def evidence_row(evidence: Evidence) -> tuple[Any, ...]:
+def evidence_row(evidence: Evidence, number: int | None) -> tuple[Any, ...]:
     return (
         evidence.id,
         evidence.circuit_id,
@@ -69,6 +150,7 @@ def evidence_row(evidence: Evidence) -> tuple[Any, ...]:
         evidence.collector,
         canonical_json(evidence.settings),
         canonical_json(evidence.facts),
+        number,
     )
 
 
@@ -92,7 +174,11 @@ def exchange_row(exchange: Exchange) -> tuple[Any, ...]:
     )
 
 
-def label_row(label: Label) -> tuple[Any, ...]:
+def to_exchange(row: Sequence[Any]) -> Exchange:
+    return Exchange(*row[1:])
+
+
+def label_row(label: Label, number: int | None) -> tuple[Any, ...]:
     return (
         label.id,
         label.circuit_id,
@@ -104,14 +190,23 @@ def label_row(label: Label) -> tuple[Any, ...]:
         label.confidence,
         canonical_json(label.evidence_ids),
         label.exchange_id,
+        number,
     )
 
 
-def labeling_row(labeling: Labeling) -> tuple[Any, ...]:
+def labeling_row(labeling: Labeling, number: int | None) -> tuple[Any, ...]:
     first = labeling.labels[0]
     ids = canonical_json([label.id for label in labeling.labels])
     exchange_ids = canonical_json(labeling.exchange_ids)
-    return labeling.question_id, first.circuit_id, str(first.node), first.labeler, ids, exchange_ids
+    return (
+        labeling.question_id,
+        first.circuit_id,
+        str(first.node),
+        first.labeler,
+        ids,
+        exchange_ids,
+        number,
+    )
 
 
 def failure_row(run_id: str, failure: Failure) -> tuple[Any, ...]:
@@ -145,7 +240,7 @@ def to_label(row: Sequence[Any]) -> Label:
     )
 
 
-def verdict_row(verdict: Verdict) -> tuple[Any, ...]:
+def verdict_row(verdict: Verdict, number: int | None) -> tuple[Any, ...]:
     return (
         verdict.id,
         verdict.label_id,
@@ -156,12 +251,17 @@ def verdict_row(verdict: Verdict) -> tuple[Any, ...]:
         verdict.percentile,
         verdict.n,
         verdict.reason,
+        number,
     )
 
 
-def motif_row(motif: Motif) -> tuple[Any, ...]:
+def motif_row(motif: Motif, number: int | None) -> tuple[Any, ...]:
     nodes = canonical_json(motif.nodes)
-    return motif.id, motif.pattern, motif.run_id, motif.circuit_id, nodes
+    return motif.id, motif.pattern, motif.run_id, motif.circuit_id, nodes, number
+
+
+def to_verdict(row: Sequence[Any]) -> Verdict:
+    return Verdict(*row[1:9])
 
 
 def to_motif(row: Sequence[Any]) -> Motif:

@@ -117,6 +117,7 @@ def circuit_document(circuit: Circuit) -> dict[str, Any]:
         "settings": plain(circuit.settings),
         "n_edges_total": circuit.n_edges_total,
         "n_edges_tested": circuit.n_edges_tested,
+        "n_layers": circuit.n_layers,
         "nodes": [str(node) for node in circuit.nodes],
         "edges": [_edge(edge) for edge in circuit.edges],
         "alternatives": {str(edge): share for edge, share in circuit.alternatives.items()},
@@ -226,6 +227,8 @@ def _check(run: Run) -> None:
             header.seed,
             *(e.effect for e in run.circuit.edges),
         ]
+        if run.circuit.n_layers is not None:
+            numbers.append(run.circuit.n_layers)
         if not all(isinstance(number, (int, float)) for number in numbers):
             raise ValueError("circuit: metric, seconds and effects must be numbers")
 
@@ -305,4 +308,5 @@ def _read_circuit(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Circuit:
         seconds=entry["seconds"],
         forward_seconds=entry["forward_seconds"],
         alternatives={Edge.parse(e): share for e, share in entry.get("alternatives", {}).items()},
+        n_layers=entry.get("n_layers"),
     )

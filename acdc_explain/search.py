@@ -1,33 +1,27 @@
-"""Searches over all runs, as SQL: labeled components, and paths of them."""
+"""Searches over all runs, as SQL: components by role, text or likeness, and paths of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .circuit import Node
-from .motif import ANY, Pattern, step_names
-from .verdict import WORST_FIRST
+from .errors import UserError
+from .matching import Query, compile_paths
+from .pattern import Pattern
+from .rows import node_of
 
-LABELED = f"""
-WITH outcomes AS (
-    SELECT run_id, label_id,
-        arg_min(outcome, list_position({list(WORST_FIRST)}, outcome)) AS outcome
-    FROM run_verdicts JOIN verdicts ON verdicts.id = run_verdicts.verdict_id
-    GROUP BY run_id, label_id
-), labeled AS (
-    SELECT run_labels.run_id, labels.*, outcomes.outcome
-    FROM run_labels JOIN labels ON labels.id = run_labels.label_id
-    LEFT JOIN outcomes ON outcomes.label_id = labels.id AND outcomes.run_id = run_labels.run_id
-)
-"""
-"""Every label of every run with the worst of its verdicts: a contradicted label is downgraded."""
+MOST_WORDS = 16
+K1, B = 1.2, 0.75  # of BM25, as Lucene and DuckDB's fts have them
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A search result: the labeled component, or each step of a pattern with its node."""
+    """A search result: the labeled component, or each step of a pattern with its node.
+
+    `score`: how well it fits a text (BM25) or how alike it is (cosine), where that was asked.
+    """
 
     run_id: str
     task: str
@@ -37,21 +31,7 @@ class Match:
     outcome: str | None
     confidence: float | None
     description: str
-
-
-@dataclass
-class Query:
-    """A WHERE clause in the making; every value is a parameter."""
-
-    conditions: list[str] = field(default_factory=lambda: ["TRUE"])
-    values: list[Any] = field(default_factory=list)
-
-    def add(self, condition: str, *values: Any) -> None:
-        self.conditions.append(condition)
-        self.values += values
-
-    def where(self) -> str:
-        return " AND ".join(self.conditions)
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,88 +43,184 @@ class Filters:
     verdict: str | None = None
     task: str | None = None
     model: str | None = None
-    run_id: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The different words of the text. Raises UserError if they are too many."""
+        words = list(dict.fromkeys((self.text or "").lower().split()))
+        if len(words) > MOST_WORDS:
+            raise UserError(
+                f"A text search takes at most {MOST_WORDS} words; this has {len(words)}."
+            )
+        return words
 
     def on_run(self, query: Query) -> None:
+        """Of table r, runs."""
         if self.task is not None:
-            query.add("r.task = ?", self.task)
+            query.conditions.append(f"r.task = {query.value(self.task)}")
         if self.model is not None:
-            query.add("(r.model = ? OR r.model_id = ?)", self.model, self.model)
-        if self.run_id is not None:
-            query.add("r.id = ?", self.run_id)
+            name = query.value(self.model)
+            query.conditions.append(f"(r.model = {name} OR r.model_id = {name})")
 
-    def on_labels(self, query: Query, labels: list[str]) -> None:
-        """Every label has the verdict; some label has the role, some all words of the text."""
-        if self.verdict is not None:
-            for label in labels:
-                query.add(f"{label}.outcome = ?", self.verdict)
+    def on_standing(self, query: Query) -> None:
+        """Of table s, standings."""
         if self.role is not None:
-            some = " OR ".join(f"{label}.role = ?" for label in labels) or "FALSE"
-            query.add(f"({some})", *[self.role] * len(labels))
-        words = (self.text or "").lower().split()
-        if words:
-            each = " AND ".join(
-                "contains(lower({0}.role || ' ' || {0}.description), ?)" for _ in words
-            )
-            some = " OR ".join(f"({each.format(label)})" for label in labels) or "FALSE"
-            query.add(f"({some})", *words * len(labels))
+            query.conditions.append(f"s.role = {query.value(self.role)}")
+        if self.verdict is not None:
+            query.conditions.append(f"s.outcome = {query.value(self.verdict)}")
 
 
-def labels_query(filters: Filters, limit: int | None) -> tuple[str, list[Any]]:
-    """Labeled components, those of the newest run first. Rows: see `label_match`."""
-    query = Query()
+COLUMNS = "r.id, r.task, r.model, s.key, s.role, s.outcome, s.confidence, s.description"
+SAYS = "contains(lower({0}.role || ' ' || {0}.description), {1})"
+
+
+def labels_query(filters: Filters, limit: int | None) -> tuple[str, Mapping[str, Any]]:
+    """Labeled components, the best fit to the text first, else those of the newest run."""
+    query = Query(conditions=["s.role IS NOT NULL"])
     filters.on_run(query)
-    filters.on_labels(query, ["l"])
-    sql = f"""{LABELED}
-        SELECT r.id, r.task, r.model, l.node, l.role, l.outcome, l.confidence, l.description
-        FROM runs r JOIN labeled l ON l.run_id = r.id WHERE {query.where()}
-        ORDER BY r.created_at DESC, r.id, l.confidence DESC, l.node {_limit(limit)}"""
+    filters.on_standing(query)
+    score = _score(filters.words, query)
+    sql = f"""{_with(query)} SELECT {COLUMNS}, {score} AS score
+        FROM standings AS s JOIN runs AS r ON r.number = s.run WHERE {query.where()}
+        ORDER BY score DESC NULLS LAST, r.created_at DESC, r.id, s.confidence DESC, s.key, s.role
+        {_limit(limit)}"""
     return sql, query.values
+
+
+def _score(words: Sequence[str], query: Query) -> str:
+    """BM25 of table s, of which only what says every word is left.
+
+    A word counts wherever it occurs, within others too (`copy` in `copying`).
+    """
+    if not words:
+        return "NULL"
+    names = [query.value(word) for word in words]
+    counts = ", ".join(
+        f"count_if({SAYS.format('standings', name)}) AS n{i}" for i, name in enumerate(names)
+    )
+    query.tables.append(
+        f"counts AS MATERIALIZED (SELECT count(*) AS n, avg(length(role) + 1 + length(description))"
+        f" AS mean, {counts} FROM standings WHERE role IS NOT NULL)"
+    )
+    query.conditions += [SAYS.format("s", name) for name in names]
+    text = "lower(s.role || ' ' || s.description)"
+    terms = []
+    for i, name in enumerate(names):
+        times = f"(length({text}) - length(replace({text}, {name}, ''))) / length({name})"
+        rare = f"(SELECT ln(1 + (n - n{i} + 0.5) / (n{i} + 0.5)) FROM counts)"
+        norm = f"{K1} * (1 - {B} + {B} * length({text}) / (SELECT mean FROM counts))"
+        terms.append(f"{rare} * {times} * {K1 + 1} / ({times} + {norm})")
+    return " + ".join(terms)
 
 
 def label_match(row: tuple[Any, ...]) -> Match:
-    run_id, task, model, node, role, outcome, confidence, description = row
-    nodes = {role: Node.parse(node)}
-    return Match(run_id, task, model, nodes, role, outcome, confidence, description)
+    run_id, task, model, key, role, outcome, confidence, description, score = row
+    nodes = {role or "component": node_of(key)}
+    score = None if score is None else round(score, 4)
+    return Match(
+        run_id, task, model, nodes, role or "", outcome, confidence, description or "", score
+    )
 
 
-def paths_query(pattern: Pattern, filters: Filters, limit: int | None) -> tuple[str, list[Any]]:
-    """Paths of kept edges whose nodes bear the pattern's roles: one self-join of the edges."""
+def paths_query(
+    pattern: Pattern, filters: Filters, limit: int | None, run: int | None = None
+) -> tuple[str, Mapping[str, Any]]:
+    """Paths whose nodes fit a pattern, those of the newest run first. Rows: see `path_match`.
+
+    With a role or a text, paths through a node that has it. `run`: the number of a run to look in.
+    """
     query = Query()
-    joins: list[str] = []
-    nodes = ["e1.src"]
-    for place, port in enumerate(pattern.ports, start=1):
-        on = f"e{place}.circuit_id = r.circuit_id"
-        on += f" AND e{place}.src = e{place - 1}.dst" if place > 1 else ""
-        joins.append(f"JOIN edges e{place} ON {on}")
-        nodes.append(f"e{place}.dst")
-        if port is not None:
-            query.add(f"e{place}.port = ?", port)
-    labels: list[str] = []
-    for place, (step, node) in enumerate(zip(pattern.steps, nodes)):
-        if step == ANY:
-            query.add(f"{node} NOT IN ('input', 'logits')")
-        elif step in ("input", "logits"):
-            query.add(f"{node} = ?", step)
-        else:
-            labels.append(f"l{place}")
-            joins.append(
-                f"JOIN labeled l{place} ON l{place}.run_id = r.id AND l{place}.node = {node}"
-            )
-            query.add(f"l{place}.role = ?", step)
+    paths = compile_paths(pattern, query, filters.verdict, run)
     filters.on_run(query)
-    filters.on_labels(query, labels)
-    sql = f"""{LABELED}
-        SELECT DISTINCT r.created_at, r.id, r.task, r.model, {", ".join(nodes)}
-        FROM runs r {" ".join(joins)} WHERE {query.where()}
-        ORDER BY r.created_at DESC, r.id, {", ".join(nodes)} {_limit(limit)}"""
+    if filters.role is not None:
+        having = f"SELECT run, key FROM standings WHERE role = {query.value(filters.role)}"
+        query.conditions.append(_some(paths.run, paths.keys, having))
+    if words := filters.words:
+        says = " AND ".join(SAYS.format("standings", query.value(word)) for word in words)
+        having = f"SELECT run, key FROM standings WHERE {says}"
+        query.conditions.append(_some(paths.run, paths.keys, having))
+    sql = f"""{_with(query)} SELECT DISTINCT r.created_at, r.id, r.task, r.model,
+        {", ".join(f"{key} AS k{i}" for i, key in enumerate(paths.keys))}
+        FROM {paths.source} JOIN runs AS r ON r.number = {paths.run} WHERE {query.where()}
+        ORDER BY r.created_at DESC, r.id, {", ".join(f"k{i}" for i in range(len(paths.keys)))}
+        {_limit(limit)}"""
     return sql, query.values
 
 
+def count_query(pattern: Pattern, run: int | None = None) -> tuple[str, Mapping[str, Any]]:
+    """How many paths fit a pattern in each run that has any: the run's number, the count."""
+    query = Query()
+    paths = compile_paths(pattern, query, run=run)
+    keys = ", ".join(f"{key} AS k{i}" for i, key in enumerate(paths.keys))
+    sql = f"""{_with(query)} SELECT run, count(*) FROM
+        (SELECT DISTINCT {paths.run} AS run, {keys} FROM {paths.source} WHERE {query.where()})
+        GROUP BY run"""
+    return sql, query.values
+
+
+def _some(run: str, keys: Sequence[str], having: str) -> str:
+    return "(" + " OR ".join(f"({run}, {key}) IN ({having})" for key in keys) + ")"
+
+
 def path_match(pattern: Pattern, row: tuple[Any, ...]) -> Match:
-    _, run_id, task, model, *nodes = row
-    named = dict(zip(step_names(pattern.steps), map(Node.parse, nodes)))
+    _, run_id, task, model, *keys = row
+    named = dict(zip(pattern.step_names, map(node_of, keys)))
     return Match(run_id, task, model, named, "", None, None, pattern.text)
+
+
+def like_query(
+    vector: Sequence[float], node: Node, model_id: str, own: bool, filters: Filters, limit: int
+) -> tuple[str, Mapping[str, Any]]:
+    """Components of a node's kind with the nearest fingerprints: its model's own, or all others'.
+
+    One row for every label of each; rows: as in `label_match`, with the model's id in front.
+    """
+    query = Query()
+    conditions = ["vector IS NOT NULL", f"kind = {query.value(node.kind)}"]
+    name = query.value(model_id)
+    conditions += (
+        [f"model_id = {name}", f"node <> {query.value(str(node))}"]
+        if own
+        else [f"model_id <> {name}"]
+    )
+    filters.on_run(query)
+    filters.on_standing(query)
+    query.conditions += [SAYS.format("s", query.value(word)) for word in filters.words]
+    joined = "standings AS s JOIN runs AS r ON r.number = s.run"
+    if filters != Filters():
+        conditions.append(f"key IN (SELECT s.key FROM {joined} WHERE {query.where()})")
+    place = query.value(list(vector))
+    query.tables.append(  # of vectors of length 1 the inner product is the cosine
+        f"near AS MATERIALIZED (SELECT key, model_id, array_inner_product(vector, "
+        f"{place}::FLOAT[{len(vector)}]) AS score FROM fingerprints "
+        f"WHERE {' AND '.join(conditions)} ORDER BY score DESC, key LIMIT {int(limit)})"
+    )
+    sql = f"""{_with(query)} SELECT near.model_id, {COLUMNS}, near.score
+        FROM {joined} JOIN near ON near.key = s.key WHERE {query.where()}
+        ORDER BY near.score DESC, near.key, s.run DESC"""
+    return sql, query.values
+
+
+def likenesses(
+    rows: Sequence[tuple[Any, ...]], roles: Collection[str], limit: int
+) -> list[tuple[Any, ...]]:
+    """A row for each component of each model, in the order of its nearest fingerprint.
+
+    Of its labels in all runs, one that names one of `roles`, and rather a supported one.
+    """
+    labels: dict[tuple[str, Node], list[tuple[Any, ...]]] = {}
+    for model_id, *row in rows:
+        labels.setdefault((model_id, node_of(row[3])), []).append(tuple(row))
+
+    def telling(row: tuple[Any, ...]) -> tuple[bool, bool, float]:
+        role, outcome, confidence = row[4:7]
+        return role in roles, outcome == "supported", confidence or 0.0
+
+    return [(*max(each, key=telling)[:8], each[0][8]) for each in labels.values()][:limit]
+
+
+def _with(query: Query) -> str:
+    return f"WITH RECURSIVE {', '.join(query.tables)}" if query.tables else ""
 
 
 def _limit(limit: int | None) -> str:

@@ -3,30 +3,65 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from . import rows
-from .circuit import Circuit, Edge, Faithfulness
+from .circuit import Circuit, Node
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
+from .indexing import index_all, index_nodes, index_run
 from .label import Label, Labeling
-from .motif import Motif, Pattern
+from .motif import Enrichment, Motif
+from .pattern import Pattern
+from .plugins import load_plugins
 from .run import Run, RunHeader
-from .schema import MIGRATIONS, VERSION
-from .search import Filters, Match, label_match, labels_query, path_match, paths_query
+from .schema import MIGRATIONS, VERSION, Connection
+from .search import (
+    Filters,
+    Match,
+    count_query,
+    label_match,
+    labels_query,
+    like_query,
+    likenesses,
+    path_match,
+    paths_query,
+)
 from .summary import Summary
 from .task import Task
-from .verdict import Judging, Verdict
+from .verdict import Judging
 from .verifying import problems
+from .writing import (
+    IDENTITY,
+    add_circuit,
+    add_evidence,
+    add_exchanges,
+    add_found,
+    add_header,
+    add_judgings,
+    add_keyed,
+    add_labelings,
+    add_labels,
+    add_motifs,
+    add_verdicts,
+    append,
+    link,
+    link_labels,
+    number_of,
+)
 
 LOCK_SECONDS = 30.0
 CONFIG: dict[str, Any] = {
@@ -35,11 +70,27 @@ CONFIG: dict[str, Any] = {
     "enable_external_access": True,  # the file itself; switched off right after opening
 }
 
-_turn = threading.Lock()  # DuckDB refuses a second connection while a thread closes the first
+_turn = threading.Lock()  # one thread of a process at a time: there is one engine
+_engines: list[
+    tuple[int, duckdb.DuckDBPyConnection]
+] = []  # those of processes forked from are kept
+
+
+def _engine() -> duckdb.DuckDBPyConnection:
+    """DuckDB without a file. Starting it takes ten times as long as attaching a store to it."""
+    if not _engines or _engines[-1][0] != os.getpid():
+        _engines.append((os.getpid(), duckdb.connect(":memory:", config=CONFIG)))
+    return _engines[-1][1]
+
+
+def _stop_engine() -> None:
+    """After an error it may be of no more use."""
+    if _engines and _engines[-1][0] == os.getpid():
+        _engines.pop()[1].close()
 
 
 class Store:
-    """Append-only: adding a record that is there changes nothing. No connection is kept open."""
+    """Append-only: adding a record that is there changes nothing. The file is not kept open."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -53,60 +104,99 @@ class Store:
     # --- opening -------------------------------------------------------------------------------
 
     @contextmanager
-    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _open(self) -> Iterator[Connection]:
         """A connection inside one transaction; commits if the body ends well."""
-        with _turn:
-            connection = self._connect()
+        with self._attached() as connection:
             try:
+                found = self._version(connection)
                 connection.execute("BEGIN")
-                self._migrate(connection)
+                if found != VERSION:
+                    self._migrate(connection, found)
                 yield connection
                 connection.execute("COMMIT")
             except duckdb.Error as error:
-                raise UserError(f"{self.path}: {_first_line(error)}") from error
-            finally:
-                connection.close()
+                _stop_engine()
+                raise self._failed(error) from error
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
+    @contextmanager
+    def _attached(self) -> Iterator[Connection]:
+        """A connection to the file, which no other process can open until the end."""
+        with _turn:
+            connection = self._attach()
             try:
-                return duckdb.connect(str(self.path), config=CONFIG)
+                connection.execute("USE store")
+                yield connection
+            finally:
+                try:
+                    with suppress(duckdb.TransactionException):
+                        connection.execute("ROLLBACK")  # of what an error left undone
+                    connection.execute("USE memory")
+                    connection.execute("DETACH store")
+                except duckdb.Error:
+                    _stop_engine()  # which closes the file too
+
+    def _failed(self, error: duckdb.Error) -> UserError:
+        if self._read_only:
+            return UserError(
+                f"{self.path} may only be read: nothing was written; use a copy, or another --db."
+            )
+        return UserError(f"{self.path}: {_first_line(error)}")
+
+    @property
+    def _read_only(self) -> bool:
+        """May be searched and exported all the same."""
+        return self.path.exists() and not os.access(self.path, os.W_OK)
+
+    def _attach(self) -> Connection:
+        deadline = time.monotonic() + LOCK_SECONDS
+        how = "READ_ONLY" if self._read_only else "READ_WRITE"
+        while True:
+            engine = _engine()
+            try:
+                engine.execute(f"ATTACH ? AS store ({how})", [str(self.path)])
+                return engine
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
+                if "lock on file" not in str(error):
                     raise UserError(
                         f"{self.path} cannot be opened: {_first_line(error)}"
                     ) from error
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"{self.path} is in use by another process, still after "
-                        f"{LOCK_SECONDS:.0f} s ({_first_line(error)}); stop it or use another --db."
+                        f"{self.path} is in use by {_holder(error)}, still after "
+                        f"{LOCK_SECONDS:.0f} s; wait for it, stop it, or use another --db."
                     ) from error
-                time.sleep(0.05)
+                time.sleep(random.uniform(0.005, 0.05))  # or two that wait always meet again
             except (duckdb.Error, RuntimeError) as error:
+                _stop_engine()
                 raise UserError(
                     f"{self.path} is no DuckDB store ({_first_line(error)}); give another --db."
                 ) from error
 
-    def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
-        tables = {name for (name,) in connection.execute("SHOW TABLES").fetchall()}
-        if tables and "meta" not in tables:
-            raise UserError(
-                f"{self.path} is a database of something else (it has a table {min(tables)!r}); "
-                "give another --db."
-            )
-        connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT)")
-        row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        found = row[0] if row else 0
+    def _version(self, connection: Connection) -> int:
+        """Of the schema; 0: a new file."""
+        try:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        except duckdb.CatalogException:
+            tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
+            if tables:
+                raise UserError(
+                    f"{self.path} is a database of something else (it has a table "
+                    f"{min(tables)!r}); give another --db."
+                ) from None
+            return 0
+        return row[0] if row else 0
+
+    def _migrate(self, connection: Connection, found: int) -> None:
         if found > VERSION:
             raise UserError(
                 f"{self.path} was written by a newer acdc-explain (schema {found}, this one knows "
                 f"{VERSION}); upgrade with `pip install -U acdc-explain`."
             )
-        if found == VERSION:
-            return
+        if found == 0:
+            connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value BIGINT)")
         for step in MIGRATIONS[found:]:
             connection.execute(step)
+        index_all(connection)
         connection.execute(
             "INSERT INTO meta VALUES ('schema', ?) "
             "ON CONFLICT DO UPDATE SET value = excluded.value",
@@ -117,51 +207,36 @@ class Store:
 
     def add_task(self, task: Task) -> None:
         with self._open() as connection:
-            _insert(connection, "tasks", [(task.id, task.name, canonical_json(task))])
+            add_keyed(connection, "tasks", [(task.id, task.name, canonical_json(task))])
 
     def add_header(self, header: RunHeader) -> None:
         """Add a run, or bring its status and circuit up to date."""
         with self._open() as connection:
-            _insert(connection, "runs", [rows.run_row(header)])
-            connection.execute(
-                "UPDATE runs SET status = ?, circuit_id = ? WHERE id = ?",
-                [header.status, header.circuit_id, header.id],
-            )
+            add_header(connection, header)
+            index_run(connection, header.id)
 
     def add_circuit(self, circuit: Circuit) -> None:
         with self._open() as connection:
-            _insert_circuit(connection, circuit)
+            add_circuit(connection, circuit)
 
     def add_evidence(self, run_id: str, evidence: Sequence[Evidence]) -> None:
         with self._open() as connection:
-            _insert(connection, "evidence", map(rows.evidence_row, evidence))
-            _insert(connection, "run_evidence", [(run_id, e.id) for e in evidence])
+            add_evidence(connection, run_id, evidence)
+            _index_evidence(connection, evidence)
 
     def add_exchange(self, run_id: str | None, exchange: Exchange) -> None:
         """Of a run, or of none: a benchmark's."""
         with self._open() as connection:
-            _insert(connection, "exchanges", [rows.exchange_row(exchange)])
-            if run_id is not None:
-                _insert(connection, "run_exchanges", [(run_id, exchange.id)])
+            add_exchanges(connection, run_id, [exchange])
 
     def add_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
         """Answers to questions: labels, or failures. Labels of a node end its failure."""
-        labels = [label for answer in labelings for label in answer.labels]
-        evidence = [answer.evidence for answer in labelings if answer.evidence is not None]
-        failures = [answer.failure for answer in labelings if answer.failure is not None]
         with self._open() as connection:
-            _insert(connection, "evidence", map(rows.evidence_row, evidence))
-            _insert(connection, "run_evidence", [(run_id, e.id) for e in evidence])
-            _insert(connection, "labels", map(rows.label_row, labels))
-            _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
-            _insert(connection, "labelings", [rows.labeling_row(x) for x in labelings if x.labels])
-            _forget_failures(connection, run_id, labels)
-            _insert(
-                connection,
-                "failures",
-                [rows.failure_row(run_id, failure) for failure in failures],
-                "UPDATE SET labeler = excluded.labeler, reason = excluded.reason",
-            )
+            evidence = [x.evidence for x in labelings if x.evidence is not None]
+            add_evidence(connection, run_id, evidence)
+            add_labels(connection, run_id, [label for x in labelings for label in x.labels])
+            add_labelings(connection, run_id, labelings)
+            index_run(connection, run_id)
 
     def link_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
         """Say that a run uses labels that an earlier run was given, with all behind them."""
@@ -169,10 +244,10 @@ class Store:
         exchanges = {name for answer in labelings for name in answer.exchange_ids}
         evidence = {name for label in labels for name in label.evidence_ids}
         with self._open() as connection:
-            _insert(connection, "run_labels", [(run_id, label.id) for label in labels])
-            _insert(connection, "run_exchanges", [(run_id, name) for name in exchanges])
-            _insert(connection, "run_evidence", [(run_id, name) for name in evidence])
-            _forget_failures(connection, run_id, labels)
+            link(connection, "exchanges", run_id, sorted(exchanges))
+            link(connection, "evidence", run_id, sorted(evidence))
+            link_labels(connection, run_id, labels)
+            index_run(connection, run_id)
 
     def add_summary(self, summary: Summary) -> None:
         """In place of an earlier one of the same run."""
@@ -180,90 +255,105 @@ class Store:
             connection.execute(
                 "DELETE FROM summaries WHERE run_id = ? AND id <> ?", [summary.run_id, summary.id]
             )
-            _insert(connection, "summaries", [rows.summary_row(summary)])
+            add_keyed(connection, "summaries", [rows.summary_row(summary)])
 
     def add_judgings(self, run_id: str, judgings: Sequence[Judging]) -> None:
-        verdicts = [judging.verdict for judging in judgings]
         with self._open() as connection:
-            _insert(connection, "verdicts", map(rows.verdict_row, verdicts))
-            _insert(connection, "run_verdicts", [(run_id, verdict.id) for verdict in verdicts])
-            answers = [(judging.question_id, judging.verdict.id) for judging in judgings]
-            _insert(connection, "judgings", answers)
+            add_verdicts(connection, run_id, [judging.verdict for judging in judgings])
+            add_judgings(connection, run_id, judgings)
+            index_run(connection, run_id)
 
-    def add_motifs(self, motifs: Iterable[Motif]) -> None:
+    def add_motifs(self, run_id: str, motifs: Sequence[Motif]) -> None:
         with self._open() as connection:
-            _insert(connection, "motifs", map(rows.motif_row, motifs))
+            add_motifs(connection, run_id, motifs)
 
     def add_run(self, run: Run) -> bool:
-        """Add a whole run in one transaction. False if it is there already.
+        """Add a whole run. False if it is there already.
 
         Raises UserError if a run of the same id holds something else.
         """
+        return self.add_runs([run])[0]
+
+    def add_runs(self, runs: Iterable[Run]) -> list[bool]:
+        """Add whole runs in one transaction: all or none. Which were not there before."""
         with self._open() as connection:
-            present = _headers(connection, "WHERE id = ?", [run.id])
-            if present:
-                held = present[0]
-                other_circuit = None not in (held.circuit_id, run.header.circuit_id) and (
-                    held.circuit_id != run.header.circuit_id
-                )
-                if other_circuit or held.settings != run.header.settings:
-                    raise UserError(
-                        f"{self.path} holds another run with the id {run.id}; nothing was imported."
-                    )
-                if held.status == "done" or run.header.status != "done":
-                    return False
-            _insert(connection, "runs", [rows.run_row(run.header)])
-            connection.execute(
-                "UPDATE runs SET status = ?, circuit_id = ? WHERE id = ?",
-                [run.header.status, run.header.circuit_id, run.id],
+            return [self._add_run(connection, run) for run in runs]
+
+    def _add_run(self, connection: Connection, run: Run) -> bool:
+        present = _headers(connection, "WHERE id = $id", {"id": run.id})
+        if present:
+            held = present[0]
+            other_circuit = None not in (held.circuit_id, run.header.circuit_id) and (
+                held.circuit_id != run.header.circuit_id
             )
-            if run.circuit is not None:
-                _insert_circuit(connection, run.circuit)
-            _insert_labeled(connection, run.id, run)
-            _insert(connection, "verdicts", map(rows.verdict_row, run.verdicts))
-            _insert(connection, "run_verdicts", [(run.id, v.id) for v in run.verdicts])
-            _insert(connection, "motifs", map(rows.motif_row, run.motifs))
-            _insert(connection, "summaries", map(rows.summary_row, filter(None, [run.summary])))
+            if other_circuit or held.settings != run.header.settings:
+                raise UserError(
+                    f"{self.path} holds another run with the id {run.id}; nothing was imported."
+                )
+            if held.status == "done" or run.header.status != "done":
+                return False
+        add_header(connection, run.header)
+        if run.circuit is not None:
+            add_circuit(connection, run.circuit)
+        add_found(connection, run.id, run)
+        add_verdicts(connection, run.id, run.verdicts)
+        add_motifs(connection, run.id, run.motifs)
+        add_keyed(connection, "summaries", map(rows.summary_row, filter(None, [run.summary])))
+        _index_evidence(connection, run.evidence)
+        index_run(connection, run.id)
         return True
 
     def add_labeled(self, run_id: str, run: Run) -> None:
         """Another run's evidence and labels, with all behind them, for a run that tests them."""
         with self._open() as connection:
-            _insert_labeled(connection, run_id, run)
+            add_found(connection, run_id, run)
+            index_run(connection, run_id)
 
     # --- getting -------------------------------------------------------------------------------
 
     def runs(self) -> list[RunHeader]:
         """All runs, the newest first."""
         with self._open() as connection:
-            return _headers(connection, "ORDER BY created_at DESC, id", [])
+            return _headers(connection, "ORDER BY created_at DESC, id")
 
     def header(self, run: str) -> RunHeader:
         """A run by id, unique prefix of an id, or `last`. Raises UserError."""
-        headers = self.runs()
-        if not headers:
-            raise UserError(f"{self.path} holds no run yet; make one with `acdc-explain run ioi`.")
-        if run == "last":
-            return headers[0]
-        found = [header for header in headers if header.id.startswith(run)]
+        with self._open() as connection:
+            return self._one(connection, run)
+
+    def _one(self, connection: Connection, run: str) -> RunHeader:
+        found = (
+            _headers(connection, "ORDER BY created_at DESC, id LIMIT 1")
+            if run == "last"
+            else _headers(connection, "WHERE starts_with(id, $name) ORDER BY id", {"name": run})
+        )
         if len(found) == 1:
             return found[0]
+        if not found and connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None:
+            raise UserError(f"{self.path} holds no run yet; make one with `acdc-explain run ioi`.")
         if not found:
-            raise UserError(f"{self.path} holds no run {run!r}; see `acdc-explain runs`.")
+            raise UserError(f"{self.path} holds no run {run[:80]!r}; see `acdc-explain runs`.")
         ids = ", ".join(header.id for header in found[:5])
         raise UserError(f"{run!r} is the beginning of {len(found)} runs ({ids}); write more of it.")
+
+    def status(self, run_id: str) -> str | None:
+        """Of the run with exactly this id; None if there is none."""
+        with self._open() as connection:
+            row = connection.execute("SELECT status FROM runs WHERE id = ?", [run_id]).fetchone()
+        return row[0] if row else None
 
     def get(self, run: str) -> Run:
         """A run with everything found, by id, prefix or `last`. Raises UserError."""
         header = self.header(run)
         with self._open() as connection:
             circuit = _circuit(connection, header.circuit_id) if header.circuit_id else None
-            evidence = _linked(connection, "evidence", "run_evidence", "evidence_id", header.id)
-            labels = _linked(connection, "labels", "run_labels", "label_id", header.id)
-            exchanges = _linked(connection, "exchanges", "run_exchanges", "exchange_id", header.id)
-            verdicts = _linked(connection, "verdicts", "run_verdicts", "verdict_id", header.id)
+            number = number_of(connection, "runs", header.id)
+            evidence, labels, exchanges, verdicts = (
+                _linked(connection, things, number, header.circuit_id)
+                for things in ("evidence", "labels", "exchanges", "verdicts")
+            )
             motifs = connection.execute(
-                "SELECT * FROM motifs WHERE run_id = ? ORDER BY pattern, nodes", [header.id]
+                "SELECT * FROM motifs WHERE run = ? ORDER BY pattern, nodes", [number]
             ).fetchall()
             failures, summaries = (
                 connection.execute(
@@ -276,9 +366,9 @@ class Store:
             circuit,
             [rows.to_evidence(row) for row in evidence],
             [rows.to_label(row) for row in labels],
-            [Verdict(*row[1:]) for row in verdicts],
+            [rows.to_verdict(row) for row in verdicts],
             [rows.to_motif(row) for row in motifs],
-            [Exchange(*row[1:]) for row in exchanges],
+            [rows.to_exchange(row) for row in exchanges],
             [rows.to_failure(row) for row in failures],
             rows.to_summary(summaries[0]) if summaries else None,
         )
@@ -316,8 +406,12 @@ class Store:
     ) -> list[Evidence]:
         with self._open() as connection:
             found = connection.execute(
-                "SELECT * FROM evidence WHERE circuit_id = ? AND collector = ? AND settings = ?",
-                [circuit_id, collector, canonical_json(settings)],
+                "SELECT * FROM evidence WHERE circuit = ? AND collector = ? AND settings = ?",
+                [
+                    number_of(connection, "circuits", circuit_id),
+                    collector,
+                    canonical_json(settings),
+                ],
             ).fetchall()
         return [rows.to_evidence(row) for row in found]
 
@@ -328,7 +422,7 @@ class Store:
                 "SELECT * FROM exchanges WHERE request_id = ? AND reply IS NOT NULL ORDER BY id",
                 [request_id],
             ).fetchall()
-        return [Exchange(*row[1:]) for row in found]
+        return [rows.to_exchange(row) for row in found]
 
     def find_labelings(self, question_ids: Iterable[str]) -> list[Labeling]:
         """The answers that were given to the same questions before."""
@@ -356,7 +450,7 @@ class Store:
                 "WHERE list_contains(?, judgings.id)",
                 [list(question_ids)],
             ).fetchall()
-        return [Judging(question_id, Verdict(*row[1:])) for question_id, *row in found]
+        return [Judging(question_id, rows.to_verdict(row)) for question_id, *row in found]
 
     def task(self, task_id: str) -> Task:
         """A stored task. Raises KeyError."""
@@ -380,24 +474,20 @@ class Store:
         """
         new, before = self.path.with_name(f"{self.path.name}.new"), self.path.stat().st_size
         new.unlink(missing_ok=True)
-        with self._open() as connection:
+        with self._open():
             pass  # brought up to date
-        with _turn:
-            connection = self._connect()
+        with self._attached() as connection:
             try:
                 connection.execute("ATTACH ? AS compacted", [str(new)])
-                name = connection.execute("SELECT current_database()").fetchone()
-                assert name is not None
-                connection.execute(f'COPY FROM DATABASE "{name[0]}" TO compacted')
+                connection.execute("COPY FROM DATABASE store TO compacted")
                 connection.execute("DETACH compacted")
                 new.replace(self.path)  # others wait for the old file's lock, then open this one
             except (duckdb.Error, OSError) as error:
+                _stop_engine()
                 new.unlink(missing_ok=True)
                 raise UserError(
                     f"{self.path} was not compacted and is as it was: {_first_line(error)}"
                 ) from error
-            finally:
-                connection.close()
         return before, self.path.stat().st_size
 
     def write_parquet(self, folder: Path) -> dict[str, int]:
@@ -423,120 +513,156 @@ class Store:
         *,
         role: str | None = None,
         pattern: str | None = None,
+        like: str | None = None,
         verdict: str | None = None,
         task: str | None = None,
         model: str | None = None,
         limit: int = 50,
     ) -> list[Match]:
-        """Labeled components, or with `pattern` paths of them, over all runs. Filters combine."""
-        query = None if pattern is None else Pattern.parse(pattern)
+        """Labeled components over all runs, or with `pattern` paths of them. Filters combine.
+
+        `like` is RUN:NODE: components that behave as that one does, those of other models first.
+        Raises UserError.
+        """
         filters = Filters(text, role, verdict, task, model)
+        if like is not None and pattern is not None:
+            raise UserError("A search is by pattern or by likeness, not both.")
+        if like is not None:
+            return self._search_like(like, filters, limit)
+        if pattern is not None:
+            return self._search_paths(Pattern.parse(pattern), filters, limit)
         with self._open() as connection:
-            if query is None:
-                found = connection.execute(*labels_query(filters, limit)).fetchall()
-                return [label_match(row) for row in found]
-            found = connection.execute(*paths_query(query, filters, limit)).fetchall()
-            return [path_match(query, row) for row in found]
+            found = connection.execute(*labels_query(filters, limit)).fetchall()
+            return [label_match(row) for row in found]
+
+    def _search_paths(self, pattern: Pattern, filters: Filters, limit: int) -> list[Match]:
+        with self._open() as connection:
+            known = _roles(connection)
+            if any(role not in known for role, _ in pattern.roles):
+                pattern.check({*known, *load_plugins().roles()})
+            found = connection.execute(*paths_query(pattern, filters, limit)).fetchall()
+        return [path_match(pattern, row) for row in found]
+
+    def _search_like(self, like: str, filters: Filters, limit: int) -> list[Match]:
+        run, node = _component(like)
+        with self._open() as connection:
+            header = self._one(connection, run)
+            key = rows.node_key(number_of(connection, "circuits", header.circuit_id), node)
+            row = connection.execute(
+                "SELECT vector FROM fingerprints WHERE key = ?", [key]
+            ).fetchone()
+            if row is None or row[0] is None:
+                raise UserError(
+                    f"Nothing was measured of {node} in run {header.id} that tells it from others; "
+                    "`acdc-explain show` lists its components."
+                )
+            roles = connection.execute("SELECT role FROM standings WHERE key = ?", [key]).fetchall()
+            found: list[tuple[Any, ...]] = []
+            for own in (False, True):
+                query = partial(like_query, row[0], node, header.model_id, own, filters)
+                wanted = limit - len(found)
+                found += _nearest(connection, query, {role for (role,) in roles}, wanted)
+            return [label_match(row) for row in found]
 
     def match(self, run_id: str, patterns: Mapping[str, str]) -> list[Motif]:
         """Where named patterns match in one run's labeled circuit."""
         header = self.header(run_id)
         motifs: list[Motif] = []
         with self._open() as connection:
+            number = number_of(connection, "runs", header.id)
             for name, text in patterns.items():
                 pattern = Pattern.parse(text)
-                query = paths_query(pattern, Filters(run_id=header.id), None)
+                query = paths_query(pattern, Filters(), None, number)
                 for row in connection.execute(*query).fetchall():
                     nodes = path_match(pattern, row).nodes
                     motifs.append(Motif(name, header.id, header.circuit_id or "", nodes))
         return motifs
 
+    # --- motifs --------------------------------------------------------------------------------
+
+    def labeled_runs(self) -> dict[tuple[str, str], list[str]]:
+        """By task and model, of each circuit with labels the newest run; the newest first."""
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT task, model, arg_max(id, (created_at, id)) AS newest FROM runs "
+                "WHERE number IN (SELECT run FROM standings WHERE role IS NOT NULL) "
+                "GROUP BY task, model, circuit_id "
+                "ORDER BY task, model, max(created_at) DESC, newest"
+            ).fetchall()
+        groups: dict[tuple[str, str], list[str]] = {}
+        for task, model, run_id in found:
+            groups.setdefault((task, model), []).append(run_id)
+        return groups
+
+    def count(self, pattern: Pattern) -> dict[str, int]:
+        """How many paths fit a pattern, by the id of the run; runs without any are left out."""
+        with self._open() as connection:
+            found = dict(connection.execute(*count_query(pattern)).fetchall())
+            ids = connection.execute("SELECT number, id FROM runs").fetchall()
+        return {run_id: found[number] for number, run_id in ids if number in found}
+
+    def standings(self, run_id: str) -> list[tuple[Any, ...]]:
+        """The rows of the table, as patterns see them."""
+        with self._open() as connection:
+            number = number_of(connection, "runs", run_id)
+            found: list[tuple[Any, ...]] = connection.execute(
+                "SELECT * FROM standings WHERE run = ?", [number]
+            ).fetchall()
+        return found
+
+    def circuit(self, run_id: str) -> Circuit | None:
+        with self._open() as connection:
+            header = _headers(connection, "WHERE id = $id", {"id": run_id})[0]
+            return _circuit(connection, header.circuit_id) if header.circuit_id else None
+
+    def enrichments(self, run_id: str) -> dict[str, Enrichment]:
+        """What was computed before, by the text of the pattern."""
+        with self._open() as connection:
+            number = number_of(connection, "runs", run_id)
+            found = connection.execute(
+                "SELECT pattern, found, counts FROM enrichments WHERE run = ?", [number]
+            ).fetchall()
+        return {text: Enrichment(n, tuple(counts)) for text, n, counts in found}
+
+    def add_enrichments(self, run_id: str, new: Mapping[str, Enrichment]) -> None:
+        with self._open() as connection:
+            number = number_of(connection, "runs", run_id)
+            values = [(number, text, one.found, list(one.counts)) for text, one in new.items()]
+            append(connection, "enrichments", values)
+
+
+@contextmanager
+def memory() -> Iterator[Connection]:
+    """A database with the tables of a store that is gone at the end."""
+    connection = duckdb.connect(":memory:", config=CONFIG)
+    try:
+        for step in MIGRATIONS:
+            connection.execute(step)
+        yield connection
+    finally:
+        connection.close()
+
 
 # --- helpers on an open connection -------------------------------------------------------------
 
 
-def _insert(
-    connection: duckdb.DuckDBPyConnection,
-    table: str,
-    new: Iterable[Sequence[Any]],
-    on_conflict: str = "NOTHING",
-) -> None:
-    """Add rows that are not there yet."""
-    values = [list(row) for row in new]
-    if values:
-        marks = ", ".join("?" * len(values[0]))
-        connection.executemany(
-            f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO {on_conflict}", values
-        )
+def _index_evidence(connection: Connection, evidence: Sequence[Evidence]) -> None:
+    for circuit_id in dict.fromkeys(item.circuit_id for item in evidence):
+        index_nodes(connection, circuit_id, {item.node for item in evidence})
 
 
-def _insert_circuit(connection: duckdb.DuckDBPyConnection, circuit: Circuit) -> None:
-    found = circuit.faithfulness
-    row = (
-        circuit.id,
-        circuit.task_id,
-        circuit.model_id,
-        circuit.discoverer,
-        canonical_json(circuit.settings),
-        circuit.n_edges_total,
-        circuit.n_edges_tested,
-        found.metric,
-        found.clean,
-        found.circuit,
-        found.corrupt,
-        circuit.seconds,
-        circuit.forward_seconds,
-        found.random,
-        canonical_json({str(edge): share for edge, share in circuit.alternatives.items()}),
-    )
-    _insert(connection, "circuits", [row])
-    nodes = [(circuit.id, str(n), n.kind, n.layer, n.head) for n in circuit.nodes]
-    _insert(connection, "nodes", nodes)
-    edges = [rows.edge_row(circuit.id, place, edge) for place, edge in enumerate(circuit.edges)]
-    _insert(connection, "edges", edges)
-
-
-def _forget_failures(
-    connection: duckdb.DuckDBPyConnection, run_id: str, labels: Sequence[Label]
-) -> None:
-    """Nodes that have labels now have not failed."""
-    for node in {str(label.node) for label in labels}:
-        connection.execute("DELETE FROM failures WHERE run_id = ? AND node = ?", [run_id, node])
-
-
-def _insert_labeled(connection: duckdb.DuckDBPyConnection, run_id: str, run: Run) -> None:
-    _insert(connection, "evidence", map(rows.evidence_row, run.evidence))
-    _insert(connection, "run_evidence", [(run_id, e.id) for e in run.evidence])
-    _insert(connection, "exchanges", map(rows.exchange_row, run.exchanges))
-    _insert(connection, "run_exchanges", [(run_id, e.id) for e in run.exchanges])
-    _insert(connection, "labels", map(rows.label_row, run.labels))
-    _insert(connection, "run_labels", [(run_id, label.id) for label in run.labels])
-    _insert(connection, "failures", [rows.failure_row(run_id, f) for f in run.failures])
-
-
-def _circuit(connection: duckdb.DuckDBPyConnection, circuit_id: str) -> Circuit:
+def _circuit(connection: Connection, circuit_id: str) -> Circuit:
     row = connection.execute("SELECT * FROM circuits WHERE id = ?", [circuit_id]).fetchone()
+    low = row[-1] << rows.CIRCUIT_BITS
     edges = connection.execute(
-        "SELECT * FROM edges WHERE circuit_id = ? ORDER BY place", [circuit_id]
+        "SELECT * FROM edges WHERE src_key >= ? AND src_key < ? ORDER BY place",
+        [low, low + (1 << rows.CIRCUIT_BITS)],
     ).fetchall()
-    assert row is not None
-    return Circuit(
-        task_id=row[1],
-        model_id=row[2],
-        discoverer=row[3],
-        settings=json.loads(row[4]),
-        edges=tuple(map(rows.to_edge, edges)),
-        n_edges_total=row[5],
-        n_edges_tested=row[6],
-        faithfulness=Faithfulness(row[7], row[8], row[9], row[10], row[13]),
-        seconds=row[11],
-        forward_seconds=row[12],
-        alternatives={Edge.parse(name): share for name, share in json.loads(row[14]).items()},
-    )
+    return rows.to_circuit(row, edges)
 
 
 def _headers(
-    connection: duckdb.DuckDBPyConnection, clause: str, values: list[Any]
+    connection: Connection, clause: str, values: Mapping[str, Any] | None = None
 ) -> list[RunHeader]:
     found = connection.execute(
         "SELECT id, task, task_id, model, model_id, circuit_id, status, "
@@ -547,14 +673,62 @@ def _headers(
 
 
 def _linked(
-    connection: duckdb.DuckDBPyConnection, table: str, link: str, column: str, run_id: str
+    connection: Connection, things: str, run: int, circuit_id: str | None
 ) -> list[tuple[Any, ...]]:
-    """The rows of a table that a run is linked to."""
-    return connection.execute(
-        f"SELECT {table}.* FROM {table} JOIN {link} ON {table}.id = {link}.{column} "
-        f"WHERE {link}.run_id = ? ORDER BY {table}.id",
-        [run_id],
+    """The records that a run is linked to."""
+    among = ""
+    if things != "exchanges":
+        if circuit_id is None:
+            return []
+        among = f"AND {things}.circuit = {number_of(connection, 'circuits', circuit_id)}"
+    identity = IDENTITY[f"run_{things}"][0]
+    found: list[tuple[Any, ...]] = connection.execute(
+        f"SELECT {things}.* FROM {things} JOIN run_{things} AS link "
+        f"ON {things}.id = link.{identity} WHERE link.run = ? {among} ORDER BY {things}.id",
+        [run],
     ).fetchall()
+    return found
+
+
+def _roles(connection: Connection) -> set[str]:
+    found = connection.execute("SELECT DISTINCT role FROM standings WHERE role IS NOT NULL")
+    return {role for (role,) in found.fetchall()}
+
+
+def _component(name: str) -> tuple[str, Node]:
+    """RUN:NODE. Raises UserError."""
+    run, colon, node = name.partition(":")
+    if not colon:
+        raise UserError(f"--like takes RUN:NODE, like last:a1.h3; {name[:80]!r} has no colon.")
+    try:
+        return run, Node.parse(node)
+    except ValueError as error:
+        raise UserError(f"--like: {str(error)[:200]}.") from None
+
+
+def _nearest(
+    connection: Connection,
+    query: Callable[[int], tuple[str, Mapping[str, Any]]],
+    roles: Collection[str],
+    limit: int,
+) -> list[tuple[Any, ...]]:
+    """The `limit` nearest components. One may be in many circuits: further until all are found."""
+    near = 2 * limit + 50
+    while limit > 0:
+        found = connection.execute(*query(near)).fetchall()
+        nearest = likenesses(found, roles, limit)
+        if len(nearest) == limit or len({row[4] for row in found}) < near:
+            return nearest
+        near *= 4
+    return []
+
+
+def _holder(error: duckdb.Error) -> str:
+    """Who holds the lock, as far as DuckDB says."""
+    found = re.search(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)", str(error))
+    if found is None:
+        return "another process"
+    return f"process {found['pid']} ({Path(found['program']).name})"
 
 
 def _first_line(error: Exception) -> str:

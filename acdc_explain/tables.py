@@ -14,6 +14,7 @@ from .verdict import worst
 if TYPE_CHECKING:
     from .circuit import Circuit, Faithfulness
     from .comparing import Comparison, Shared
+    from .motif import Enrichment, MotifCount
     from .plugins import Plugins
     from .run import Run, RunHeader
     from .search import Match
@@ -30,6 +31,7 @@ NUMERIC = (
     *("score", "chance", "above", "n", "confidence"),
     *("accuracy", "majority", "kind", "decoys", "passed", "shuffled", "precision", "recall"),
     *("labeled", "as blind", "decisive", "evidence", "index", "neither"),
+    *("runs", "with it", "matches", "expected", "times", "z", "p"),
     *("edges", "tested", "metric", "faithfulness", "random", "seconds"),
 )
 
@@ -292,11 +294,14 @@ def show_matches(matches: Sequence[Match], out: Console) -> None:
     if not matches:
         out.print("Nothing found.")
         return
-    table = _table("run", "task", "model", "match", "verdict", "confidence", "description")
+    scored = any(match.score is not None for match in matches)
+    columns = ["run", "task", "model", "match", "verdict", "confidence", "description"]
+    table = _table(*(["score"] if scored else []), *columns)
     for match in matches:
         single = len(match.nodes) == 1
         nodes = ", ".join(f"{role} {node}" for role, node in match.nodes.items())
         table.add_row(
+            *([_number(match.score)] if scored else []),
             match.run_id,
             match.task,
             match.model,
@@ -306,6 +311,35 @@ def show_matches(matches: Sequence[Match], out: Console) -> None:
             Text(match.description),
         )
     out.print(table)
+
+
+def show_motifs(counts: Sequence[MotifCount], out: Console) -> None:
+    """Only where a pattern occurs, or would by chance; what occurs nowhere is named below."""
+    columns = ["motif", "task", "model", "runs", "with it", "matches"]
+    table = _table(*columns, "expected", "times", "z", "p")
+    seen = set()
+    for count in counts:
+        beside = count.enrichment
+        if not count.matches and (beside is None or not beside.expected):
+            continue
+        seen.add(count.pattern)
+        cells = [count.pattern, count.task, count.model, count.runs, count.runs_with, count.matches]
+        table.add_row(*map(str, cells), *_beside(beside))
+    if seen:
+        out.print(table)
+    if absent := [name for name in dict.fromkeys(c.pattern for c in counts) if name not in seen]:
+        out.print(f"nowhere: {', '.join(absent)}")
+    if not counts:
+        out.print("No run has labels yet.")
+
+
+def _beside(found: Enrichment | None) -> list[str]:
+    """Expected in randomised circuits, times as many, standard deviations, chance."""
+    if found is None:
+        return ["-"] * 4
+    times = found.found / found.expected if found.expected else None
+    expected = _number(found.expected, ".1f")
+    return [expected, _number(times, ".1f"), _number(found.score, ".1f"), f"{found.p_value:.2g}"]
 
 
 def show_firewall(found: Mapping[str, Any], out: Console) -> None:

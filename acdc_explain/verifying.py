@@ -5,29 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from . import rows
 from .circuit import Circuit
-from .exchange import Exchange
+from .schema import Connection
 from .settings import run_id
-from .verdict import Verdict
 
 CHUNK = 5000  # rows in memory at once
-
-
-class Connection(Protocol):
-    """As much of a database connection as is needed here."""
-
-    def execute(self, query: str, parameters: Any = ...) -> Any: ...
 
 
 RECORDS: Mapping[str, Callable[[Any], Any]] = {
     "tasks": lambda row: rows.to_task(json.loads(row[2])),
     "evidence": rows.to_evidence,
-    "exchanges": lambda row: Exchange(*row[1:]),
+    "exchanges": rows.to_exchange,
     "labels": rows.to_label,
-    "verdicts": lambda row: Verdict(*row[1:]),
+    "verdicts": rows.to_verdict,
     "motifs": rows.to_motif,
     "summaries": rows.to_summary,
 }

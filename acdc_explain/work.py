@@ -100,8 +100,7 @@ class Work:
 
     @property
     def finished(self) -> bool:
-        held = [header for header in self.store.runs() if header.id == self.header.id]
-        return bool(held) and held[0].status == "done"
+        return self.store.status(self.header.id) == "done"
 
     def begin(self) -> None:
         self.store.add_task(self.task)
@@ -159,6 +158,7 @@ class Work:
             seconds=round(seconds, 3),
             forward_seconds=self.subject.model.forward_seconds(self.subject.clean),
             alternatives=found.alternatives,
+            n_layers=self.subject.model.graph.n_layers,
         )
 
     # --- circuit -> evidence -------------------------------------------------------------------

@@ -65,12 +65,13 @@ def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
     for _ in range(2):  # twice: every addition is idempotent
         store.add_header(replace(run.header, status="unfinished", circuit_id=None))
         store.add_circuit(run.circuit)
+        store.add_header(replace(run.header, status="unfinished"))
         store.add_evidence(run.id, run.evidence)
         for number, label in enumerate(run.labels):
             store.add_exchange(run.id, run.exchanges[0])
             store.add_labelings(run.id, [Labeling(f"q{number}", (label,), (label.exchange_id,))])
         store.add_judgings(run.id, [Judging(f"j{v.id}", v) for v in run.verdicts])
-        store.add_motifs(run.motifs)
+        store.add_motifs(run.id, run.motifs)
         store.add_summary(run.summary)
         store.add_labelings(run.id, [Labeling("q9", (), failure=run.failures[0])])
         store.add_header(run.header)
@@ -111,9 +112,11 @@ def test_a_store_of_the_first_versions_is_brought_up_to_date(tmp_path):
             [exchange.id],
         )
         connection.execute("INSERT INTO run_exchanges VALUES ('r', ?)", [exchange.id])
-    store = Store(file)
-    store.add_header(replace(make_run().header, id="r", circuit_id=None))
-    assert store.get("r").exchanges == [exchange]
+        connection.execute(
+            "INSERT INTO runs VALUES ('r', 'ioi', 't', 'mini', 'm', NULL, 'unfinished', "
+            "'2026-01-02 03:04:05', 0, '{}', '{}')"
+        )
+    assert Store(file).get("r").exchanges == [exchange]
 
 
 def test_document_round_trip(store, tmp_path):
@@ -314,7 +317,8 @@ class TestSeveralProcesses:
         holder.start()
         assert held.wait(60)
         try:
-            with pytest.raises(UserError, match="is in use by another process"):
+            who = rf"is in use by process {holder.pid} \(python.*\), still after 0 s"
+            with pytest.raises(UserError, match=who):
                 store.runs()
         finally:
             holder.kill()

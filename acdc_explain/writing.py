@@ -1,0 +1,216 @@
+"""Adding records to the tables of an open store, none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from . import rows
+from .circuit import Circuit
+from .evidence import Evidence
+from .exchange import Exchange
+from .label import Label, Labeling
+from .motif import Motif
+from .run import Run, RunHeader
+from .schema import Connection
+from .verdict import Judging, Verdict
+
+IDENTITY: Mapping[str, tuple[str, str | None]] = {
+    "evidence": ("id", "circuit"),
+    "labels": ("id", "circuit"),
+    "labelings": ("id", "circuit"),
+    "verdicts": ("id", "circuit"),
+    "judgings": ("id", "circuit"),
+    "motifs": ("id", "run"),
+    "run_evidence": ("evidence_id", "run"),
+    "run_labels": ("label_id", "run"),
+    "run_verdicts": ("verdict_id", "run"),
+    "run_exchanges": ("exchange_id", "run"),
+    "exchanges": ("id", None),
+}
+"""The tables without a key of their own: what tells their rows apart, among those with a number."""
+
+
+def add_rows(connection: Connection, table: str, new: Iterable[Sequence[Any]]) -> None:
+    """Add rows whose identity no row with the same number has.
+
+    The last value of a row is its number, where the table has one.
+    """
+    identity, number = IDENTITY[table]
+    described = connection.execute(f"SELECT * FROM {table} LIMIT 0").description
+    place = [column[0] for column in described].index(identity)
+    values = list({row[place]: row for row in new}.values())
+    if not values:
+        return
+    among = "" if number is None else f"WHERE {number} = {int(values[0][-1])}"
+    append(
+        connection,
+        table,
+        values,
+        f"ANTI JOIN (SELECT {identity} FROM {table} {among}) AS held USING ({identity})",
+    )
+
+
+def append(
+    connection: Connection, table: str, values: Sequence[Sequence[Any]], unless: str = ""
+) -> None:
+    """Add rows, all in one statement: column by column is many times as fast as row by row."""
+    if not values:
+        return
+    columns = connection.execute(f"SELECT * FROM {table} LIMIT 0").description
+    names = ", ".join(f'"{column[0]}"' for column in columns)
+    lists = ", ".join(f'unnest(?::{column[1]}[]) AS "{column[0]}"' for column in columns)
+    connection.execute(
+        f"INSERT INTO {table} SELECT {names} FROM (SELECT {lists}) AS new {unless}",
+        [list(column) for column in zip(*values)],
+    )
+
+
+def add_keyed(
+    connection: Connection, table: str, new: Iterable[Sequence[Any]], on_conflict: str = "NOTHING"
+) -> None:
+    """Add a few rows to a table with a key of its own."""
+    for row in new:
+        marks = ", ".join("?" * len(row))
+        connection.execute(
+            f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO {on_conflict}", list(row)
+        )
+
+
+def number_of(connection: Connection, table: str, identity: str | None) -> int:
+    """The number of a circuit or run in this store. Raises KeyError."""
+    found = connection.execute(f"SELECT number FROM {table} WHERE id = ?", [identity]).fetchone()
+    if found is None:
+        raise KeyError(identity)
+    return int(found[0])
+
+
+def next_number(connection: Connection, table: str) -> int:
+    found = connection.execute(f"SELECT coalesce(max(number), -1) + 1 FROM {table}").fetchone()
+    return int(found[0])
+
+
+def add_header(connection: Connection, header: RunHeader) -> int:
+    """Add a run, or bring its status and circuit up to date; its number."""
+    new = rows.run_row(header, next_number(connection, "runs"))
+    add_keyed(connection, "runs", [new])
+    connection.execute(
+        "UPDATE runs SET status = ?, circuit_id = ? WHERE id = ?",
+        [header.status, header.circuit_id, header.id],
+    )
+    return number_of(connection, "runs", header.id)
+
+
+def add_circuit(connection: Connection, circuit: Circuit) -> int:
+    """Add a circuit that is not there yet; its number."""
+    identity = circuit.id
+    try:
+        return number_of(connection, "circuits", identity)
+    except KeyError:
+        number = next_number(connection, "circuits")
+    add_keyed(connection, "circuits", [rows.circuit_row(circuit, number)])
+    append(connection, "nodes", [rows.node_row(identity, number, node) for node in circuit.nodes])
+    edges = [rows.edge_row(identity, number, at, edge) for at, edge in enumerate(circuit.edges)]
+    append(connection, "edges", edges)
+    return number
+
+
+def add_evidence(connection: Connection, run_id: str, evidence: Sequence[Evidence]) -> None:
+    if not evidence:
+        return
+    circuit = number_of(connection, "circuits", evidence[0].circuit_id)
+    new = [rows.evidence_row(item, circuit) for item in evidence]
+    add_rows(connection, "evidence", new)
+    link(connection, "evidence", run_id, [row[0] for row in new])
+
+
+def add_labels(connection: Connection, run_id: str, labels: Sequence[Label]) -> None:
+    if not labels:
+        return
+    circuit = number_of(connection, "circuits", labels[0].circuit_id)
+    new = [rows.label_row(label, circuit) for label in labels]
+    add_rows(connection, "labels", new)
+    link(connection, "labels", run_id, [row[0] for row in new])
+    forget_failures(connection, run_id, labels)
+
+
+def link_labels(connection: Connection, run_id: str, labels: Sequence[Label]) -> None:
+    """Say that a run uses labels that are there."""
+    link(connection, "labels", run_id, [label.id for label in labels])
+    forget_failures(connection, run_id, labels)
+
+
+def forget_failures(connection: Connection, run_id: str, labels: Sequence[Label]) -> None:
+    """Nodes that have labels now have not failed."""
+    connection.execute(
+        "DELETE FROM failures WHERE run_id = ? AND node IN (SELECT unnest(?::VARCHAR[]))",
+        [run_id, sorted({str(label.node) for label in labels})],
+    )
+
+
+def add_labelings(connection: Connection, run_id: str, labelings: Sequence[Labeling]) -> None:
+    """The answers as such: which question each was given to, and those that failed."""
+    given = [answer for answer in labelings if answer.labels]
+    if given:
+        circuit = number_of(connection, "circuits", given[0].labels[0].circuit_id)
+        add_rows(connection, "labelings", [rows.labeling_row(x, circuit) for x in given])
+    add_keyed(
+        connection,
+        "failures",
+        [rows.failure_row(run_id, x.failure) for x in labelings if x.failure is not None],
+        "UPDATE SET labeler = excluded.labeler, reason = excluded.reason",
+    )
+
+
+def add_judgings(connection: Connection, run_id: str, judgings: Sequence[Judging]) -> None:
+    """Which question each verdict answers."""
+    if judgings:
+        circuit = circuit_of(connection, run_id)
+        answers = [(x.question_id, x.verdict.id, circuit) for x in judgings]
+        add_rows(connection, "judgings", answers)
+
+
+def add_verdicts(connection: Connection, run_id: str, verdicts: Sequence[Verdict]) -> None:
+    if not verdicts:
+        return
+    circuit = circuit_of(connection, run_id)
+    new = [rows.verdict_row(item, circuit) for item in verdicts]
+    add_rows(connection, "verdicts", new)
+    link(connection, "verdicts", run_id, [row[0] for row in new])
+
+
+def add_exchanges(connection: Connection, run_id: str | None, new: Sequence[Exchange]) -> None:
+    """Of a run, or of none: a benchmark's."""
+    add_rows(connection, "exchanges", map(rows.exchange_row, new))
+    if run_id is not None:
+        link(connection, "exchanges", run_id, [exchange.id for exchange in new])
+
+
+def add_motifs(connection: Connection, run_id: str, motifs: Sequence[Motif]) -> None:
+    number = number_of(connection, "runs", run_id)
+    add_rows(connection, "motifs", [rows.motif_row(motif, number) for motif in motifs])
+
+
+def add_found(connection: Connection, run_id: str, run: Run) -> None:
+    """The evidence and labels of a run, with all behind them."""
+    add_evidence(connection, run_id, run.evidence)
+    add_exchanges(connection, run_id, run.exchanges)
+    add_labels(connection, run_id, run.labels)
+    add_keyed(connection, "failures", [rows.failure_row(run_id, f) for f in run.failures])
+
+
+def link(connection: Connection, things: str, run_id: str, ids: Sequence[str]) -> None:
+    number = number_of(connection, "runs", run_id)
+    add_rows(connection, f"run_{things}", [(run_id, identity, number) for identity in ids])
+
+
+def circuit_of(connection: Connection, run_id: str) -> int:
+    """The number of a run's circuit. Raises KeyError."""
+    found = connection.execute(
+        "SELECT circuits.number FROM runs JOIN circuits ON circuits.id = runs.circuit_id "
+        "WHERE runs.id = ?",
+        [run_id],
+    ).fetchone()
+    if found is None:
+        raise KeyError(run_id)
+    return int(found[0])

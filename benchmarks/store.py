@@ -1,0 +1,262 @@
+"""What a store costs as it grows: `python benchmarks/store.py --circuits 10000 --json`.
+
+Synthetic runs of 100 components and 500 edges, with roles about as frequent as in real circuits.
+Every time is of a whole call as a user makes it: opening the file, asking, closing it. Two
+baselines in the same run: a matcher on networkx graphs, and cosines of all fingerprints in numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from acdc_explain.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
+from acdc_explain.enriching import enrich
+from acdc_explain.evidence import Evidence
+from acdc_explain.fingerprint import HEADS as MEASURES
+from acdc_explain.fingerprint import SIZE
+from acdc_explain.label import Label
+from acdc_explain.run import Run, RunHeader
+from acdc_explain.settings import run_id
+from acdc_explain.store import Store
+from acdc_explain.verdict import Verdict
+
+LAYERS, HEADS, MLPS, EDGES = 12, 90, 10, 500
+FREQUENCIES = {
+    "other": 34, "broad": 10, "attention_sink": 9, "induction": 8, "previous_token": 6,
+    "name_mover": 6, "positional": 5, "duplicate_token": 4, "backup_name_mover": 4,
+    "s_inhibition": 3, "negative_name_mover": 2, "successor": 1,
+}  # fmt: skip
+MLP_ROLES = ["token_enrichment", "logit_booster", "key_value_memory", "other"]
+OUTCOMES = {
+    "supported": 55,
+    "inconclusive": 20,
+    "causal_only": 10,
+    "pattern_only": 10,
+    "refuted": 5,
+}
+TASKS, MODELS = ["ioi", "induction", "greater_than", "docstring"], ["mini", "gpt2", "pythia-160m"]
+VERBS = "attends copies moves suppresses compares raises lowers counts repeats skips".split()
+THINGS = "names tokens years brackets letters numbers words subjects commas answers".split()
+PATTERN = "previous_token -k-> induction -v-> * -> name_mover"
+CHUNK = 100  # runs in one transaction while the store is built
+
+
+def synthetic_run(seed: int) -> Run:
+    rng = random.Random(seed)
+    heads = [Node("head", layer, head) for layer in range(LAYERS) for head in range(12)]
+    nodes = sorted(rng.sample(heads, HEADS)) + [Node("mlp", layer) for layer in range(MLPS)]
+    circuit = Circuit(
+        task_id=f"{seed % len(TASKS)}", model_id=f"{MODELS[seed % 3]}@1", discoverer="acdc",
+        settings={"tau": 0.01, "seed": seed}, edges=tuple(random_edges(nodes, rng)),
+        n_edges_total=30000, n_edges_tested=9000,
+        faithfulness=Faithfulness("logit_diff", 3.0, 2.5, 0.1, 0.2), seconds=10.0,
+        forward_seconds=0.1, n_layers=LAYERS,
+    )  # fmt: skip
+    settings = {"discoverer": "acdc", "labeler": "rules", "seed": seed}
+    circuit_id = circuit.id
+    header = RunHeader(
+        id=run_id(circuit.task_id, circuit.model_id, settings, "0.1.0"),
+        task=TASKS[seed % 4], task_id=circuit.task_id, model=MODELS[seed % 3],
+        model_id=circuit.model_id, circuit_id=circuit_id, status="done",
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1.6e9 + 3600 * seed)),
+        seed=seed, settings=settings, versions={"acdc-explain": "0.1.0"},
+    )  # fmt: skip
+    evidence, labels, verdicts = [], [], []
+    for node in nodes:
+        found, label, judged = described(circuit_id, node, rng)
+        evidence.append(found)
+        labels.append(label)
+        verdicts += judged
+    return Run(header, circuit, evidence, labels, verdicts, [], [])
+
+
+def random_edges(nodes: list[Node], rng: random.Random) -> list[Edge]:
+    """From earlier to later layers, each component with one in and one out."""
+    found: dict[str, Edge] = {}
+    ordered = sorted(nodes, key=lambda n: (n.layer or 0, n.kind == "mlp"))
+    while len(found) < EDGES:
+        receiver = rng.choice([*ordered, LOGITS])
+        layer = LAYERS if receiver == LOGITS else receiver.layer or 0
+        senders = [INPUT, *(n for n in ordered if (n.layer or 0) < layer)]
+        port: Any = rng.choice("qkv") if receiver.kind == "head" else None
+        edge = Edge(rng.choice(senders), receiver, port, rng.random())
+        found[str(edge)] = edge
+    return list(found.values())
+
+
+def described(
+    circuit_id: str, node: Node, rng: random.Random
+) -> tuple[Evidence, Label, list[Verdict]]:
+    names = rng.sample(list(MEASURES), 14)
+    measures = {
+        name: {"value": round(rng.random(), 5), "percentile": round(rng.random(), 4)}
+        for name in names
+    }
+    found = Evidence(circuit_id, node, "synthetic", {}, {"measures": measures})
+    role = (
+        rng.choice(MLP_ROLES)
+        if node.kind == "mlp"
+        else rng.choices(list(FREQUENCIES), list(FREQUENCIES.values()))[0]
+    )
+    text = f"Head that {rng.choice(VERBS)} {rng.choice(THINGS)}: score {rng.random():.3f}."
+    label = Label(circuit_id, node, "rules", role, ("END",), text, 0.8, (found.id,))
+    outcome: Any = rng.choices(list(OUTCOMES), list(OUTCOMES.values()))[0]
+    reason = f"score {rng.random():.3f}"
+    return found, label, [
+        Verdict(label.id, judge, outcome, 0.5, 0.1, 0.9, 32, reason)
+        for judge in ("role_card", "transfer")
+    ]  # fmt: skip
+
+
+def build(store: Store, first: int, last: int) -> None:
+    for start in range(first, last, CHUNK):
+        store.add_runs(synthetic_run(seed) for seed in range(start, min(start + CHUNK, last)))
+        print(f"\r{min(start + CHUNK, last)} circuits", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def times(call: Callable[[int], Any], repeats: int) -> list[float]:
+    """Milliseconds of each call; one to warm up is not counted."""
+    call(-1)
+    found = []
+    for number in range(repeats):
+        started = time.perf_counter()
+        call(number)
+        found.append(1000 * (time.perf_counter() - started))
+    return found
+
+
+def insert_ms(store: Store, first: int, repeats: int) -> float:
+    runs = [synthetic_run(first + i) for i in range(repeats + 1)]
+    return statistics.median(times(lambda i: store.add_run(runs[i + 1]), repeats))
+
+
+def queries(store: Store, repeats: int) -> dict[str, list[float]]:
+    roles = list(FREQUENCIES)[1:]
+    runs = store.runs()[:: max(1, len(store.runs()) // 20)]
+    likes = [
+        f"{run.id}:{next(n for n in (store.get(run.id).circuit or _none()).components)}"
+        for run in runs[:10]
+    ]
+    return {
+        "role": times(lambda i: store.search(role=roles[i % len(roles)]), repeats),
+        "role_verdict_model": times(
+            lambda i: store.search(role=roles[i % len(roles)], verdict="supported", model="gpt2"),
+            repeats,
+        ),
+        "text": times(
+            lambda i: store.search(f"{VERBS[i % 10]} {THINGS[i // 10 % 10]}"), repeats
+        ),
+        "like": times(lambda i: store.search(like=likes[i % len(likes)]), repeats),
+        "pattern": times(lambda i: store.search(pattern=PATTERN), repeats),
+    }  # fmt: skip
+
+
+def _none() -> Any:
+    raise AssertionError("a synthetic run has a circuit")
+
+
+def graphs(store: Store, n: int) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Circuits as networkx graphs, with the role of each node."""
+    import networkx as nx
+
+    for header in store.runs()[:n]:
+        run = store.get(header.id)
+        graph = nx.MultiDiGraph()
+        for edge in (run.circuit or _none()).edges:
+            graph.add_edge(str(edge.src), str(edge.dst), port=edge.port)
+        yield graph, {str(label.node): label.role for label in run.labels}
+
+
+def networkx_ms(store: Store, n: int) -> float:
+    """Milliseconds a circuit for PATTERN, with the graphs in memory already."""
+    held, found = list(graphs(store, n)), 0
+    started = time.perf_counter()
+    for graph, role in held:
+        for first, second, port in graph.edges(data="port"):
+            if (port, role.get(first), role.get(second)) != ("k", "previous_token", "induction"):
+                continue
+            for _, third, port in graph.out_edges(second, data="port"):
+                if port == "v":
+                    found += sum(role.get(x) == "name_mover" for x in graph.successors(third))
+    return 1000 * (time.perf_counter() - started) / max(len(held), 1)
+
+
+def numpy_ms(n: int, repeats: int) -> float:
+    """Milliseconds for the 50 nearest of n vectors, with all of them in memory already."""
+    import numpy as np
+
+    vectors = np.random.default_rng(0).standard_normal((n, SIZE), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def nearest(number: int) -> Any:
+        cosines = vectors @ vectors[number]
+        best = np.argpartition(-cosines, 50)[:50]
+        return best[np.argsort(-cosines[best])]
+
+    return statistics.median(times(nearest, repeats))
+
+
+def p95(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20, method="inclusive")[-1]
+
+
+def measure(circuits: int, repeats: int, path: Path) -> dict[str, Any]:
+    store = Store(path)
+    build(store, 0, min(100, circuits))
+    spare = 10**6  # seeds that the store does not hold
+    small = insert_ms(store, spare, repeats)
+    build(store, 100, circuits)
+    inserted = insert_ms(store, 2 * spare, repeats)
+    asked = queries(store, repeats)
+    sampled = min(circuits, 100)
+    started = time.perf_counter()
+    enriched = [h.id for h in store.runs()[:3]]
+    for run in enriched:
+        enrich(store, run, [PATTERN])
+    enrich_ms = 1000 * (time.perf_counter() - started) / len(enriched)
+    return {
+        "circuits": circuits,
+        "insert_ms": round(inserted, 1),
+        "insert_ms_at_100": round(small, 1),
+        "insert_ratio": round(inserted / small, 2),
+        "file_mb": round(path.stat().st_size / 1e6, 1),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1),
+        "p50_ms": {name: round(statistics.median(found), 1) for name, found in asked.items()},
+        "p95_ms": {name: round(p95(found), 1) for name, found in asked.items()},
+        "enrich_ms_per_circuit": round(enrich_ms, 1),
+        "networkx_pattern_ms_per_circuit": round(networkx_ms(store, sampled), 3),
+        "numpy_like_ms": round(numpy_ms(100 * circuits, repeats), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--circuits", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--repeats", type=int, default=20, help="calls of each kind")
+    parser.add_argument("--db", type=Path, help="keep the store in this new file")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    for circuits in args.circuits:
+        with tempfile.TemporaryDirectory() as folder:
+            path = args.db or Path(folder) / "store.duckdb"
+            if path.exists():
+                parser.error(f"{path} exists")
+            found = measure(circuits, args.repeats, path)
+        print(json.dumps(found) if args.json else json.dumps(found, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
