@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,7 @@ from .circuit import Circuit, Edge, Faithfulness, Node
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
-from .ids import canonical_json, plain
+from .ids import ID_LENGTH, canonical_json, plain
 from .label import Failure, Label
 from .motif import Motif
 from .summary import Sentence, Summary
@@ -213,6 +214,8 @@ def _check(run: Run) -> None:
     texts = (header.id, header.task, header.model, header.task_id, header.model_id)
     if not all(isinstance(text, str) and text for text in texts):
         raise ValueError("run: id, task and model must be texts")
+    if not re.fullmatch(f"[0-9a-f]{{{ID_LENGTH}}}", header.id):
+        raise ValueError(f"{header.id[:40]!r} is no id of a run")
     if not isinstance(header.settings, Mapping) or not isinstance(header.versions, Mapping):
         raise ValueError("run: settings and versions must be objects")
     datetime.fromisoformat(header.created_at)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from acdc_explain.circuit import Circuit, Edge, Faithfulness, Node
 from acdc_explain.evidence import Evidence
 from acdc_explain.exchange import Exchange
 from acdc_explain.label import Failure, Label
 from acdc_explain.motif import Motif
 from acdc_explain.run import Run, RunHeader
+from acdc_explain.settings import run_id
 from acdc_explain.summary import Sentence, Summary
 from acdc_explain.verdict import Outcome, Verdict
 
@@ -78,3 +81,16 @@ def make_run(
     summary = Summary(header.id, "rules", (Sentence("a1.h0 and m1 do it.", nodes),), exchange.id)
     failures = [Failure(Node.parse("m1"), "llm", "the reply is empty")]
     return Run(header, circuit, evidence, labels, verdicts, [motif], [exchange], failures, summary)
+
+
+def whole_run(task: str = "ioi") -> Run:
+    """A sample whose id is what its content says."""
+    run = make_run(task)
+    header = run.header
+    versions = {"python": "3.11", "acdc-explain": "0.1.0"}
+    identity = run_id(header.task_id, header.model_id, header.settings, "0.1.0")
+    header = replace(header, id=identity, versions=versions)
+    assert run.summary is not None
+    summary = replace(run.summary, run_id=identity)
+    motifs = [replace(motif, run_id=identity) for motif in run.motifs]
+    return replace(run, header=header, motifs=motifs, summary=summary)

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import random
+import resource
+import sys
 import time
 from dataclasses import replace
 from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -19,7 +23,7 @@ from acdc_explain.store import Store
 from acdc_explain.task import Example, Task
 from acdc_explain.verdict import Judging
 
-from .samples import make_run
+from .samples import make_run, whole_run
 
 
 @pytest.fixture
@@ -291,7 +295,16 @@ def _hold(path: str, held: Event) -> None:
 
 def _add(path: str, tasks: list[str]) -> None:
     for task in tasks:
-        Store(path).add_run(make_run(task))
+        Store(path).add_run(whole_run(task))
+
+
+def _read(path: str, stop: Event) -> None:
+    """Whatever is there is whole, at any moment."""
+    while not stop.is_set():
+        store = Store(path)
+        for header in store.runs()[:3]:
+            assert to_document(store.get(header.id)) == to_document(whole_run(header.task))
+        store.search(role="induction")
 
 
 class TestSeveralProcesses:
@@ -299,15 +312,54 @@ class TestSeveralProcesses:
 
     context = multiprocessing.get_context("spawn")
 
-    def test_writers_wait_for_each_other(self, store):
-        names = [[f"t{worker}.{i}" for i in range(5)] for worker in range(3)]
-        workers = [self.context.Process(target=_add, args=(str(store.path), n)) for n in names]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
+    @pytest.mark.parametrize(
+        ("writers", "runs", "readers"),
+        [(3, 5, 1), pytest.param(8, 50, 2, marks=pytest.mark.slow)],
+    )
+    def test_writers_and_readers_wait_for_each_other(self, writers, runs, readers, store):
+        names = [[f"t{worker}.{i}" for i in range(runs)] for worker in range(writers)]
+        stop = self.context.Event()
+        reading = [
+            self.context.Process(target=_read, args=(str(store.path), stop)) for _ in range(readers)
+        ]
+        writing = [self.context.Process(target=_add, args=(str(store.path), n)) for n in names]
+        for process in (*reading, *writing):
+            process.start()
+        for process in writing:
+            process.join(300)
+        stop.set()
+        for process in reading:
+            process.join(60)
+        assert {process.exitcode for process in (*reading, *writing)} == {0}
         assert {header.task for header in store.runs()} == {n for group in names for n in group}
+        assert store.verify() == []
+
+    @pytest.mark.parametrize(
+        ("kills", "every"), [(3, 0.6), pytest.param(12, 2.0, marks=pytest.mark.slow)]
+    )
+    def test_what_a_killed_writer_added_is_whole_or_absent(self, kills, every, store):
+        """Killed at any moment; one that takes its place goes on, until all is there."""
+        names = [[f"t{worker}.{i}" for i in range(4 * kills)] for worker in range(2)]
+
+        def start(group: list[str]):
+            process = self.context.Process(target=_add, args=(str(store.path), group))
+            process.start()
+            return process
+
+        writing = [start(group) for group in names]
+        for number in range(kills):
+            time.sleep(every)
+            killed = number % 2
+            writing[killed].kill()
+            writing[killed].join()
+            for header in store.runs():
+                assert to_document(store.get(header.id)) == to_document(whole_run(header.task))
+            writing[killed] = start(names[killed])
+        for process in writing:
+            process.join(300)
+            assert process.exitcode == 0
+        assert {header.task for header in store.runs()} == {n for group in names for n in group}
+        assert store.verify() == []
 
     def test_a_lock_that_stays_is_named(self, store, monkeypatch):
         store.add_run(make_run())
@@ -323,6 +375,56 @@ class TestSeveralProcesses:
         finally:
             holder.kill()
             holder.join()
+
+
+def _fill(path: str) -> None:
+    """Add what does not fit: files may not grow beyond 100 kB more than they are."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path(path).stat().st_size + 100_000,) * 2)
+    run = whole_run("big")
+    texts = [random.randbytes(2_000_000).hex() for _ in run.evidence]
+    evidence = [replace(e, facts={"text": text}) for e, text in zip(run.evidence, texts)]
+    store = Store(path)
+    try:
+        store.add_run(replace(run, evidence=evidence, labels=[], verdicts=[]))
+    except UserError as error:
+        sys.exit(7 if "File too large" in str(error) and len(store.runs()) == 1 else 8)
+
+
+def test_a_full_disk_leaves_what_was_there(store):
+    store.add_run(whole_run())
+    process = multiprocessing.get_context("spawn").Process(target=_fill, args=(str(store.path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 7
+    assert to_document(store.get("last")) == to_document(whole_run())
+    assert store.verify() == []
+
+
+def test_a_file_that_may_only_be_read(store, monkeypatch):
+    store.add_run(whole_run())
+    before = store.path.read_bytes()
+    monkeypatch.setattr("acdc_explain.store.os.access", lambda path, mode: False)
+    assert len(store.search(role="induction")) == 1
+    assert store.verify() == []
+    with pytest.raises(UserError, match="may only be read: nothing was written"):
+        store.add_run(whole_run("other"))
+    monkeypatch.undo()
+    assert store.path.read_bytes() == before
+    assert store.add_run(whole_run("other"))
+
+
+def test_part_of_a_file(store):
+    """Cut off in the middle, or with a block of zeros: one sentence, and the file as it was."""
+    store.add_run(whole_run())
+    content = store.path.read_bytes()
+    middle = len(content) // 2
+    for damaged in (content[:middle], content[:8192] + bytes(middle) + content[8192 + middle :]):
+        store.path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"s\.duckdb"):
+            store.get("last")
+        assert len(store.path.read_bytes()) >= len(damaged)
+    store.path.write_bytes(content)
+    assert store.verify() == []
 
 
 def test_a_store_of_the_first_schema_is_upgraded(tmp_path):

@@ -14,22 +14,10 @@ from acdc_explain.cli import app
 from acdc_explain.comparing import compare
 from acdc_explain.errors import UserError
 from acdc_explain.run import to_document
-from acdc_explain.settings import run_id
 from acdc_explain.store import Store
 
 from .conftest import word_task
-from .samples import make_run
-
-
-def whole_run(task: str = "ioi"):
-    """A sample whose id is what its content says."""
-    run = make_run(task)
-    header = run.header
-    versions = {"python": "3.11", "acdc-explain": "0.1.0"}
-    identity = run_id(header.task_id, header.model_id, header.settings, "0.1.0")
-    header = replace(header, id=identity, versions=versions)
-    motifs = [replace(motif, run_id=identity) for motif in run.motifs]
-    return replace(run, header=header, motifs=motifs, summary=replace(run.summary, run_id=identity))
+from .samples import make_run, whole_run
 
 
 @pytest.fixture
