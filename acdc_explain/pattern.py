@@ -12,7 +12,7 @@
     ports     = port { "|" port }
     port      = "q" | "k" | "v"
 
-docs/patterns.md says what it means.
+docs/search.md says what it means.
 """
 
 from __future__ import annotations

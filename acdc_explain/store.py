@@ -537,9 +537,7 @@ class Store:
 
     def _search_paths(self, pattern: Pattern, filters: Filters, limit: int) -> list[Match]:
         with self._open() as connection:
-            known = _roles(connection)
-            if any(role not in known for role, _ in pattern.roles):
-                pattern.check({*known, *load_plugins().roles()})
+            _check_roles(connection, pattern)
             found = connection.execute(*paths_query(pattern, filters, limit)).fetchall()
         return [path_match(pattern, row) for row in found]
 
@@ -597,6 +595,7 @@ class Store:
     def count(self, pattern: Pattern) -> dict[str, int]:
         """How many paths fit a pattern, by the id of the run; runs without any are left out."""
         with self._open() as connection:
+            _check_roles(connection, pattern)
             found = dict(connection.execute(*count_query(pattern)).fetchall())
             ids = connection.execute("SELECT number, id FROM runs").fetchall()
         return {run_id: found[number] for number, run_id in ids if number in found}
@@ -690,9 +689,12 @@ def _linked(
     return found
 
 
-def _roles(connection: Connection) -> set[str]:
+def _check_roles(connection: Connection, pattern: Pattern) -> None:
+    """Roles of the store and those installed may be named. Raises UserError."""
     found = connection.execute("SELECT DISTINCT role FROM standings WHERE role IS NOT NULL")
-    return {role for (role,) in found.fetchall()}
+    known = {role for (role,) in found.fetchall()}
+    if any(role not in known for role, _ in pattern.roles):
+        pattern.check({*known, *load_plugins().roles()})
 
 
 def _component(name: str) -> tuple[str, Node]:

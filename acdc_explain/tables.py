@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .circuit import depth
 from .verdict import worst
 
 if TYPE_CHECKING:
-    from .circuit import Circuit, Faithfulness
+    from .circuit import Circuit, Faithfulness, Node
     from .comparing import Comparison, Shared
     from .motif import Enrichment, MotifCount
     from .plugins import Plugins
@@ -210,9 +211,14 @@ def _motifs(run: Run) -> Table:
     names = dict.fromkeys(motif.pattern for motif in run.motifs)
     for name in names:
         matches = [motif for motif in run.motifs if motif.pattern == name]
-        nodes = ", ".join(f"{step} {node}" for step, node in matches[0].nodes.items())
-        table.add_row(name, str(len(matches)), nodes)
+        table.add_row(name, str(len(matches)), _path(matches[0].nodes))
     return table
+
+
+def _path(nodes: Mapping[str, Node]) -> str:
+    """Roles and nodes, in the order of the forward pass."""
+    ordered = sorted(nodes.items(), key=lambda item: depth(item[1]))
+    return ", ".join(f"{role} {node}" if role != str(node) else role for role, node in ordered)
 
 
 def show_runs(headers: Sequence[RunHeader], out: Console) -> None:
@@ -299,13 +305,12 @@ def show_matches(matches: Sequence[Match], out: Console) -> None:
     table = _table(*(["score"] if scored else []), *columns)
     for match in matches:
         single = len(match.nodes) == 1
-        nodes = ", ".join(f"{role} {node}" for role, node in match.nodes.items())
         table.add_row(
             *([_number(match.score)] if scored else []),
             match.run_id,
             match.task,
             match.model,
-            nodes,
+            _path(match.nodes),
             outcome_text(match.outcome) if single else Text(""),
             _number(match.confidence) if single else "",
             Text(match.description),

@@ -1,4 +1,4 @@
-"""Motifs looked for after every run; docs/patterns.md says how to write one."""
+"""Motifs looked for after every run; docs/search.md says how to write one."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LABELING = (ROOT / "docs" / "labeling.md").read_text()
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
+SEARCH = (ROOT / "docs" / "search.md").read_text()
 ROLES = (ROOT / "docs" / "roles.md").read_text()
 
 
@@ -57,6 +58,21 @@ def test_every_measure_is_documented():
         assert f"| `{measure}` |" in ROLES
 
 
+def test_the_grammar_of_patterns_is_in_the_documentation():
+    from acdc_explain import pattern
+
+    grammar = [line.strip() for line in pattern.__doc__.splitlines() if line.startswith("    ")]
+    assert len(grammar) == 11
+    assert all(line in SEARCH for line in grammar)
+
+
+def test_every_entry_of_a_fingerprint_is_documented():
+    from acdc_explain.fingerprint import HEADS, OTHERS
+
+    for measure in (*HEADS, *OTHERS):
+        assert f"`{measure}`" in SEARCH
+
+
 def test_links_lead_somewhere():
     for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
@@ -80,7 +96,7 @@ def test_options_in_the_examples_exist():
         for parameter in command.params
         for option in parameter.opts
     }
-    for line in re.findall(r"^acdc-explain .*$", README + PLUGINS + LABELING, re.M):
+    for line in re.findall(r"^acdc-explain .*$", README + PLUGINS + LABELING + SEARCH, re.M):
         for option in re.findall(r" (--[a-z-]+)", line.split("#")[0]):
             assert option in known, line
 

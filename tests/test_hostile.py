@@ -45,7 +45,8 @@ def test_searches(store, text, where):
     try:
         found = store.search(**{where: text})
     except UserError as error:
-        assert "\n" not in str(error)
+        complaint = str(error)
+        assert "\n" not in complaint
     else:
         assert isinstance(found, list)
     assert_as_it_was(store)

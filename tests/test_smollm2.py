@@ -298,3 +298,18 @@ def test_a_previous_token_head_feeds_the_keys_of_an_induction_head(run):
     assert fed
     assert all(port.endswith("<k>") for port in fed)
     assert any(supported.get(Node.parse(port[:-3])) == "induction" for port in fed)
+
+
+def test_what_behaves_like_its_induction_head_in_mini(run, tmp_path):
+    """The induction heads of the other model come before anything else."""
+    store = Store(tmp_path / "s.duckdb")
+    other = ax.explain("induction", "mini", store=store)
+    store.add_run(run)
+    heads = {label.node for label in other.labels if label.role == "induction"}
+    asked = {label.node for label in run.labels if label.role == "induction"}
+    asked -= {label.node for label in run.labels if label.role != "induction"}
+    assert asked
+    for node in asked:
+        found = store.search(like=f"{run.id}:{node}", limit=len(heads))
+        assert {node for match in found for node in match.nodes.values()} == heads
+        assert {match.role for match in found} == {"induction"}
