@@ -11,6 +11,7 @@ from .pattern import Pattern
 from .progress import Progress, silent
 from .randomised import randomised
 from .rows import CIRCUIT_BITS, node_key
+from .schema import MIGRATIONS
 from .search import count_query
 from .store import Store, memory
 from .writing import append
@@ -108,6 +109,8 @@ def beside_random(
             (number, (number << CIRCUIT_BITS) + (key & place), *rest) for _, key, *rest in standings
         ]
     with memory() as connection:
+        for step in MIGRATIONS:
+            connection.execute(step)
         append(connection, "edges", edges)
         append(connection, "standings", stood)
         connection.execute(

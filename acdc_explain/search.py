@@ -74,14 +74,26 @@ COLUMNS = "r.id, r.task, r.model, s.key, s.role, s.outcome, s.confidence, s.desc
 SAYS = "contains(lower({0}.role || ' ' || {0}.description), {1})"
 
 
-def labels_query(filters: Filters, limit: int | None) -> tuple[str, Mapping[str, Any]]:
-    """Labeled components, the best fit to the text first, else those of the newest run."""
+def labels_query(
+    filters: Filters, limit: int | None, ranked: Sequence[tuple[int, float]] | None = None
+) -> tuple[str, Mapping[str, Any]]:
+    """Labeled components, the best fit to the text first, else those of the newest run.
+
+    `ranked`: rowids of standings with their scores, where the text was searched already.
+    """
     query = Query(conditions=["s.role IS NOT NULL"])
     filters.on_run(query)
     filters.on_standing(query)
-    score = _score(filters.words, query)
+    score, said = "said.score", "JOIN said ON said.id = s.rowid"
+    if ranked is None:
+        score, said = _score(filters.words, query), ""
+    else:
+        ids, scores = query.value([id for id, _ in ranked]), query.value([x for _, x in ranked])
+        query.tables.append(
+            f"said AS (SELECT unnest({ids}::BIGINT[]) AS id, unnest({scores}::DOUBLE[]) AS score)"
+        )
     sql = f"""{_with(query)} SELECT {COLUMNS}, {score} AS score
-        FROM standings AS s JOIN runs AS r ON r.number = s.run WHERE {query.where()}
+        FROM standings AS s JOIN runs AS r ON r.number = s.run {said} WHERE {query.where()}
         ORDER BY score DESC NULLS LAST, r.created_at DESC, r.id, s.confidence DESC, s.key, s.role
         {_limit(limit)}"""
     return sql, query.values

@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from . import rows
+from . import full_text, rows
 from .circuit import Circuit, Node
 from .errors import UserError
 from .evidence import Evidence
@@ -153,7 +153,7 @@ class Store:
         while True:
             engine = _engine()
             try:
-                engine.execute(f"ATTACH ? AS store ({how})", [str(self.path)])
+                engine.execute(f"ATTACH {_quoted(self.path)} AS store ({how})")
                 return engine
             except duckdb.IOException as error:
                 if "lock on file" not in str(error):
@@ -478,7 +478,7 @@ class Store:
             pass  # brought up to date
         with self._attached() as connection:
             try:
-                connection.execute("ATTACH ? AS compacted", [str(new)])
+                connection.execute(f"ATTACH {_quoted(new)} AS compacted")
                 connection.execute("COPY FROM DATABASE store TO compacted")
                 connection.execute("DETACH compacted")
                 new.replace(self.path)  # others wait for the old file's lock, then open this one
@@ -532,8 +532,12 @@ class Store:
         if pattern is not None:
             return self._search_paths(Pattern.parse(pattern), filters, limit)
         with self._open() as connection:
-            found = connection.execute(*labels_query(filters, limit)).fetchall()
-            return [label_match(row) for row in found]
+            ranked = None
+            if filters.words and full_text.usable(connection, filters.words):
+                with memory() as empty:
+                    ranked = full_text.rank(empty, full_text.texts(connection), filters.words)
+            found = connection.execute(*labels_query(filters, limit, ranked)).fetchall()
+        return [label_match(row) for row in found]
 
     def _search_paths(self, pattern: Pattern, filters: Filters, limit: int) -> list[Match]:
         with self._open() as connection:
@@ -632,11 +636,9 @@ class Store:
 
 @contextmanager
 def memory() -> Iterator[Connection]:
-    """A database with the tables of a store that is gone at the end."""
+    """An empty database that is gone at the end."""
     connection = duckdb.connect(":memory:", config=CONFIG)
     try:
-        for step in MIGRATIONS:
-            connection.execute(step)
         yield connection
     finally:
         connection.close()
@@ -731,6 +733,11 @@ def _holder(error: duckdb.Error) -> str:
     if found is None:
         return "another process"
     return f"process {found['pid']} ({Path(found['program']).name})"
+
+
+def _quoted(path: Path) -> str:
+    """As SQL; ATTACH takes no parameters before DuckDB 2."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import duckdb
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -21,7 +22,7 @@ from acdc_explain.motif import Enrichment
 from acdc_explain.pattern import Pattern
 from acdc_explain.randomised import randomised
 from acdc_explain.rows import node_key, node_of
-from acdc_explain.store import Store
+from acdc_explain.store import CONFIG, Store
 
 from .samples import make_run, whole_run
 from .test_patterns import brute_force
@@ -168,6 +169,21 @@ class TestText:
         assert [m.description for m in store.search("NAMES copies")] == said[:2]
         assert store.search("") == store.search()
         assert all(match.score is None for match in store.search())
+
+    def test_with_the_extension(self, tmp_path):
+        """Where the user has installed `fts`, other forms of a word are found too."""
+        try:
+            duckdb.connect(config=CONFIG).execute("LOAD fts")
+        except duckdb.Error:
+            pytest.skip("DuckDB's extension fts is not installed")
+        store, run = Store(tmp_path / "s.duckdb"), whole_run()
+        said = ["copies names", "copying", "moves names", "attends"]
+        labels = [replace(label, description=text) for label, text in zip(run.labels, said)]
+        store.add_run(replace(run, labels=labels, verdicts=[]))
+        assert {match.description for match in store.search("copied")} == set(said[:2])
+        assert [match.description for match in store.search("name copied")] == said[:1]
+        assert store.search("copied", role="nobody") == []
+        assert store.verify() == []
 
     def test_too_many_words(self, tmp_path):
         with pytest.raises(UserError, match="at most 16 words; this has 17"):

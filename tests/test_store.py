@@ -255,6 +255,12 @@ def test_task_round_trip(store):
 
 
 class TestFiles:
+    def test_a_quote_in_the_name(self, tmp_path):
+        store = Store(tmp_path / "it's; DROP TABLE runs.duckdb")
+        assert store.add_run(make_run())
+        assert store.compact()
+        assert store.get("last").id == make_run().id
+
     def test_folder(self, tmp_path):
         with pytest.raises(UserError, match="is a folder"):
             Store(tmp_path)
