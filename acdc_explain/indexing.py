@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .circuit import Node
+from .evidence import Evidence
 from .fingerprint import Measure, fingerprint, sign
 from .rows import CIRCUIT_BITS, node_key
 from .schema import Connection
@@ -65,6 +66,12 @@ def _depth(node: Node, last: int) -> float:
     if node.layer is None:
         return float(node.kind == "logits")
     return node.layer / last if last > 0 else 0.0
+
+
+def index_evidence(connection: Connection, evidence: Sequence[Evidence]) -> None:
+    """Bring the fingerprints of all nodes with new evidence up to date."""
+    for circuit_id in dict.fromkeys(item.circuit_id for item in evidence):
+        index_nodes(connection, circuit_id, {item.node for item in evidence})
 
 
 def index_nodes(connection: Connection, circuit_id: str, nodes: Iterable[Node]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ from .circuit import Node
 from .errors import UserError
 from .matching import Query, compile_paths
 from .pattern import Pattern
+from .plugins import load_plugins
 from .rows import node_of
+from .schema import Connection
 
 MOST_WORDS = 16
 K1, B = 1.2, 0.75  # of BM25, as Lucene and DuckDB's fts have them
@@ -229,6 +231,42 @@ def likenesses(
         return role in roles, outcome == "supported", confidence or 0.0
 
     return [(*max(each, key=telling)[:8], each[0][8]) for each in labels.values()][:limit]
+
+
+def check_roles(connection: Connection, pattern: Pattern) -> None:
+    """Roles of the store and those installed may be named. Raises UserError."""
+    found = connection.execute("SELECT DISTINCT role FROM standings WHERE role IS NOT NULL")
+    known = {role for (role,) in found.fetchall()}
+    if any(role not in known for role, _ in pattern.roles):
+        pattern.check({*known, *load_plugins().roles()})
+
+
+def component(name: str) -> tuple[str, Node]:
+    """RUN:NODE. Raises UserError."""
+    run, colon, node = name.partition(":")
+    if not colon:
+        raise UserError(f"--like takes RUN:NODE, like last:a1.h3; {name[:80]!r} has no colon.")
+    try:
+        return run, Node.parse(node)
+    except ValueError as error:
+        raise UserError(f"--like: {str(error)[:200]}.") from None
+
+
+def nearest(
+    connection: Connection,
+    query: Callable[[int], tuple[str, Mapping[str, Any]]],
+    roles: Collection[str],
+    limit: int,
+) -> list[tuple[Any, ...]]:
+    """The `limit` nearest components. One may be in many circuits: further until all are found."""
+    near = 2 * limit + 50
+    while limit > 0:
+        found = connection.execute(*query(near)).fetchall()
+        nearest = likenesses(found, roles, limit)
+        if len(nearest) == limit or len({row[4] for row in found}) < near:
+            return nearest
+        near *= 4
+    return []
 
 
 def _with(query: Query) -> str:

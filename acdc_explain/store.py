@@ -8,7 +8,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,26 +17,28 @@ from typing import Any
 import duckdb
 
 from . import full_text, rows
-from .circuit import Circuit, Node
+from .circuit import Circuit
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
-from .indexing import index_all, index_nodes, index_run
+from .indexing import index_all, index_evidence, index_run
 from .label import Label, Labeling
 from .motif import Enrichment, Motif
 from .pattern import Pattern
-from .plugins import load_plugins
+from .reading import read_circuit, read_headers, read_run
 from .run import Run, RunHeader
 from .schema import MIGRATIONS, VERSION, Connection
 from .search import (
     Filters,
     Match,
+    check_roles,
+    component,
     count_query,
     label_match,
     labels_query,
     like_query,
-    likenesses,
+    nearest,
     path_match,
     paths_query,
 )
@@ -45,7 +47,6 @@ from .task import Task
 from .verdict import Judging
 from .verifying import problems
 from .writing import (
-    IDENTITY,
     add_circuit,
     add_evidence,
     add_exchanges,
@@ -222,7 +223,7 @@ class Store:
     def add_evidence(self, run_id: str, evidence: Sequence[Evidence]) -> None:
         with self._open() as connection:
             add_evidence(connection, run_id, evidence)
-            _index_evidence(connection, evidence)
+            index_evidence(connection, evidence)
 
     def add_exchange(self, run_id: str | None, exchange: Exchange) -> None:
         """Of a run, or of none: a benchmark's."""
@@ -280,7 +281,7 @@ class Store:
             return [self._add_run(connection, run) for run in runs]
 
     def _add_run(self, connection: Connection, run: Run) -> bool:
-        present = _headers(connection, "WHERE id = $id", {"id": run.id})
+        present = read_headers(connection, "WHERE id = $id", {"id": run.id})
         if present:
             held = present[0]
             other_circuit = None not in (held.circuit_id, run.header.circuit_id) and (
@@ -299,7 +300,7 @@ class Store:
         add_verdicts(connection, run.id, run.verdicts)
         add_motifs(connection, run.id, run.motifs)
         add_keyed(connection, "summaries", map(rows.summary_row, filter(None, [run.summary])))
-        _index_evidence(connection, run.evidence)
+        index_evidence(connection, run.evidence)
         index_run(connection, run.id)
         return True
 
@@ -314,7 +315,7 @@ class Store:
     def runs(self) -> list[RunHeader]:
         """All runs, the newest first."""
         with self._open() as connection:
-            return _headers(connection, "ORDER BY created_at DESC, id")
+            return read_headers(connection, "ORDER BY created_at DESC, id")
 
     def header(self, run: str) -> RunHeader:
         """A run by id, unique prefix of an id, or `last`. Raises UserError."""
@@ -323,9 +324,9 @@ class Store:
 
     def _one(self, connection: Connection, run: str) -> RunHeader:
         found = (
-            _headers(connection, "ORDER BY created_at DESC, id LIMIT 1")
+            read_headers(connection, "ORDER BY created_at DESC, id LIMIT 1")
             if run == "last"
-            else _headers(connection, "WHERE starts_with(id, $name) ORDER BY id", {"name": run})
+            else read_headers(connection, "WHERE starts_with(id, $name) ORDER BY id", {"name": run})
         )
         if len(found) == 1:
             return found[0]
@@ -344,34 +345,8 @@ class Store:
 
     def get(self, run: str) -> Run:
         """A run with everything found, by id, prefix or `last`. Raises UserError."""
-        header = self.header(run)
         with self._open() as connection:
-            circuit = _circuit(connection, header.circuit_id) if header.circuit_id else None
-            number = number_of(connection, "runs", header.id)
-            evidence, labels, exchanges, verdicts = (
-                _linked(connection, things, number, header.circuit_id)
-                for things in ("evidence", "labels", "exchanges", "verdicts")
-            )
-            motifs = connection.execute(
-                "SELECT * FROM motifs WHERE run = ? ORDER BY pattern, nodes", [number]
-            ).fetchall()
-            failures, summaries = (
-                connection.execute(
-                    f"SELECT * FROM {table} WHERE run_id = ?", [header.id]
-                ).fetchall()
-                for table in ("failures", "summaries")
-            )
-        return Run(
-            header,
-            circuit,
-            [rows.to_evidence(row) for row in evidence],
-            [rows.to_label(row) for row in labels],
-            [rows.to_verdict(row) for row in verdicts],
-            [rows.to_motif(row) for row in motifs],
-            [rows.to_exchange(row) for row in exchanges],
-            [rows.to_failure(row) for row in failures],
-            rows.to_summary(summaries[0]) if summaries else None,
-        )
+            return read_run(connection, self._one(connection, run))
 
     def find_circuit(
         self, task_id: str, model_id: str, discoverer: str, settings: Mapping[str, Any]
@@ -383,7 +358,7 @@ class Store:
                 "WHERE task_id = ? AND model_id = ? AND discoverer = ? AND settings = ?",
                 [task_id, model_id, discoverer, canonical_json(settings)],
             ).fetchone()
-            return _circuit(connection, row[0]) if row else None
+            return read_circuit(connection, row[0]) if row else None
 
     def read_page(self, book: str, page: str) -> Any:
         """What a search noted about how far it is; None if nothing."""
@@ -465,7 +440,7 @@ class Store:
     def verify(self) -> list[str]:
         """What is wrong with the store, a sentence each: ids that do not fit, lost references."""
         with self._open() as connection:
-            return list(problems(connection, lambda name: _circuit(connection, name)))
+            return list(problems(connection, lambda name: read_circuit(connection, name)))
 
     def compact(self) -> tuple[int, int]:
         """Write the file anew without the gaps that changes leave; its size before and after.
@@ -541,12 +516,12 @@ class Store:
 
     def _search_paths(self, pattern: Pattern, filters: Filters, limit: int) -> list[Match]:
         with self._open() as connection:
-            _check_roles(connection, pattern)
+            check_roles(connection, pattern)
             found = connection.execute(*paths_query(pattern, filters, limit)).fetchall()
         return [path_match(pattern, row) for row in found]
 
     def _search_like(self, like: str, filters: Filters, limit: int) -> list[Match]:
-        run, node = _component(like)
+        run, node = component(like)
         with self._open() as connection:
             header = self._one(connection, run)
             key = rows.node_key(number_of(connection, "circuits", header.circuit_id), node)
@@ -563,7 +538,7 @@ class Store:
             for own in (False, True):
                 query = partial(like_query, row[0], node, header.model_id, own, filters)
                 wanted = limit - len(found)
-                found += _nearest(connection, query, {role for (role,) in roles}, wanted)
+                found += nearest(connection, query, {role for (role,) in roles}, wanted)
             return [label_match(row) for row in found]
 
     def match(self, run_id: str, patterns: Mapping[str, str]) -> list[Motif]:
@@ -599,7 +574,7 @@ class Store:
     def count(self, pattern: Pattern) -> dict[str, int]:
         """How many paths fit a pattern, by the id of the run; runs without any are left out."""
         with self._open() as connection:
-            _check_roles(connection, pattern)
+            check_roles(connection, pattern)
             found = dict(connection.execute(*count_query(pattern)).fetchall())
             ids = connection.execute("SELECT number, id FROM runs").fetchall()
         return {run_id: found[number] for number, run_id in ids if number in found}
@@ -615,8 +590,8 @@ class Store:
 
     def circuit(self, run_id: str) -> Circuit | None:
         with self._open() as connection:
-            header = _headers(connection, "WHERE id = $id", {"id": run_id})[0]
-            return _circuit(connection, header.circuit_id) if header.circuit_id else None
+            header = read_headers(connection, "WHERE id = $id", {"id": run_id})[0]
+            return read_circuit(connection, header.circuit_id) if header.circuit_id else None
 
     def enrichments(self, run_id: str) -> dict[str, Enrichment]:
         """What was computed before, by the text of the pattern."""
@@ -645,86 +620,6 @@ def memory() -> Iterator[Connection]:
 
 
 # --- helpers on an open connection -------------------------------------------------------------
-
-
-def _index_evidence(connection: Connection, evidence: Sequence[Evidence]) -> None:
-    for circuit_id in dict.fromkeys(item.circuit_id for item in evidence):
-        index_nodes(connection, circuit_id, {item.node for item in evidence})
-
-
-def _circuit(connection: Connection, circuit_id: str) -> Circuit:
-    row = connection.execute("SELECT * FROM circuits WHERE id = ?", [circuit_id]).fetchone()
-    low = row[-1] << rows.CIRCUIT_BITS
-    edges = connection.execute(
-        "SELECT * FROM edges WHERE src_key >= ? AND src_key < ? ORDER BY place",
-        [low, low + (1 << rows.CIRCUIT_BITS)],
-    ).fetchall()
-    return rows.to_circuit(row, edges)
-
-
-def _headers(
-    connection: Connection, clause: str, values: Mapping[str, Any] | None = None
-) -> list[RunHeader]:
-    found = connection.execute(
-        "SELECT id, task, task_id, model, model_id, circuit_id, status, "
-        f"strftime(created_at, '%Y-%m-%dT%H:%M:%SZ'), seed, settings, versions FROM runs {clause}",
-        values,
-    ).fetchall()
-    return [rows.to_header(row) for row in found]
-
-
-def _linked(
-    connection: Connection, things: str, run: int, circuit_id: str | None
-) -> list[tuple[Any, ...]]:
-    """The records that a run is linked to."""
-    among = ""
-    if things != "exchanges":
-        if circuit_id is None:
-            return []
-        among = f"AND {things}.circuit = {number_of(connection, 'circuits', circuit_id)}"
-    identity = IDENTITY[f"run_{things}"][0]
-    found: list[tuple[Any, ...]] = connection.execute(
-        f"SELECT {things}.* FROM {things} JOIN run_{things} AS link "
-        f"ON {things}.id = link.{identity} WHERE link.run = ? {among} ORDER BY {things}.id",
-        [run],
-    ).fetchall()
-    return found
-
-
-def _check_roles(connection: Connection, pattern: Pattern) -> None:
-    """Roles of the store and those installed may be named. Raises UserError."""
-    found = connection.execute("SELECT DISTINCT role FROM standings WHERE role IS NOT NULL")
-    known = {role for (role,) in found.fetchall()}
-    if any(role not in known for role, _ in pattern.roles):
-        pattern.check({*known, *load_plugins().roles()})
-
-
-def _component(name: str) -> tuple[str, Node]:
-    """RUN:NODE. Raises UserError."""
-    run, colon, node = name.partition(":")
-    if not colon:
-        raise UserError(f"--like takes RUN:NODE, like last:a1.h3; {name[:80]!r} has no colon.")
-    try:
-        return run, Node.parse(node)
-    except ValueError as error:
-        raise UserError(f"--like: {str(error)[:200]}.") from None
-
-
-def _nearest(
-    connection: Connection,
-    query: Callable[[int], tuple[str, Mapping[str, Any]]],
-    roles: Collection[str],
-    limit: int,
-) -> list[tuple[Any, ...]]:
-    """The `limit` nearest components. One may be in many circuits: further until all are found."""
-    near = 2 * limit + 50
-    while limit > 0:
-        found = connection.execute(*query(near)).fetchall()
-        nearest = likenesses(found, roles, limit)
-        if len(nearest) == limit or len({row[4] for row in found}) < near:
-            return nearest
-        near *= 4
-    return []
 
 
 def _holder(error: duckdb.Error) -> str:

@@ -1,0 +1,78 @@
+"""Records out of the tables of an open store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import rows
+from .circuit import Circuit
+from .run import Run, RunHeader
+from .schema import Connection
+from .writing import IDENTITY, number_of
+
+
+def read_run(connection: Connection, header: RunHeader) -> Run:
+    """A run with everything found."""
+    number = number_of(connection, "runs", header.id)
+    evidence, labels, exchanges, verdicts = (
+        read_linked(connection, things, number, header.circuit_id)
+        for things in ("evidence", "labels", "exchanges", "verdicts")
+    )
+    motifs = connection.execute(
+        "SELECT * FROM motifs WHERE run = ? ORDER BY pattern, nodes", [number]
+    ).fetchall()
+    failures, summaries = (
+        connection.execute(f"SELECT * FROM {table} WHERE run_id = ?", [header.id]).fetchall()
+        for table in ("failures", "summaries")
+    )
+    return Run(
+        header,
+        read_circuit(connection, header.circuit_id) if header.circuit_id else None,
+        [rows.to_evidence(row) for row in evidence],
+        [rows.to_label(row) for row in labels],
+        [rows.to_verdict(row) for row in verdicts],
+        [rows.to_motif(row) for row in motifs],
+        [rows.to_exchange(row) for row in exchanges],
+        [rows.to_failure(row) for row in failures],
+        rows.to_summary(summaries[0]) if summaries else None,
+    )
+
+
+def read_circuit(connection: Connection, circuit_id: str) -> Circuit:
+    row = connection.execute("SELECT * FROM circuits WHERE id = ?", [circuit_id]).fetchone()
+    low = row[-1] << rows.CIRCUIT_BITS
+    edges = connection.execute(
+        "SELECT * FROM edges WHERE src_key >= ? AND src_key < ? ORDER BY place",
+        [low, low + (1 << rows.CIRCUIT_BITS)],
+    ).fetchall()
+    return rows.to_circuit(row, edges)
+
+
+def read_headers(
+    connection: Connection, clause: str, values: Mapping[str, Any] | None = None
+) -> list[RunHeader]:
+    found = connection.execute(
+        "SELECT id, task, task_id, model, model_id, circuit_id, status, "
+        f"strftime(created_at, '%Y-%m-%dT%H:%M:%SZ'), seed, settings, versions FROM runs {clause}",
+        values,
+    ).fetchall()
+    return [rows.to_header(row) for row in found]
+
+
+def read_linked(
+    connection: Connection, things: str, run: int, circuit_id: str | None
+) -> list[tuple[Any, ...]]:
+    """The records that a run is linked to."""
+    among = ""
+    if things != "exchanges":
+        if circuit_id is None:
+            return []
+        among = f"AND {things}.circuit = {number_of(connection, 'circuits', circuit_id)}"
+    identity = IDENTITY[f"run_{things}"][0]
+    found: list[tuple[Any, ...]] = connection.execute(
+        f"SELECT {things}.* FROM {things} JOIN run_{things} AS link "
+        f"ON {things}.id = link.{identity} WHERE link.run = ? {among} ORDER BY {things}.id",
+        [run],
+    ).fetchall()
+    return found
