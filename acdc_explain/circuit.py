@@ -289,6 +289,30 @@ class Circuit:
         bases = dict.fromkeys(node.base for node in self.nodes)
         return tuple(node for node in bases if node.kind in ("head", "mlp"))
 
+    def to_networkx(self) -> Any:
+        """A networkx.MultiDiGraph: nodes by name, edges with `port` and `effect`."""
+        import networkx
+
+        graph = networkx.MultiDiGraph(task_id=self.task_id, model_id=self.model_id)
+        for node in self.nodes:
+            graph.add_node(str(node), kind=node.kind, layer=node.layer, head=node.head)
+        for edge in self.edges:
+            graph.add_edge(str(edge.src), str(edge.dst), port=edge.port, effect=edge.effect)
+        return graph
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with a row for every edge."""
+        import pandas
+
+        rows = [(str(e), str(e.src), str(e.dst), e.port, e.effect) for e in self.edges]
+        return pandas.DataFrame(rows, columns=["edge", "src", "dst", "port", "effect"])
+
+    def _repr_html_(self) -> str:
+        """The circuit drawn, in a notebook."""
+        from .report import drawn
+
+        return drawn(self)
+
 
 def depth(node: Node) -> tuple[int, int, int, str]:
     """Sorts nodes in the order of the forward pass."""

@@ -7,11 +7,11 @@ import sys
 
 import typer
 
-from . import cli_installed, cli_label, cli_run, cli_store
+from . import cli_installed, cli_label, cli_report, cli_run, cli_store
 from .command import app
 from .errors import UserError
 
-__all__ = ["app", "cli_installed", "cli_label", "cli_run", "cli_store", "main"]
+__all__ = ["app", "cli_installed", "cli_label", "cli_report", "cli_run", "cli_store", "main"]
 
 
 def main() -> None:

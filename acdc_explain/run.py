@@ -16,7 +16,7 @@ from .ids import ID_LENGTH, canonical_json, plain
 from .label import Failure, Label
 from .motif import Motif
 from .summary import Sentence, Summary
-from .verdict import WORST_FIRST, Verdict
+from .verdict import WORST_FIRST, Verdict, worst
 
 SCHEMA = "acdc-explain/run/1"
 
@@ -66,6 +66,24 @@ class Run:
     def failure_of(self, node: Node) -> str | None:
         """Why a node has no label."""
         return next((failure.reason for failure in self.failures if failure.node == node), None)
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with a row for every label, and the verdict that counts."""
+        import pandas
+
+        columns = ["node", "role", "labeler", "confidence", "outcome", "score", "chance"]
+        rows = []
+        for label in self.labels:
+            found = worst(self.verdicts_of(label))
+            told = (found.outcome, found.score, found.chance) if found else (None,) * 3
+            rows.append((str(label.node), label.role, label.labeler, label.confidence, *told))
+        return pandas.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        """The circuit drawn with its roles, in a notebook."""
+        from .report import drawn
+
+        return drawn(self.circuit, self) if self.circuit else f"run {self.id}: no circuit yet"
 
     @property
     def cost_usd(self) -> float | None:

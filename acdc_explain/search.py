@@ -36,6 +36,26 @@ class Match:
     score: float | None = None
 
 
+class Matches(list[Match]):
+    """What a search found; a table in a notebook."""
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with a row for every match; paths have their nodes joined by `, `."""
+        import pandas
+
+        columns = ["run", "task", "model", "nodes", "role", "outcome", "confidence", "score"]
+        rows = [
+            (m.run_id, m.task, m.model, ", ".join(map(str, m.nodes.values())), m.role or None,
+             m.outcome, m.confidence, m.score)
+            for m in self
+        ]  # fmt: skip
+        return pandas.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_pandas().to_html(index=False, escape=True)
+        return html
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """What a match must have besides its place; None: anything."""

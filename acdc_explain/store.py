@@ -32,6 +32,7 @@ from .schema import MIGRATIONS, VERSION, Connection
 from .search import (
     Filters,
     Match,
+    Matches,
     check_roles,
     component,
     count_query,
@@ -493,7 +494,7 @@ class Store:
         task: str | None = None,
         model: str | None = None,
         limit: int = 50,
-    ) -> list[Match]:
+    ) -> Matches:
         """Labeled components over all runs, or with `pattern` paths of them. Filters combine.
 
         `like` is RUN:NODE: components that behave as that one does, those of other models first.
@@ -503,16 +504,16 @@ class Store:
         if like is not None and pattern is not None:
             raise UserError("A search is by pattern or by likeness, not both.")
         if like is not None:
-            return self._search_like(like, filters, limit)
+            return Matches(self._search_like(like, filters, limit))
         if pattern is not None:
-            return self._search_paths(Pattern.parse(pattern), filters, limit)
+            return Matches(self._search_paths(Pattern.parse(pattern), filters, limit))
         with self._open() as connection:
             ranked = None
             if filters.words and full_text.usable(connection, filters.words):
                 with memory() as empty:
                     ranked = full_text.rank(empty, full_text.texts(connection), filters.words)
             found = connection.execute(*labels_query(filters, limit, ranked)).fetchall()
-        return [label_match(row) for row in found]
+        return Matches(label_match(row) for row in found)
 
     def _search_paths(self, pattern: Pattern, filters: Filters, limit: int) -> list[Match]:
         with self._open() as connection:

@@ -1,0 +1,190 @@
+"""Stored runs as HTML pages that need nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from .circuit import Circuit, Node
+from .comparing import compare
+from .drawing import Drawing, draw
+from .evidence import Evidence
+from .exchange import Exchange
+from .label import Label
+from .run import Run
+from .verdict import Verdict, worst
+
+COLORS = (
+    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#9c755f", "#76b7b2", "#edc948",
+    "#ff9da7", "#8cd17d", "#499894", "#d37295",
+)  # fmt: skip
+UNLABELED = "#bab0ac"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A label with what became of it and what is behind it."""
+
+    label: Label
+    outcome: str
+    verdicts: tuple[Verdict, ...]
+    exchange: Exchange | None
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """All that is shown of one component."""
+
+    node: Node
+    claims: tuple[Claim, ...]
+    facts: Mapping[str, Mapping[str, Any]]  # by collector
+    measures: tuple[tuple[str, float, float | None], ...]  # name, value, percentile
+    failed: str | None
+
+    @property
+    def best(self) -> Claim | None:
+        """The claim that colors the node: a supported one before others, the surest first."""
+        return max(
+            self.claims, key=lambda c: (c.outcome == "supported", c.label.confidence), default=None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of two circuits on a page."""
+
+    run: Run
+    panels: tuple[Panel, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.run.header.task} on {self.run.header.model}"
+
+    @property
+    def drawing(self) -> Drawing | None:
+        return draw(self.run.circuit) if self.run.circuit else None
+
+    @property
+    def by_node(self) -> Mapping[str, Panel]:
+        return {str(panel.node): panel for panel in self.panels}
+
+
+def page(run: Run) -> str:
+    """The report of a run, from its record alone."""
+    side = _side(run)
+    return _render(
+        "report.html.j2",
+        run=run,
+        drawing=side.drawing,
+        panels=side.panels,
+        by_node=side.by_node,
+        colors=_colors(side.panels),
+        unlabeled=UNLABELED,
+        outcomes=list(dict.fromkeys(p.best.outcome for p in side.panels if p.best)),
+        command=command(run),
+    )
+
+
+def compare_page(first: Run, second: Run) -> str:
+    """Two runs side by side."""
+    sides = [_side(first), _side(second)]
+    found = compare(first, second)
+    return _render(
+        "compare.html.j2",
+        sides=sides,
+        found=found,
+        colors=_colors(p for side in sides for p in side.panels),
+        unlabeled=UNLABELED,
+    )
+
+
+def index_page(runs: Sequence[Run]) -> str:
+    """All runs and their labels, with links to the page of each in the same folder."""
+    claims = [(run, _claim(run, label)) for run in runs for label in run.labels]
+    return _render("index.html.j2", runs=runs, claims=claims)
+
+
+def drawn(circuit: Circuit, run: Run | None = None) -> str:
+    """A circuit alone, with the roles that a run gave it: for a notebook."""
+    panels = _side(run).panels if run else ()
+    return _render(
+        "drawn.html.j2",
+        drawing=draw(circuit),
+        by_node={str(panel.node): panel for panel in panels},
+        colors=_colors(panels),
+        unlabeled=UNLABELED,
+    )
+
+
+def _render(template: str, **variables: Any) -> str:
+    """Everything that is not in the templates is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
+    return environment.get_template(template).render(**variables)
+
+
+def _side(run: Run) -> Side:
+    nodes = run.circuit.components if run.circuit else ()
+    return Side(run, tuple(_panel(run, node) for node in nodes))
+
+
+def _colors(panels: Iterable[Panel]) -> dict[str, str]:
+    """A color for each role that colors a node."""
+    roles = dict.fromkeys(panel.best.label.role for panel in panels if panel.best)
+    return dict(zip(roles, COLORS * (1 + len(roles) // len(COLORS))))
+
+
+def command(run: Run) -> str:
+    """What to type to make the run anew."""
+    settings = run.header.settings
+    words = ["acdc-explain run", run.header.task, "--model", run.header.model]
+    words += ["--seed", str(run.header.seed)]
+    for option in ("discoverer", "labeler", "metric", "ablation"):
+        if settings.get(option):
+            words += [f"--{option}", str(settings[option])]
+    for name, value in dict(settings.get("discoverer_settings") or {}).items():
+        if name in ("tau", "max_edges") and value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return " ".join(words)
+
+
+def _panel(run: Run, node: Node) -> Panel:
+    evidence = [item for item in run.evidence if item.node == node]
+    return Panel(
+        node,
+        tuple(_claim(run, label) for label in run.labels_of(node)),
+        {item.collector: item.facts for item in evidence},
+        tuple(sorted(_measures(evidence))),
+        run.failure_of(node),
+    )
+
+
+def _claim(run: Run, label: Label) -> Claim:
+    verdicts = tuple(sorted(run.verdicts_of(label), key=lambda verdict: verdict.judge))
+    found = worst(verdicts)
+    exchange = next((x for x in run.exchanges if x.id == label.exchange_id), None)
+    return Claim(label, found.outcome if found else "untested", verdicts, exchange)
+
+
+def _measures(evidence: list[Evidence]) -> set[tuple[str, float, float | None]]:
+    return {
+        (name, found["value"], found.get("percentile"))
+        for item in evidence
+        for name, found in item.measures.items()
+    }
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
