@@ -1,0 +1,312 @@
+"""Pages: everything from outside is text, nothing leaves the page, and it works in a browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import networkx as nx
+import pytest
+from typer.testing import CliRunner
+
+from acdc_explain.circuit import Graph, Node
+from acdc_explain.cli import app
+from acdc_explain.drawing import draw
+from acdc_explain.errors import UserError
+from acdc_explain.evidence import Evidence
+from acdc_explain.report import command, compare_page, index_page, page
+from acdc_explain.run import from_document, to_document
+from acdc_explain.store import Store
+
+from .samples import make_run, whole_run
+
+NASTY = [
+    "<script>document.title='stolen'</script>", "\"><img src=x onerror=alert(1)>", "'; --", "{{ 7 * 7 }}",
+    "שלום \u202e right to left", "🙂" * 20, "x" * 10_000, "</style></title>", "&amp;<b>bold</b>",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: tags with attributes, ids, text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+def nasty_run(text: str):
+    """Every text that comes from outside is this one."""
+    run = make_run(task=text, model=text)
+    assert run.circuit is not None
+    facts = {
+        "top": [{"text": text, "token": text}, {"text": f"a «{text}» b"}], "corpus": text,
+        "promoted": [text], "suppressed": [text],
+    }  # fmt: skip
+    node = Node.parse("a1.h0")
+    evidence = [
+        *run.evidence,
+        *(
+            Evidence(run.circuit.id, node, name, {}, facts)
+            for name in ("top_examples", "direct_logits")
+        ),
+        Evidence(run.circuit.id, node, "attention", {}, {"between_positions": {text: 0.5}}),
+        Evidence(run.circuit.id, node, "patching", {}, {"under_other_corruptions": {text: 0.5}}),
+    ]
+    labels = [
+        replace(x, role=text, description=text, positions=(text,), labeler=text) for x in run.labels
+    ]
+    verdicts = [
+        replace(run.verdicts[0], label_id=label.id, reason=text, judge=text) for label in labels
+    ]
+    exchange = replace(run.exchanges[0], prompt=text, reply=text, llm=text)
+    labels = [replace(label, exchange_id=exchange.id) for label in labels]
+    verdicts = [replace(v, label_id=label.id) for v, label in zip(verdicts, labels)]
+    motifs = [replace(run.motifs[0], pattern=text, nodes={text: node})]
+    header = replace(run.header, settings={"discoverer": text, text: text})
+    return replace(run, header=header, evidence=evidence, labels=labels, verdicts=verdicts,
+                   motifs=motifs, exchanges=[exchange])  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_what_comes_from_outside_is_text(text):
+    run = nasty_run(text)
+    harmless = [tag for tag, _ in Page(page(nasty_run("x"))).tags]
+    for made, as_usual in (
+        (page(run), harmless),
+        (
+            compare_page(run, run),
+            [tag for tag, _ in Page(compare_page(*[nasty_run("x")] * 2)).tags],
+        ),
+        (index_page([run]), [tag for tag, _ in Page(index_page([nasty_run("x")])).tags]),
+    ):
+        found = Page(made)
+        assert [tag for tag, _ in found.tags] == as_usual  # no element more
+        assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+        assert text in found.text
+
+
+def test_nothing_leaves_the_page():
+    for made in (
+        page(whole_run()),
+        compare_page(whole_run(), make_run()),
+        index_page([whole_run()]),
+    ):
+        found = Page(made)
+        for tag, attributes in found.tags:
+            assert tag not in ("img", "iframe", "object", "embed", "link", "base")
+            assert "src" not in attributes
+            target = attributes.get("href")
+            assert target is None or re.fullmatch(r"#.*|[0-9a-f]{16}\.html(#.*)?", target)
+        assert "default-src 'none'" in made
+        assert "@import" not in made
+        assert "url(" not in made
+
+
+def test_all_of_a_run_is_there():
+    run = whole_run()
+    assert run.circuit is not None
+    found = Page(page(run))
+    ids = {attributes.get("id") for _, attributes in found.tags}
+    for node in run.circuit.components:
+        assert f"c-{node}" in ids
+    for label in run.labels:
+        assert label.description in found.text
+    for edge in run.circuit.edges:
+        assert f"{edge}, effect" in found.text
+    assert run.exchanges[0].prompt in found.text
+    assert "faithfulness" in found.text
+    targets = {attributes["href"][1:] for tag, attributes in found.tags if tag == "a"}
+    assert targets - {"c-input", "c-logits"} <= ids
+
+
+def test_from_its_document_alone():
+    """A run made on another machine."""
+    run = whole_run()
+    assert page(from_document(to_document(run), "f.json")) == page(run)
+
+
+def test_a_run_without_a_circuit():
+    header = replace(whole_run().header, circuit_id=None, status="unfinished")
+    empty = replace(whole_run(), header=header, circuit=None, evidence=[], labels=[], verdicts=[],
+                    motifs=[], exchanges=[], failures=[], summary=None)  # fmt: skip
+    assert "has no circuit yet" in Page(page(empty)).text
+    assert "No circuit yet" in Page(compare_page(empty, whole_run())).text
+    assert "no circuit yet" in empty._repr_html_()
+
+
+def test_the_command_that_made_it():
+    run = whole_run()
+    settings = {**run.header.settings, "discoverer_settings": {"tau": 0.05, "max_edges": None}}
+    assert command(replace(run, header=replace(run.header, settings=settings))) == (
+        "acdc-explain run ioi --model mini --seed 0 --discoverer acdc --labeler rules --tau 0.05"
+    )
+
+
+def test_layers_go_up():
+    run = whole_run()
+    assert run.circuit is not None
+    drawing = draw(run.circuit)
+    height = {str(spot.node): spot.y for spot in drawing.spots}
+    assert height["logits"] < height["a2.h1"] < height["m1"] < height["a1.h0"] < height["input"]
+    assert len(drawing.lines) == len(run.circuit.edges)
+    assert max(line.width for line in drawing.lines) == pytest.approx(5.8)
+    assert len({(spot.x, spot.y) for spot in drawing.spots}) == len(drawing.spots)
+
+
+def test_notebooks():
+    run = whole_run()
+    assert run.circuit is not None
+    assert run.circuit._repr_html_().count("<path") == len(run.circuit.edges)
+    assert "induction" in run._repr_html_()
+    graph = run.circuit.to_networkx()
+    assert isinstance(graph, nx.MultiDiGraph)
+    assert graph.number_of_edges() == len(run.circuit.edges)
+    assert list(run.circuit.to_pandas().edge) == [str(edge) for edge in run.circuit.edges]
+    assert set(run.to_pandas().outcome) == {"supported"}
+
+
+def test_matches_in_a_notebook(tmp_path):
+    store = Store(tmp_path / "s.duckdb")
+    store.add_run(nasty_run(NASTY[0]))
+    found = store.search()
+    assert len(found.to_pandas()) == len(found) == 4
+    assert "<script>" not in found._repr_html_()
+    assert next(iter(store.search(pattern="head -> *").to_pandas().nodes)).count(", ") == 1
+
+
+class TestCommand:
+    @pytest.fixture
+    def db(self, tmp_path) -> str:
+        store = Store(tmp_path / "s.duckdb")
+        for task in ("ioi", "induction"):
+            store.add_run(whole_run(task))
+        return str(store.path)
+
+    def test_pages(self, db, tmp_path):
+        file, folder = tmp_path / "new" / "run.html", tmp_path / "all"
+        ids = [header.id for header in Store(db).runs()]
+        for arguments in (
+            ["last", "-o", str(file)], ["--compare", *ids, "-o", str(tmp_path / "two.html")],
+            ["--store", "-o", str(folder)],
+        ):  # fmt: skip
+            done = CliRunner().invoke(app, ["report", *arguments, "--db", db])
+            assert done.exit_code == 0, done.exception
+        assert file.read_text() == page(Store(db).get("last"))
+        assert {path.stem for path in folder.iterdir()} == {*ids, "index"}
+        assert "induction on mini" in (tmp_path / "two.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ([], "takes one RUN, and 0 were given"), (["a", "b"], "takes one RUN, and 2"),
+            (["--compare", "a"], "two RUNs with --compare, and 1"),
+            (["--store", "a"], "no RUN with --store, and 1"), (["zz"], "holds no run 'zz'"),
+            (["last", "-o", "/dev/null/x.html"], "cannot be written"),
+        ],
+    )  # fmt: skip
+    def test_mistakes(self, db, arguments, complaint):
+        done = CliRunner().invoke(app, ["report", *arguments, "--db", db])
+        assert isinstance(done.exception, UserError)
+        assert complaint in str(done.exception)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PLAY = """
+<script>
+const told = {}, at = (what) => document.querySelector(what);
+const shown = (what) => getComputedStyle(at(what)).display !== "none";
+const change = (id, value) => { const input = at(id); input.value = value; input.dispatchEvent(new Event("input")); };
+const count = (what) => document.querySelectorAll(what).length;
+window.addEventListener("load", () => {
+  told.hint = shown("#hint");
+  at('[data-node="a1.h0"]').dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
+  setTimeout(() => {
+    told.panel = shown('[id="c-a1.h0"]');
+    told.others = shown('[id="c-a0.h1"]');
+    told.hintGone = !shown("#hint");
+    told.lit = count(".line.lit");
+    change("#role", "induction");
+    told.faintNodes = count(".node.faint");
+    change("#role", "");
+    change("#outcome", "supported");
+    told.faintByVerdict = count(".node.faint");
+    change("#outcome", "");
+    change("#weight", "50");
+    told.hidden = count(".line.hidden");
+    told.title = document.title;
+    told.focus = at('[data-node="a1.h0"]').tabIndex;
+    const out = document.createElement("pre");
+    out.id = "told";
+    out.textContent = JSON.stringify(told);
+    document.body.append(out);
+  }, 50);
+});
+</script>
+"""
+
+
+def browse(file: Path) -> tuple[str, str]:
+    """The page after its scripts ran, and what the console said."""
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         "--proxy-server=127.0.0.1:9", "--virtual-time-budget=3000", "--dump-dom", file.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return done.stdout, "\n".join(x for x in done.stderr.splitlines() if "CONSOLE" in x)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+class TestInABrowser:
+    def test_clicks_and_filters(self, tmp_path):
+        import json
+
+        run = whole_run()
+        file = tmp_path / "run.html"
+        file.write_text(page(run).replace("</body>", PLAY + "</body>"))
+        dom, console = browse(file)
+        assert console == ""
+        told = json.loads(
+            re.search(r'<pre id="told">(.*?)</pre>', dom, re.S)[1].replace("&gt;", ">")
+        )
+        assert told["hint"]
+        assert told["hintGone"]
+        assert told["panel"]
+        assert not told["others"]
+        assert told["lit"] == 3  # edges into and out of a1.h0
+        assert told["faintNodes"] == 3
+        assert told["faintByVerdict"] == 0
+        assert told["hidden"] == 3  # effects 0, 0.1 and 0.2 of 0.5
+        assert told["title"] == "ioi on mini - acdc-explain"
+        assert told["focus"] == 0
+
+    @pytest.mark.parametrize("text", NASTY[:2])
+    def test_nothing_runs_that_is_data(self, text, tmp_path):
+        file = tmp_path / "run.html"
+        file.write_text(page(nasty_run(text)))
+        dom, console = browse(file)
+        assert console == ""
+        assert "<title>stolen" not in dom
+
+
+def test_a_large_circuit_is_a_small_page():
+    graph = Graph(30, 9)
+    edges = tuple(str(edge) for edge in list(graph.edges())[:: graph.n_edges // 300])
+    roles = {str(node): "induction" for node in graph.heads[::5]}
+    made = page(make_run(edges=edges, roles=roles))
+    assert len(made) < 3e6
