@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +15,7 @@ from .model import Batch, Hook, Model, head_index
 from .subject import Subject
 
 RANDOM_SEQUENCES = 12
+EXAMPLE_TOKENS = 40  # shown of an example, the last ones
 RANDOM_LENGTH = 24  # tokens that are repeated, or as many as fit the model's context twice
 
 
@@ -158,6 +161,20 @@ def named_attention(subject: Subject) -> dict[Node, dict[str, float]]:
             for node in found:
                 found[node][f"{query} to {key}"] = round(float(mean[head_index(node)]), 3)
     return found
+
+
+def example_attention(subject: Subject, node: Node) -> dict[str, list[Any]]:
+    """A head's attention on the first example: its last tokens, and a row for each of them.
+
+    A row has the attention to each token up to its own; what lies further back is left out.
+    """
+    end = int(subject.clean.end[0]) + 1
+    start = max(0, end - EXAMPLE_TOKENS)
+    layer, head = head_index(node)
+    pattern = subject.clean_run.patterns[layer, 0, head, start:end, start:end]
+    ids = subject.clean.tokens[0, start:end].tolist()
+    rows = [[round(x, 2) for x in row[: i + 1]] for i, row in enumerate(pattern.tolist())]
+    return {"tokens": [subject.model.piece(i) for i in ids], "attention": rows}
 
 
 def occurrences(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .command import DEFAULT_STORE, Db, app, installed, open_store
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .store import Store
 
 
 @app.command()
@@ -27,7 +31,7 @@ def report(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Write a run as one HTML page, two runs side by side, or the whole store."""
-    from .report import compare_page, index_page, page
+    from .report import compare_page, index_page
 
     installed()
     given, wanted = runs or [], 0 if store else 2 if compare else 1
@@ -39,12 +43,18 @@ def report(
         folder = output or Path("report")
         found = [held.get(header.id) for header in held.runs()[:limit]]
         for run in found:
-            _write(folder / f"{run.id}.html", page(run))
+            _write(folder / f"{run.id}.html", _page(run, held))
         _write(folder / "index.html", index_page(found))
         return
     found = [held.get(name) for name in given]
-    text = compare_page(*found) if compare else page(*found)
+    text = compare_page(*found) if compare else _page(found[0], held)
     _write(output or Path("-".join(run.id[:8] for run in found) + ".html"), text)
+
+
+def _page(run: Run, store: Store) -> str:
+    from .report import page
+
+    return page(run, store.sizes(run.circuit) if run.circuit else ())
 
 
 def _write(file: Path, text: str) -> None:

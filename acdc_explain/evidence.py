@@ -15,7 +15,8 @@ class Evidence:
     """The facts one collector measured for a node, on the discovery examples.
 
     `facts["measures"]`, where present, maps the name of a measure to its `value` and, where all
-    nodes of the same kind in the model were measured, its `percentile` among them (0 to 1).
+    nodes of the same kind in the model were measured, its `percentile` among them (0 to 1) and the
+    `null`: their least, quartiles and largest.
     """
 
     circuit_id: str
@@ -29,6 +30,6 @@ class Evidence:
         return content_id("evidence", self)
 
     @property
-    def measures(self) -> Mapping[str, Mapping[str, float]]:
-        measures: Mapping[str, Mapping[str, float]] = self.facts.get("measures", {})
+    def measures(self) -> Mapping[str, Mapping[str, Any]]:
+        measures: Mapping[str, Mapping[str, Any]] = self.facts.get("measures", {})
         return measures

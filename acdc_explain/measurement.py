@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -57,11 +58,15 @@ class Measurement:
         low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.double))
         return float(low), float(high)
 
-    def facts(self, node: Node) -> dict[str, float]:
-        """Value and percentile, as collectors store them."""
+    def facts(self, node: Node) -> dict[str, Any]:
+        """Value, percentile and the quartiles of the null, as collectors store them."""
+        null = self.null(node).double()
+        quartiles = torch.linspace(0, 1, 5, dtype=torch.double, device=null.device)
+        found = torch.quantile(null, quartiles).tolist() if len(null) else []
         return {
             "value": round(self.value(node), 5),
             "percentile": round(self.percentile(node), 4),
+            "null": [round(x, 4) for x in found],
         }
 
 

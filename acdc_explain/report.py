@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,28 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A measure's value, and where there is a null, where it stands among the others."""
+
+    name: str
+    value: float
+    percentile: float | None
+    null: tuple[float, ...]  # least, quartiles, largest; empty: not known
+
+    def place(self, value: float) -> float:
+        """Where a value stands on a scale that holds them all, 0 to 1."""
+        low, high = min(self.value, *self.null), max(self.value, *self.null)
+        return (value - low) / (high - low) if high > low else 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """All that is shown of one component."""
 
     node: Node
     claims: tuple[Claim, ...]
     facts: Mapping[str, Mapping[str, Any]]  # by collector
-    measures: tuple[tuple[str, float, float | None], ...]  # name, value, percentile
+    measures: tuple[Measured, ...]
     failed: str | None
 
     @property
@@ -74,8 +90,14 @@ class Side:
         return {str(panel.node): panel for panel in self.panels}
 
 
-def page(run: Run) -> str:
-    """The report of a run, from its record alone."""
+Sizes = Sequence[tuple[int, float]]
+
+
+def page(run: Run, sizes: Sizes = ()) -> str:
+    """The report of a run, from its record alone.
+
+    `sizes`: edges and faithfulness of all circuits known of its task and model, for the curve.
+    """
     side = _side(run)
     return _render(
         "report.html.j2",
@@ -87,6 +109,7 @@ def page(run: Run) -> str:
         unlabeled=UNLABELED,
         outcomes=list(dict.fromkeys(p.best.outcome for p in side.panels if p.best)),
         command=command(run),
+        curve=_curve(sizes),
     )
 
 
@@ -135,6 +158,25 @@ def _render(template: str, **variables: Any) -> str:
     return environment.get_template(template).render(**variables)
 
 
+def _curve(sizes: Sizes) -> Sequence[tuple[float, float, int, float]]:
+    """Each size and faithfulness with its place on a picture of 300 by 120, sizes by logarithm."""
+    if len({size for size, _ in sizes}) < 2:
+        return []
+    logs = [math.log(size) for size, _ in sizes]
+    shares = [share for _, share in sizes]
+    low, high = min(logs), max(logs)
+    least, most = min(0.0, *shares), max(1.0, *shares)
+    return [
+        (
+            30 + 250 * (math.log(n) - low) / (high - low),
+            105 - 90 * (x - least) / (most - least),
+            n,
+            x,
+        )
+        for n, x in sorted(sizes)
+    ]
+
+
 def _side(run: Run) -> Side:
     nodes = run.circuit.components if run.circuit else ()
     return Side(run, tuple(_panel(run, node) for node in nodes))
@@ -166,7 +208,7 @@ def _panel(run: Run, node: Node) -> Panel:
         node,
         tuple(_claim(run, label) for label in run.labels_of(node)),
         {item.collector: item.facts for item in evidence},
-        tuple(sorted(_measures(evidence))),
+        _measures(evidence),
         run.failure_of(node),
     )
 
@@ -178,12 +220,13 @@ def _claim(run: Run, label: Label) -> Claim:
     return Claim(label, found.outcome if found else "untested", verdicts, exchange)
 
 
-def _measures(evidence: list[Evidence]) -> set[tuple[str, float, float | None]]:
-    return {
-        (name, found["value"], found.get("percentile"))
+def _measures(evidence: Iterable[Evidence]) -> tuple[Measured, ...]:
+    found = {
+        name: Measured(name, m["value"], m.get("percentile"), tuple(m.get("null") or ()))
         for item in evidence
-        for name, found in item.measures.items()
+        for name, m in item.measures.items()
     }
+    return tuple(found[name] for name in sorted(found))
 
 
 def _number(value: float | None, form: str = ".2f") -> str:

@@ -349,6 +349,25 @@ class Store:
         with self._open() as connection:
             return read_run(connection, self._one(connection, run))
 
+    def sizes(self, circuit: Circuit) -> list[tuple[int, float]]:
+        """Edges and faithfulness of all circuits of the same task, model and metric."""
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT number, circuit, corrupt, clean FROM circuits "
+                "WHERE task_id = ? AND model_id = ? AND metric = ? AND clean <> corrupt",
+                [circuit.task_id, circuit.model_id, circuit.faithfulness.metric],
+            ).fetchall()
+            counts = dict(
+                connection.execute(
+                    "SELECT src_key >> ?, count(*) FROM edges GROUP BY 1", [rows.CIRCUIT_BITS]
+                ).fetchall()
+            )
+        return [
+            (counts[number], (kept - corrupt) / (clean - corrupt))
+            for number, kept, corrupt, clean in found
+            if counts.get(number)
+        ]
+
     def find_circuit(
         self, task_id: str, model_id: str, discoverer: str, settings: Mapping[str, Any]
     ) -> Circuit | None:

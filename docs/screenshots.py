@@ -17,9 +17,10 @@ from acdc_explain.tables import show_matches, show_run
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 1400, 1150
-CHOOSE = (
-    "history.replaceState(null, '', '#c-a0.h1'); dispatchEvent(new HashChangeEvent('hashchange'))"
-)
+CHOOSE = """
+addEventListener("load", () => document.querySelector('[data-node="a0.h1"]')
+  .dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true })));
+"""
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ PATTERNS = (
 
 
 def attention(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
-    """For heads: pattern scores, and mean attention from each named position to each."""
-    from acdc_explain.attending import named_attention
+    """For heads: pattern scores, mean attention between named positions, and the first example."""
+    from acdc_explain.attending import example_attention, named_attention
     from acdc_explain.experiments import measured
 
     found = measured(PATTERNS, subject)
@@ -43,6 +43,7 @@ def attention(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, F
             {
                 "measures": {name: m.facts(node) for name, m in found.items()},
                 "between_positions": between[node],
+                "example": example_attention(subject, node),
             },
         )
 

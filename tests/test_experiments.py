@@ -11,6 +11,7 @@ from acdc_explain import ov
 from acdc_explain.attending import (
     _repeated_length,
     diagonal,
+    example_attention,
     last_occurrence,
     named_attention,
     occurrences,
@@ -120,6 +121,22 @@ class TestAnswerAttention:
         with_patterns(subject, lambda tokens, query: len(model.prefix))
         found = named_attention(subject)[Node("head", 1, 2)]
         assert found == {"A to A": 1.0, "END to A": 1.0, "END to END": 0.0}
+
+    def test_on_an_example(self, small_model, monkeypatch):
+        """The plain forward pass' pattern, row by row, of the last tokens."""
+        model, task = small_model("gpt2"), self.task()
+        subject, node = Subject(model, task, task.discover), Node("head", 1, 2)
+        pattern = model.patterns(subject.clean)[1, 0, 2]
+        size = int(subject.clean.end[0]) + 1
+        found = example_attention(subject, node)
+        assert found["tokens"][-3:] == [" cat", " dog", " bird"]
+        assert [len(row) for row in found["attention"]] == list(range(1, size + 1))
+        for i, row in enumerate(found["attention"]):
+            assert row == pytest.approx(pattern[i, : i + 1].tolist(), abs=0.006)
+        monkeypatch.setattr("acdc_explain.attending.EXAMPLE_TOKENS", 2)
+        cut = example_attention(subject, node)
+        assert cut["tokens"] == found["tokens"][-2:]
+        assert cut["attention"][-1] == found["attention"][-1][-2:]
 
     def test_an_answer_that_is_not_in_the_prompt(self, subject):
         with pytest.raises(NotMeasurable, match="does not occur"):

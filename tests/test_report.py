@@ -135,6 +135,26 @@ def test_all_of_a_run_is_there():
     assert targets - {"c-input", "c-logits"} <= ids
 
 
+def test_the_null_of_a_measure_and_the_curve_of_sizes():
+    run = whole_run()
+    measures = {"copying": {"value": 0.5, "percentile": 0.9, "null": [0.0, 0.1, 0.2, 0.3, 1.0]}}
+    evidence = [replace(e, facts={"measures": measures}) for e in run.evidence]
+    made = page(replace(run, evidence=evidence), sizes=[(6, 0.8), (20, 0.9)])
+    assert "others: 0.000 to 1.000, quartiles 0.100, 0.200, 0.300" in made
+    assert made.count('cx="80.0"') == 4  # 0.5, half way along the scale, in each panel
+    assert "20 edges: 90%" in made
+    assert "edges: " not in page(run, sizes=[(6, 0.8)])  # one point is no curve
+
+
+def test_attention_on_an_example():
+    run = whole_run()
+    facts = {"example": {"tokens": ["a", "<b>"], "attention": [[1.0], [0.25, 0.75]]}}
+    found = Evidence(run.evidence[0].circuit_id, Node.parse("a1.h0"), "attention", {}, facts)
+    made = page(replace(run, evidence=[*run.evidence, found]))
+    assert made.count('opacity="0.75"') == made.count('opacity="0.25"') == 1
+    assert "&lt;b&gt;" in made
+
+
 def test_from_its_document_alone():
     """A run made on another machine."""
     run = whole_run()
@@ -278,7 +298,8 @@ class TestInABrowser:
 
         run = whole_run()
         file = tmp_path / "run.html"
-        file.write_text(page(run).replace("</body>", PLAY + "</body>"))
+        made = page(run, sizes=[(6, 0.8), (20, 0.9), (3, -0.1)])
+        file.write_text(made.replace("</body>", PLAY + "</body>"))
         dom, console = browse(file)
         assert console == ""
         told = json.loads(

@@ -32,6 +32,9 @@ class TestMeasurement:
         assert found.value(ME) == 0.5
         assert found.chance(ME) == pytest.approx(0.2)
         assert found.percentile(ME) == 0.5
+        assert found.facts(ME) == {
+            "value": 0.5, "percentile": 0.5, "null": pytest.approx([0.1, 0.175, 0.5, 0.825, 0.9]),
+        }  # fmt: skip
 
     def test_ties_count_half(self):
         assert measurement([0.0] * 6).percentile(ME) == 0.5
@@ -40,6 +43,7 @@ class TestMeasurement:
         nodes = (ME, Node("mlp", 0), HEADS[1])
         found = Measurement("m", nodes, torch.tensor([[1.0], [9.0], [0.0]]))
         assert found.percentile(ME) == 1.0
+        assert measurement([0.5]).facts(ME)["null"] == []
 
     def test_interval_covers_the_mean_95_times_in_100(self):
         covered = 0

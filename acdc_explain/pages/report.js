@@ -26,6 +26,15 @@
     }
   };
   window.addEventListener("hashchange", open);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#c-"]');
+    if (!link || event.ctrlKey || event.metaKey) return;
+    event.preventDefault(); // or the page would jump, and the circuit leave the screen
+    history.pushState(null, "", link.getAttribute("href"));
+    open();
+    document.getElementById("panels").scrollTop = 0;
+    document.querySelector(".panel.open")?.focus({ preventScroll: true });
+  });
   for (const input of [role, outcome, weight]) input.addEventListener("input", filter);
   document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
   open();
