@@ -91,6 +91,27 @@ def _stop_engine() -> None:
         _engines.pop()[1].close()
 
 
+def _detach(connection: Connection) -> None:
+    """Close the file, whatever happened: with the engine, if there is no other way."""
+    try:
+        with suppress(duckdb.TransactionException):
+            connection.execute("ROLLBACK")  # of what an error left undone
+        connection.execute("USE memory")
+        connection.execute("DETACH store")
+    except duckdb.Error as error:
+        _stop_engine()
+        _pass_on_interrupt(error)
+    except BaseException:
+        _stop_engine()
+        raise
+
+
+def _pass_on_interrupt(error: Exception) -> None:
+    """DuckDB turns Ctrl-C during a query into an error of its own."""
+    if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
+        raise KeyboardInterrupt from error
+
+
 class Store:
     """Append-only: adding a record that is there changes nothing. The file is not kept open."""
 
@@ -126,18 +147,12 @@ class Store:
         with _turn:
             connection = self._attach()
             try:
-                connection.execute("USE store")
                 yield connection
             finally:
-                try:
-                    with suppress(duckdb.TransactionException):
-                        connection.execute("ROLLBACK")  # of what an error left undone
-                    connection.execute("USE memory")
-                    connection.execute("DETACH store")
-                except duckdb.Error:
-                    _stop_engine()  # which closes the file too
+                _detach(connection)
 
     def _failed(self, error: duckdb.Error) -> UserError:
+        _pass_on_interrupt(error)
         if self._read_only:
             return UserError(
                 f"{self.path} may only be read: nothing was written; use a copy, or another --db."
@@ -156,6 +171,7 @@ class Store:
             engine = _engine()
             try:
                 engine.execute(f"ATTACH {_quoted(self.path)} AS store ({how})")
+                engine.execute("USE store")
                 return engine
             except duckdb.IOException as error:
                 if "lock on file" not in str(error):
@@ -170,9 +186,13 @@ class Store:
                 time.sleep(random.uniform(0.005, 0.05))  # or two that wait always meet again
             except (duckdb.Error, RuntimeError) as error:
                 _stop_engine()
+                _pass_on_interrupt(error)
                 raise UserError(
                     f"{self.path} is no DuckDB store ({_first_line(error)}); give another --db."
                 ) from error
+            except BaseException:  # Ctrl-C: the file may be attached or not
+                _stop_engine()
+                raise
 
     def _version(self, connection: Connection) -> int:
         """Of the schema; 0: a new file."""

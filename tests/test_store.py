@@ -6,6 +6,7 @@ import random
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from acdc_explain import store as store_module
 from acdc_explain.circuit import Edge
 from acdc_explain.errors import UserError
 from acdc_explain.exchange import Exchange
@@ -403,6 +405,40 @@ def test_a_full_disk_leaves_what_was_there(store):
     process.join(60)
     assert process.exitcode == 7
     assert to_document(store.get("last")) == to_document(whole_run())
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize("statement", ["ATTACH", "USE store", "SELECT value", "BEGIN", "INSERT",
+                                       "COMMIT", "ROLLBACK", "USE memory", "DETACH"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("interrupt", "after"),
+    [(KeyboardInterrupt(), False), (KeyboardInterrupt(), True),
+     (duckdb.InterruptException("INTERRUPT Error: Interrupted!"), False)],
+)  # fmt: skip
+def test_ctrl_c_at_any_moment(store, monkeypatch, statement, interrupt, after):
+    """The next call works, and what was under way is whole or absent."""
+    store.add_run(whole_run("before"))
+
+    class Interrupted:
+        def __init__(self, engine):
+            self.engine = engine
+
+        def execute(self, query, *values):
+            if not query.lstrip().startswith(statement):
+                return self.engine.execute(query, *values)
+            monkeypatch.undo()
+            if after:
+                self.engine.execute(query, *values)
+            raise interrupt
+
+    real = store_module._engine
+    monkeypatch.setattr(store_module, "_engine", lambda: Interrupted(real()))
+    with suppress(KeyboardInterrupt):
+        store.add_run(whole_run("during"))
+    assert {header.task for header in store.runs()} <= {"before", "during"}
+    for header in store.runs():
+        assert to_document(store.get(header.id)) == to_document(whole_run(header.task))
+    store.add_run(whole_run("after"))
     assert store.verify() == []
 
 
