@@ -181,10 +181,10 @@ def paths_query(
     return sql, query.values
 
 
-def count_query(pattern: Pattern, run: int | None = None) -> tuple[str, Mapping[str, Any]]:
+def count_query(pattern: Pattern) -> tuple[str, Mapping[str, Any]]:
     """How many paths fit a pattern in each run that has any: the run's number, the count."""
     query = Query()
-    paths = compile_paths(pattern, query, run=run)
+    paths = compile_paths(pattern, query)
     keys = ", ".join(f"{key} AS k{i}" for i, key in enumerate(paths.keys))
     sql = f"""{_with(query)} SELECT run, count(*) FROM
         (SELECT DISTINCT {paths.run} AS run, {keys} FROM {paths.source} WHERE {query.where()})

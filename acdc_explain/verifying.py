@@ -11,6 +11,7 @@ from . import rows
 from .circuit import Circuit
 from .schema import Connection
 from .settings import run_id
+from .writing import IDENTITY
 
 CHUNK = 5000  # rows in memory at once
 
@@ -63,6 +64,8 @@ def problems(connection: Connection, circuit: Callable[[str], Circuit]) -> Itera
     for (circuit_id,) in connection.execute("SELECT id FROM circuits ORDER BY id").fetchall():
         yield from _circuit(connection, circuit_id, circuit)
     yield from _runs(connection)
+    for table, (identity, number) in IDENTITY.items():
+        yield from _rows(connection, table, identity, number)
     for table, column, target in REFERENCES:
         yield from _dangling(connection, table, column, f"SELECT {column} FROM {table}", target)
     for table, column, target in LISTS:
@@ -105,6 +108,21 @@ def _circuit(
     ).fetchone()
     if held[0]:
         yield f"circuits {circuit_id} lacks {held[0]} nodes that its edges touch"
+
+
+def _rows(connection: Connection, table: str, identity: str, number: str | None) -> Iterator[str]:
+    """These tables have no key that would keep rows apart, and are read by the number alone."""
+    twice = connection.execute(
+        f"SELECT count(*), min({identity}) FROM (SELECT {identity} FROM {table} "
+        f"GROUP BY {', '.join([identity, *([number] if number else [])])} HAVING count(*) > 1)"
+    ).fetchone()
+    if twice[0]:
+        yield f"{table} has {twice[0]} rows more than once, like {twice[1]}"
+    if number is None:
+        return
+    lost = connection.execute(f"SELECT count(*) FROM {table} WHERE {number} IS NULL").fetchone()
+    if lost[0]:
+        yield f"{table} has {lost[0]} rows that belong to no {number}"
 
 
 def _runs(connection: Connection) -> Iterator[str]:

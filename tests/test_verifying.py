@@ -67,6 +67,9 @@ def test_a_store_that_was_only_written_to_is_whole(store):
         ("DELETE FROM runs", "motifs names 2 runs that are not there"),
         ("DELETE FROM nodes WHERE node = 'm1'", "circuits [0-9a-f]+ lacks 1 nodes"),
         ("DELETE FROM circuits", "runs names 2 circuits that are not there"),
+        ("INSERT INTO labels FROM labels WHERE node = 'm1'", "labels has 2 rows more than once"),
+        ("INSERT INTO run_labels FROM run_labels LIMIT 1", "run_labels has 1 rows more than once"),
+        ("UPDATE verdicts SET circuit = NULL", "verdicts has 8 rows that belong to no circuit"),
     ],
 )
 def test_what_was_changed_or_lost_is_found(sql, complaint, store):
