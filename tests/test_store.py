@@ -343,7 +343,7 @@ class TestSeveralProcesses:
         assert store.verify() == []
 
     @pytest.mark.parametrize(
-        ("kills", "every"), [(3, 0.6), pytest.param(12, 2.0, marks=pytest.mark.slow)]
+        ("kills", "every"), [(3, 0.6), pytest.param(8, 1.5, marks=pytest.mark.slow)]
     )
     def test_what_a_killed_writer_added_is_whole_or_absent(self, kills, every, store):
         """Killed at any moment; one that takes its place goes on, until all is there."""
