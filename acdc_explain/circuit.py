@@ -325,6 +325,11 @@ def depth(node: Node) -> tuple[int, int, int, str]:
     return (node.layer, int(node.kind == "mlp"), node.head or 0, place)
 
 
+def in_order(nodes: Mapping[str, Node]) -> list[tuple[str, Node]]:
+    """Named nodes in the order of the forward pass."""
+    return sorted(nodes.items(), key=lambda item: depth(item[1]))
+
+
 def to_exchange(circuit: Circuit, graph: Graph) -> dict[str, Any]:
     """The circuit in the JSON form of EAP-IG and of the Mechanistic Interpretability Benchmark."""
     kept = {str(edge): edge.effect for edge in circuit.edges}

@@ -235,6 +235,7 @@ def prepare(
     work = Work(plugins, plan, store, header, task, lambda: loaded, settings, progress, transport)
     _ = work.subject, work.held_out  # what is wrong with the task or metric is said before work
     _ = work.labels  # and with prices and the LLM
+    plugins.patterns()  # and with what the circuit is matched against in the end
     return work
 
 

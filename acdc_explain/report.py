@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .circuit import Circuit, Node
+from .circuit import Circuit, Node, in_order
 from .comparing import compare
 from .drawing import Drawing, draw
 from .evidence import Evidence
@@ -154,6 +154,7 @@ def _render(template: str, **variables: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["in_order"] = in_order
     environment.filters["json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
     return environment.get_template(template).render(**variables)
 

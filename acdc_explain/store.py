@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
@@ -110,6 +111,9 @@ def _pass_on_interrupt(error: Exception) -> None:
     """DuckDB turns Ctrl-C during a query into an error of its own."""
     if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
         raise KeyboardInterrupt from error
+
+
+atexit.register(_stop_engine)
 
 
 class Store:

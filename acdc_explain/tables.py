@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .circuit import depth
+from .circuit import in_order
 from .verdict import worst
 
 if TYPE_CHECKING:
@@ -217,8 +217,9 @@ def _motifs(run: Run) -> Table:
 
 def _path(nodes: Mapping[str, Node]) -> str:
     """Roles and nodes, in the order of the forward pass."""
-    ordered = sorted(nodes.items(), key=lambda item: depth(item[1]))
-    return ", ".join(f"{role} {node}" if role != str(node) else role for role, node in ordered)
+    return ", ".join(
+        f"{role} {node}" if role != str(node) else role for role, node in in_order(nodes)
+    )
 
 
 def show_runs(headers: Sequence[RunHeader], out: Console) -> None:

@@ -119,18 +119,16 @@ def add_evidence(connection: Connection, run_id: str, evidence: Sequence[Evidenc
     if not evidence:
         return
     circuit = number_of(connection, "circuits", evidence[0].circuit_id)
-    new = [rows.evidence_row(item, circuit) for item in evidence]
-    add_rows(connection, "evidence", new)
-    link(connection, "evidence", run_id, [row[0] for row in new])
+    add_linked(
+        connection, "evidence", run_id, [rows.evidence_row(item, circuit) for item in evidence]
+    )
 
 
 def add_labels(connection: Connection, run_id: str, labels: Sequence[Label]) -> None:
     if not labels:
         return
     circuit = number_of(connection, "circuits", labels[0].circuit_id)
-    new = [rows.label_row(label, circuit) for label in labels]
-    add_rows(connection, "labels", new)
-    link(connection, "labels", run_id, [row[0] for row in new])
+    add_linked(connection, "labels", run_id, [rows.label_row(label, circuit) for label in labels])
     forget_failures(connection, run_id, labels)
 
 
@@ -174,16 +172,14 @@ def add_verdicts(connection: Connection, run_id: str, verdicts: Sequence[Verdict
     if not verdicts:
         return
     circuit = circuit_of(connection, run_id)
-    new = [rows.verdict_row(item, circuit) for item in verdicts]
-    add_rows(connection, "verdicts", new)
-    link(connection, "verdicts", run_id, [row[0] for row in new])
+    add_linked(
+        connection, "verdicts", run_id, [rows.verdict_row(item, circuit) for item in verdicts]
+    )
 
 
 def add_exchanges(connection: Connection, run_id: str | None, new: Sequence[Exchange]) -> None:
     """Of a run, or of none: a benchmark's."""
-    add_rows(connection, "exchanges", map(rows.exchange_row, new))
-    if run_id is not None:
-        link(connection, "exchanges", run_id, [exchange.id for exchange in new])
+    add_linked(connection, "exchanges", run_id, list(map(rows.exchange_row, new)))
 
 
 def add_motifs(connection: Connection, run_id: str, motifs: Sequence[Motif]) -> None:
@@ -197,6 +193,15 @@ def add_found(connection: Connection, run_id: str, run: Run) -> None:
     add_exchanges(connection, run_id, run.exchanges)
     add_labels(connection, run_id, run.labels)
     add_keyed(connection, "failures", [rows.failure_row(run_id, f) for f in run.failures])
+
+
+def add_linked(
+    connection: Connection, things: str, run_id: str | None, new: Sequence[Sequence[Any]]
+) -> None:
+    """Add rows that begin with their id, and say that a run uses them."""
+    add_rows(connection, things, new)
+    if run_id is not None:
+        link(connection, things, run_id, [row[0] for row in new])
 
 
 def link(connection: Connection, things: str, run_id: str, ids: Sequence[str]) -> None:

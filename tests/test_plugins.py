@@ -81,6 +81,12 @@ def test_a_clash_names_both_plugins(installed):
         plugins.tasks()
 
 
+def test_a_pattern_that_cannot_be_read(installed):
+    plugins = installed(mine=registers("register_patterns", mine="induction -> "))
+    with pytest.raises(UserError, match="character 14: found the end"):
+        plugins.patterns()
+
+
 def test_two_entry_points_of_one_name(installed):
     plugins = installed(tasks_ioi=registers("register_tasks", mine=None))
     assert "ioi" in plugins.tasks()

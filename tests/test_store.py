@@ -412,8 +412,7 @@ def test_a_full_disk_leaves_what_was_there(store):
                                        "COMMIT", "ROLLBACK", "USE memory", "DETACH"])  # fmt: skip
 @pytest.mark.parametrize(
     ("interrupt", "after"),
-    [(KeyboardInterrupt(), False), (KeyboardInterrupt(), True),
-     (duckdb.InterruptException("INTERRUPT Error: Interrupted!"), False)],
+    [(KeyboardInterrupt, False), (KeyboardInterrupt, True), (duckdb.InterruptException, False)],
 )  # fmt: skip
 def test_ctrl_c_at_any_moment(store, monkeypatch, statement, interrupt, after):
     """The next call works, and what was under way is whole or absent."""
@@ -429,7 +428,7 @@ def test_ctrl_c_at_any_moment(store, monkeypatch, statement, interrupt, after):
             monkeypatch.undo()
             if after:
                 self.engine.execute(query, *values)
-            raise interrupt
+            raise interrupt("Interrupted!")
 
     real = store_module._engine
     monkeypatch.setattr(store_module, "_engine", lambda: Interrupted(real()))
