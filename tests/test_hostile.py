@@ -19,7 +19,7 @@ from acdc_explain.store import Store
 from .samples import whole_run
 
 FUZZ = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
 )
 NASTY = [
     "'; DROP TABLE runs; --", "$p0", "?", "%", "../../etc/passwd", "\x00", "\ud800", "\u202e<script>",

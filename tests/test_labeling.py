@@ -549,7 +549,7 @@ def test_a_dry_run_asks_nobody_and_says_what_it_would_cost(store, labeled, tmp_p
 # --- a kill ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_killed_run_asks_again_nothing_that_was_answered(concurrency, tmp_path, server):
     """SIGKILL when a later question arrives: all that was answered before it is in the store."""
     arrived: list[str] = []

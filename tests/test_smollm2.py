@@ -48,7 +48,7 @@ def monkeypatch_module() -> Any:
 def run(smollm2, tmp_path_factory) -> Any:
     store = Store(tmp_path_factory.mktemp("smollm2") / "s.duckdb")
     return ax.explain(
-        "ioi", smollm2, store=store, discoverer="eap", max_edges=400, examples=8,
+        "ioi", smollm2, store=store, discoverer="eap", max_edges=250, examples=8,
         collectors=("attention", "direct_logits", "patching", "routes", "weights"),
         judges=("role_card", "sufficiency"),
     )  # fmt: skip

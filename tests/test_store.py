@@ -313,6 +313,7 @@ def _read(path: str, stop: Event) -> None:
         for header in store.runs()[:3]:
             assert to_document(store.get(header.id)) == to_document(whole_run(header.task))
         store.search(role="induction")
+        time.sleep(0.2)
 
 
 class TestSeveralProcesses:
@@ -408,8 +409,9 @@ def test_a_full_disk_leaves_what_was_there(store):
     assert store.verify() == []
 
 
-@pytest.mark.parametrize("statement", ["ATTACH", "USE store", "SELECT value", "BEGIN", "INSERT",
-                                       "COMMIT", "ROLLBACK", "USE memory", "DETACH"])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement", ["ATTACH", "BEGIN", "INSERT", "COMMIT", "USE memory", "DETACH"]
+)
 @pytest.mark.parametrize(
     ("interrupt", "after"),
     [(KeyboardInterrupt, False), (KeyboardInterrupt, True), (duckdb.InterruptException, False)],
