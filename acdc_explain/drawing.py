@@ -68,7 +68,7 @@ def _rows(circuit: Circuit) -> list[list[Node]]:
     """Nodes of one layer and kind, in the order of the forward pass."""
     rows: dict[tuple[int | None, str], list[Node]] = {}
     for node in sorted(circuit.nodes, key=depth):
-        rows.setdefault((node.layer, "mlp" if node.kind == "mlp" else node.kind), []).append(node)
+        rows.setdefault((node.layer, node.kind), []).append(node)
     return list(rows.values()) or [[]]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from .circuit import Circuit
+from .circuit import Circuit, Edge
 from .motif import Enrichment, MotifCount
 from .pattern import Pattern
 from .progress import Progress, silent
 from .randomised import randomised
-from .rows import CIRCUIT_BITS, node_key
+from .rows import CIRCUIT_BITS, PLACE, edge_row
 from .schema import MIGRATIONS
 from .search import count_query
 from .store import Store, memory
@@ -86,27 +86,11 @@ def beside_random(
     """
     drawn = randomised(circuit.edges, CIRCUITS, seed=int(circuit.id, 16))
     own = {(e.src.base, (e.dst.base, e.port)) for e in circuit.edges}
-    place = (1 << CIRCUIT_BITS) - 1
     edges, stood = [], []
     for number, pairs in enumerate([sorted(own, key=str), *drawn]):
-        edges += [
-            (
-                "",
-                0,
-                "",
-                "",
-                port,
-                0.0,
-                None,
-                None,
-                None,
-                node_key(number, src),
-                node_key(number, dst),
-            )
-            for src, (dst, port) in pairs
-        ]
+        edges += [edge_row("", number, 0, Edge(src, dst, port)) for src, (dst, port) in pairs]
         stood += [
-            (number, (number << CIRCUIT_BITS) + (key & place), *rest) for _, key, *rest in standings
+            (number, (number << CIRCUIT_BITS) + (key & PLACE), *rest) for _, key, *rest in standings
         ]
     with memory() as connection:
         for step in MIGRATIONS:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from .circuit import Node
 from .evidence import Evidence
 from .fingerprint import Measure, fingerprint, sign
-from .rows import CIRCUIT_BITS, node_key
+from .rows import keys_of, node_key
 from .schema import Connection
 from .verdict import WORST_FIRST
 from .writing import append, number_of
@@ -36,7 +36,7 @@ def index_run(connection: Connection, run_id: str) -> None:
     if row is None:  # it has no circuit yet
         return
     run, circuit, n_layers = row
-    among = {"low": circuit << CIRCUIT_BITS, "high": (circuit + 1) << CIRCUIT_BITS}
+    among = dict(zip(("low", "high"), keys_of(circuit)))
     found = connection.execute(
         "SELECT DISTINCT node FROM nodes WHERE key >= $low AND key < $high", among
     ).fetchall()

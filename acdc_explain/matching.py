@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .pattern import ANY, KINDS, Arrow, Part, Pattern, Step
-from .rows import CIRCUIT_BITS
-
-ENDS = "(0, 2147483647)"  # the places of input and logits in a key
-PLACE = "({0} & 4294967295)"
+from .rows import CIRCUIT_BITS, FIRST, LAST, PLACE
 
 
 @dataclass
@@ -75,7 +72,7 @@ def compile_paths(
     whose = ""
     for name, key in zip(sets, keys):
         if name is None:
-            query.conditions.append(f"{PLACE.format(key)} NOT IN {ENDS}")
+            query.conditions.append(f"({key} & {PLACE}) NOT IN ({FIRST}, {LAST})")
             continue
         same = f" AND {name}.run = {whose}" if whose else ""
         joins.append(f"JOIN {name} ON {name}.key = {key}{same}")

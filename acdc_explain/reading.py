@@ -41,10 +41,9 @@ def read_run(connection: Connection, header: RunHeader) -> Run:
 
 def read_circuit(connection: Connection, circuit_id: str) -> Circuit:
     row = connection.execute("SELECT * FROM circuits WHERE id = ?", [circuit_id]).fetchone()
-    low = row[-1] << rows.CIRCUIT_BITS
     edges = connection.execute(
         "SELECT * FROM edges WHERE src_key >= ? AND src_key < ? ORDER BY place",
-        [low, low + (1 << rows.CIRCUIT_BITS)],
+        rows.keys_of(row[-1]),
     ).fetchall()
     return rows.to_circuit(row, edges)
 

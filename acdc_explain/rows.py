@@ -24,15 +24,22 @@ Row = tuple[Any, ...]
 
 
 CIRCUIT_BITS = 32  # a key: the circuit's number, then the node's place in the forward pass
+PLACE = (1 << CIRCUIT_BITS) - 1  # the bits of the place
+FIRST, LAST = 0, (1 << 31) - 1  # the places of the input and of the logits
+
+
+def keys_of(number: int) -> tuple[int, int]:
+    """The least key of a circuit's nodes, and the least of the next circuit's."""
+    return number << CIRCUIT_BITS, (number + 1) << CIRCUIT_BITS
 
 
 def node_key(number: int, node: Node) -> int:
     """The key of a node, wherever it is read: sorts by circuit, then in the forward pass' order."""
     base = node.base
     if base == INPUT:
-        place = 0
+        place = FIRST
     elif base == LOGITS:
-        place = (1 << 31) - 1
+        place = LAST
     else:
         assert node.layer is not None
         within = {"attn": 0, "head": 1 + (node.head or 0), "mlp": 4095}[node.kind]
@@ -42,10 +49,10 @@ def node_key(number: int, node: Node) -> int:
 
 def node_of(key: int) -> Node:
     """The node of a key."""
-    place = key & ((1 << CIRCUIT_BITS) - 1)
-    if place == 0:
+    place = key & PLACE
+    if place == FIRST:
         return INPUT
-    if place == (1 << 31) - 1:
+    if place == LAST:
         return LOGITS
     layer, within = divmod(place, 4096)
     if within == 4095:

@@ -381,15 +381,17 @@ class Store:
                 "WHERE task_id = ? AND model_id = ? AND metric = ? AND clean <> corrupt",
                 [circuit.task_id, circuit.model_id, circuit.faithfulness.metric],
             ).fetchall()
-            counts = dict(
-                connection.execute(
-                    "SELECT src_key >> ?, count(*) FROM edges GROUP BY 1", [rows.CIRCUIT_BITS]
-                ).fetchall()
-            )
+            counts = {
+                number: connection.execute(
+                    "SELECT count(*) FROM edges WHERE src_key >= ? AND src_key < ?",
+                    rows.keys_of(number),
+                ).fetchone()[0]
+                for number, *_ in found
+            }
         return [
             (counts[number], (kept - corrupt) / (clean - corrupt))
             for number, kept, corrupt, clean in found
-            if counts.get(number)
+            if counts[number]
         ]
 
     def find_circuit(
