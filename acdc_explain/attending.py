@@ -46,6 +46,22 @@ def diagonal(
     return picked.mean(-1).transpose(1, 2)
 
 
+def other_keys(
+    patterns: Float[Tensor, "layer batch head query key"], offset: int, queries: range
+) -> Float[Tensor, "layer head batch"]:
+    """What each other key gets on average: what `diagonal` would be if the key did not matter."""
+    rows = torch.tensor([q for q in queries if q + offset >= 0 and q > 0])
+    picked = patterns[..., rows, rows + offset]
+    return ((1 - picked) / rows.to(picked.dtype)).mean(-1).transpose(1, 2)
+
+
+def _along_diagonal(subject: Subject, name: str, offset: int, queries: range) -> Measurement:
+    """Attention to the key at an offset on random tokens, beside that to any other key."""
+    patterns = _random_patterns(subject)[0]
+    value, control = (f(patterns, offset, queries) for f in (diagonal, other_keys))
+    return per_head(name, subject.model.graph, value, control)
+
+
 def _random_patterns(subject: Subject) -> tuple[Tensor, range, range]:
     """Patterns on `random_repeats`, and the queries of the first and of the second half."""
     model = subject.model
@@ -57,25 +73,21 @@ def _random_patterns(subject: Subject) -> tuple[Tensor, range, range]:
 
 def previous_token_attention(subject: Subject) -> Measurement:
     """Attention to the token before, on random tokens."""
-    patterns, first, _ = _random_patterns(subject)
+    _, first, _ = _random_patterns(subject)
     queries = range(max(1, first.start), first.stop)
-    return per_head(
-        "previous_token_attention", subject.model.graph, diagonal(patterns, -1, queries)
-    )
+    return _along_diagonal(subject, "previous_token_attention", -1, queries)
 
 
 def duplicate_token_attention(subject: Subject) -> Measurement:
     """Attention to the previous occurrence of the same token, on repeated random tokens."""
-    patterns, _, second = _random_patterns(subject)
-    found = diagonal(patterns, -len(second), second)
-    return per_head("duplicate_token_attention", subject.model.graph, found)
+    second = _random_patterns(subject)[2]
+    return _along_diagonal(subject, "duplicate_token_attention", -len(second), second)
 
 
 def induction_attention(subject: Subject) -> Measurement:
     """Attention to the token after the previous occurrence, on repeated random tokens."""
-    patterns, _, second = _random_patterns(subject)
-    found = diagonal(patterns, 1 - len(second), second)
-    return per_head("induction_attention", subject.model.graph, found)
+    second = _random_patterns(subject)[2]
+    return _along_diagonal(subject, "induction_attention", 1 - len(second), second)
 
 
 def fixed_offset_attention(subject: Subject) -> Measurement:
@@ -92,7 +104,8 @@ def fixed_offset_attention(subject: Subject) -> Measurement:
     by_offset = torch.stack([diagonal(patterns, offset, queries) for offset in offsets])
     best = by_offset.mean(-1, keepdim=True).argmax(0, keepdim=True)
     found = by_offset.gather(0, best.expand(1, *by_offset.shape[1:]))[0]
-    return per_head("fixed_offset_attention", subject.model.graph, found)
+    others = (by_offset.sum(0) - found) / (len(offsets) - 1)  # the distances not chosen
+    return per_head("fixed_offset_attention", subject.model.graph, found, others)
 
 
 def _spread(subject: Subject) -> tuple[Tensor, Tensor]:
@@ -126,8 +139,9 @@ def sink_attention(subject: Subject) -> Measurement:
     patterns, batch = subject.clean_run.patterns, subject.clean
     places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     queries = ((places > 1) & (places <= batch.end[:, None])).to(patterns.dtype)
-    sums = torch.einsum("lbhq,bq->lhb", patterns[..., 0], queries)
-    return per_head("sink_attention", subject.model.graph, sums / queries.sum(1).clamp_min(1))
+    share = torch.einsum("lbhq,bq->lhb", patterns[..., 0], queries) / queries.sum(1).clamp_min(1)
+    even = (queries / (places + 1)).sum(1) / queries.sum(1).clamp_min(1)  # to all keys alike
+    return per_head("sink_attention", subject.model.graph, share, even.expand_as(share))
 
 
 def first_value_norm(subject: Subject) -> Measurement:
@@ -145,7 +159,7 @@ def first_value_norm(subject: Subject) -> Measurement:
     others = ((places > 0) & (places <= batch.end[:, None])).to(found.dtype)
     mean = torch.einsum("lbph,bp->lbh", found, others) / others.sum(1).clamp_min(1)[:, None]
     ratio = found[:, :, 0] / mean.clamp_min(1e-12)
-    return per_head("first_value_norm", model.graph, ratio.transpose(1, 2))
+    return per_head("first_value_norm", model.graph, ratio.transpose(1, 2), 1.0)
 
 
 def named_attention(subject: Subject) -> dict[Node, dict[str, float]]:
@@ -190,7 +204,9 @@ def answer_attention(subject: Subject) -> Measurement:
     foils = occurrences(subject.clean, subject.foils)
     if not bool((answers.sum(1) > 0).all()):
         raise NotMeasurable("the answer does not occur in the prompts")
-    return per_head("answer_attention", subject.model.graph, from_end(subject, answers - foils))
+    found = from_end(subject, answers - foils)
+    no_preference = 0.0  # the foils are the control already
+    return per_head("answer_attention", subject.model.graph, found, no_preference)
 
 
 def last_occurrence(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:
@@ -214,13 +230,21 @@ def foil_attention(subject: Subject) -> Measurement:
     keys = last_occurrence(subject.clean, subject.foils)
     if not bool((keys.sum(1) > 0).all()):
         raise NotMeasurable("the foil does not occur in the prompts")
-    return per_head("foil_attention", subject.model.graph, from_end(subject, keys))
+    return _on_keys(subject, "foil_attention", keys)
+
+
+def _on_keys(subject: Subject, name: str, keys: Float[Tensor, "batch pos"]) -> Measurement:
+    """Attention from the last token to some keys, beside that to as many others."""
+    found = from_end(subject, keys)
+    held = keys.sum(1).to(found.dtype)
+    others = (subject.clean.end + 1 - held).clamp_min(1)
+    return per_head(name, subject.model.graph, found, (1 - found) * held / others)
 
 
 def subject_attention(subject: Subject) -> Measurement:
     """Attention from the last token to the position named `subject`."""
     keys = at_position(subject, "subject")
-    return per_head("subject_attention", subject.model.graph, from_end(subject, keys))
+    return _on_keys(subject, "subject_attention", keys)
 
 
 def at_position(subject: Subject, name: str) -> Float[Tensor, "batch pos"]:

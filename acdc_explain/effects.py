@@ -25,7 +25,14 @@ def final_direction(subject: Subject) -> Float[Tensor, "batch d_model"]:
 
     The norm's scale is that of the clean run, so that writers' shares add up.
     """
-    direction = subject.direction * norm_weight(subject)
+    return through_final_norm(subject, subject.direction)
+
+
+def through_final_norm(
+    subject: Subject, direction: Float[Tensor, "batch d_model"]
+) -> Float[Tensor, "batch d_model"]:
+    """A direction of the logits as one of the stream that the final norm reads."""
+    direction = direction * norm_weight(subject)
     if subject.model.cfg.normalization_type in ("LN", "LNPre"):
         direction = direction - direction.mean(-1, keepdim=True)
     return direction
@@ -51,9 +58,25 @@ def _norm_scale(model: Model, final: Float[Tensor, "batch d_model"]) -> Float[Te
 
 
 def direct_effect(subject: Subject) -> Measurement:
-    """What a node writes at the last token, straight to the logits: answers minus foils."""
-    samples = straight(subject, _at_end(subject, subject.clean_run.writers))
-    return Measurement("direct_effect", subject.model.graph.writers[1:], samples[1:])
+    """What a node writes at the last token, straight to the logits: answers minus foils.
+
+    Its control is what the same output does to the answers and foils of the other prompts: an
+    effect that does not depend on the prompt is a bias, and tells nothing.
+    """
+    written = _at_end(subject, subject.clean_run.writers)[1:]
+    samples = straight(subject, written)
+    return Measurement(
+        "direct_effect", subject.model.graph.writers[1:], samples, _on_others(subject, written)
+    )
+
+
+def _on_others(
+    subject: Subject, written: Float[Tensor, "writer batch d_model"]
+) -> Float[Tensor, "writer batch"]:
+    """`straight` with the mean direction of all other prompts; 0 where there are none."""
+    n, own = len(subject), subject.direction
+    others = (own.sum(0) - own) / max(n - 1, 1)
+    return (written * through_final_norm(subject, others)).sum(-1)
 
 
 def _at_end(subject: Subject, writers: Float[Tensor, "writer batch pos d_model"]) -> Tensor:
@@ -83,7 +106,8 @@ def staircase(subject: Subject) -> Measurement:
     )
     both = answers.present[:, :, None] & foils.present[:, None]
     higher = ((right[..., None] > wrong[..., None, :]) & both).sum((-2, -1)) / both.sum((-2, -1))
-    return Measurement("staircase", subject.model.graph.writers[1:], higher[1:])
+    coin = torch.full_like(higher[1:], 0.5)
+    return Measurement("staircase", subject.model.graph.writers[1:], higher[1:], coin)
 
 
 @torch.no_grad()
@@ -205,25 +229,34 @@ NODE_MEASURES: Mapping[str, Callable[[Subject, Node], Float[Tensor, "sample"]]] 
     "ablation_effect": ablation,
     "restored_at_subject": restored_at_subject,
 }
-"""Measures that cost a run per node."""
+"""Measures that cost a run per node. They are shares of the gap, and 0 where nothing happens."""
 
 
 def of_nodes(name: str, subject: Subject, nodes: Iterable[Node]) -> Measurement:
     """One of NODE_MEASURES for several nodes; each is measured once per subject."""
     wanted, function = tuple(nodes), NODE_MEASURES[name]
-    samples = [subject.remember(f"{name} {n}", partial(function, subject, n)) for n in wanted]
-    return Measurement(name, wanted, torch.stack(samples))
+    samples = torch.stack(
+        [subject.remember(f"{name} {n}", partial(function, subject, n)) for n in wanted]
+    )
+    return Measurement(name, wanted, samples, torch.zeros_like(samples), gaps(subject))
+
+
+def gaps(subject: Subject) -> Float[Tensor, "sample"]:
+    """Each prompt's gap between clean and ablated metric, over the mean gap."""
+    clean, ablated = (subject.metric(x) for x in (subject.clean_run.logits, subject.ablated_logits))
+    return (clean - ablated) / (clean - ablated).mean()
 
 
 # --- MLPs --------------------------------------------------------------------------------------
 
 CONTEXTS = 4  # random ones, in which the same token is read
+MOST_WORDS = 100
 
 
 @torch.no_grad()
 def token_share(subject: Subject) -> Measurement:
     """R^2 of an MLP's output from the current token alone, over random tokens before it."""
-    model, words = subject.model, copying_words(subject, most=40)
+    model, words = subject.model, _words_and_others(subject)
     if len(words) < 5 or not model.graph.has_mlps:
         raise NotMeasurable("it takes MLPs and five different tokens")
     generator = torch.Generator().manual_seed(0)
@@ -238,11 +271,27 @@ def token_share(subject: Subject) -> Measurement:
     found = torch.stack(outputs).view(
         model.graph.n_layers, CONTEXTS, len(words), -1
     )  # [layer context word d]
+    mlps = tuple(node for node in model.graph.writers if node.kind == "mlp")
+    shifted = torch.stack([x.roll(k, 1) for k, x in enumerate(found.unbind(1))], 1)
+    return Measurement("token_share", mlps, _explained(found), _explained(shifted))
+
+
+def _words_and_others(subject: Subject) -> list[int]:
+    """The task's words, and random tokens until there are enough: few words tell little."""
+    words, tokenizer = copying_words(subject, most=MOST_WORDS), subject.model.tokenizer
+    size = min(len(tokenizer), subject.model.unembedding.shape[1])
+    taken = {*words, *tokenizer.all_special_ids}
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()
+    return [*words, *(i for i in order if i not in taken)][:MOST_WORDS]
+
+
+def _explained(
+    found: Float[Tensor, "layer context word d_model"],
+) -> Float[Tensor, "layer word"]:
+    """R^2 of what is written from the word alone, by word."""
     within = (found - found.mean(1, keepdim=True)).square().sum((1, 3))
     total = (found - found.mean((1, 2), keepdim=True)).square().sum((1, 3)).mean(1, keepdim=True)
-    mlps = tuple(node for node in model.graph.writers if node.kind == "mlp")
-    explained = torch.where(total > 0, 1 - within / total.clamp_min(1e-12), 0.0)
-    return Measurement("token_share", mlps, explained)
+    return torch.where(total > 0, 1 - within / total.clamp_min(1e-12), 0.0)
 
 
 @torch.no_grad()
@@ -257,15 +306,18 @@ def neuron_effects(subject: Subject, node: Node) -> Float[Tensor, "batch d_mlp"]
     return neurons * (final_direction(subject) @ mlp.out.matrix.T)
 
 
+FEW = 10
+
+
 def few_neurons(subject: Subject) -> Measurement:
     """The share of an MLP's direct effect, all signs counted, that its 10 largest neurons have."""
     mlps = tuple(node for node in subject.model.graph.writers if node.kind == "mlp")
     if not mlps:
         raise NotMeasurable("the model has no MLPs")
-    samples = []
+    samples, even = [], []
     for node in mlps:
         sizes = neuron_effects(subject, node).abs()
-        samples.append(
-            sizes.topk(min(10, sizes.shape[1])).values.sum(1) / sizes.sum(1).clamp_min(1e-12)
-        )
-    return Measurement("few_neurons", mlps, torch.stack(samples))
+        few = min(FEW, sizes.shape[1])
+        samples.append(sizes.topk(few).values.sum(1) / sizes.sum(1).clamp_min(1e-12))
+        even.append(torch.full_like(samples[-1], few / sizes.shape[1]))  # of neurons all alike
+    return Measurement("few_neurons", mlps, torch.stack(samples), torch.stack(even))

@@ -45,6 +45,38 @@ MEASURES: Mapping[str, Callable[[Subject], Measurement]] = {
 """Measures of all nodes at once; those of effects.NODE_MEASURES cost a run per node."""
 
 
+_ATTENTION, _TOKENS, _LOGITS, _GAP = "attention", "share of tokens", "logits", "share of the gap"
+UNITS: Mapping[str, str] = {
+    "previous_token_attention": _ATTENTION,
+    "duplicate_token_attention": _ATTENTION,
+    "induction_attention": _ATTENTION,
+    "fixed_offset_attention": _ATTENTION,
+    "sink_attention": _ATTENTION,
+    "first_value_norm": "times the others' norm",
+    "attention_entropy": "share of the largest entropy",
+    "largest_attention": _ATTENTION,
+    "answer_attention": _ATTENTION,
+    "foil_attention": _ATTENTION,
+    "subject_attention": _ATTENTION,
+    "copying": _TOKENS,
+    "negative_copying": _TOKENS,
+    "copying_strength": "standard deviations",
+    "successor_score": "share of pairs",
+    "relation_score": "share of pairs",
+    "direct_effect": _LOGITS,
+    "staircase": "chance to rank right",
+    "token_share": "R^2",
+    "few_neurons": "share of the direct effect",
+    "feeds_induction": _ATTENTION,
+    "steers_movers": _ATTENTION,
+    "feeds_inhibition": _ATTENTION,
+    "stands_in": _LOGITS,
+    "ablation_effect": _GAP,
+    "restored_at_subject": _GAP,
+}
+"""What each measure counts in."""
+
+
 def measure(name: str, subject: Subject) -> Measurement:
     """A measure of all nodes, computed once per subject. Raises NotMeasurable, KeyError."""
     return subject.once(MEASURES[name])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .measurement import Measurement, NotMeasurable, per_head
@@ -84,8 +84,8 @@ def qk_affinity(
 
 
 @dataclass(frozen=True)
-class OwnLogit:
-    """The attended token's own logit in what a head writes, among all logits."""
+class WordLogits:
+    """One word's logit in what a head writes, among all logits."""
 
     above: Float[Tensor, "layer head word"]  # how many tokens have a higher one
     below: Float[Tensor, "layer head word"]  # how many have a lower one
@@ -93,41 +93,53 @@ class OwnLogit:
 
 
 @torch.no_grad()
-def own_logits(subject: Subject) -> OwnLogit:
-    """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding."""
+def word_logits(subject: Subject) -> tuple[WordLogits, WordLogits]:
+    """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding.
+
+    The logits of the attended words themselves, and as a control those of another word each.
+    """
     model, words = subject.model, copying_words(subject)
     stream = effective_embedding(model, words)
-    index = torch.tensor(words, device=model.device)[None, :, None]
-    above, below, z = [], [], []
+    own = torch.tensor(words, device=model.device)
+    found: list[list[tuple[Tensor, ...]]] = [[], []]
     for layer in range(model.graph.n_layers):
         logits = model.unembed(head_output_attending_to(model, stream, layer))
-        own = logits.gather(-1, index.expand(len(logits), -1, -1))
-        above.append((logits > own).sum(-1))
-        below.append((logits < own).sum(-1))
-        spread = logits.std(-1, keepdim=True).clamp_min(1e-12)  # a head may write nothing
-        z.append(((own - logits.mean(-1, keepdim=True)) / spread)[..., 0])
-    return OwnLogit(torch.stack(above), torch.stack(below), torch.stack(z))
+        for ids, kept in zip((own, own.roll(1)), found):
+            kept.append(_among_all(logits, ids))
+    own_logits, others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in found)
+    return own_logits, others
 
 
-def _own_logits(subject: Subject) -> OwnLogit:
-    return subject.remember("own logits", lambda: own_logits(subject))
+def _among_all(
+    logits: Float[Tensor, "head word vocab"], ids: Int[Tensor, " word"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How many logits are above and below those of some words, and their distance from the mean."""
+    chosen = logits.gather(-1, ids[None, :, None].expand(len(logits), -1, 1))
+    spread = logits.std(-1, keepdim=True).clamp_min(1e-12)  # a head may write nothing
+    z = (chosen - logits.mean(-1, keepdim=True)) / spread
+    return (logits > chosen).sum(-1), (logits < chosen).sum(-1), z[..., 0]
+
+
+def _of_words(
+    subject: Subject, name: str, of: Callable[[WordLogits], Float[Tensor, "layer head word"]]
+) -> Measurement:
+    own, others = subject.once(word_logits)
+    return per_head(name, subject.model.graph, of(own), of(others))
 
 
 def copying(subject: Subject) -> Measurement:
     """Share of tokens that a head raises into the top 5 by attending to them."""
-    hits = (_own_logits(subject).above < TOP).float()
-    return per_head("copying", subject.model.graph, hits)
+    return _of_words(subject, "copying", lambda logits: (logits.above < TOP).float())
 
 
 def negative_copying(subject: Subject) -> Measurement:
     """Share of tokens that a head pushes into the bottom 5 by attending to them."""
-    hits = (_own_logits(subject).below < TOP).float()
-    return per_head("negative_copying", subject.model.graph, hits)
+    return _of_words(subject, "negative_copying", lambda logits: (logits.below < TOP).float())
 
 
 def copying_strength(subject: Subject) -> Measurement:
     """How far the attended token's own logit stands out, in standard deviations of all logits."""
-    return per_head("copying_strength", subject.model.graph, _own_logits(subject).z)
+    return _of_words(subject, "copying_strength", lambda logits: logits.z)
 
 
 # --- what follows, what belongs together -------------------------------------------------------
@@ -182,27 +194,41 @@ def _ranks(model: Model, pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "lay
     return torch.stack(ranks)
 
 
+def _mismatched(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same words with the second one of another pair: a control."""
+    seconds = [second for _, second in pairs]
+    half = len(pairs) // 2
+    return [(first, second) for (first, _), second in zip(pairs, seconds[half:] + seconds[:half])]
+
+
 def successor_score(subject: Subject) -> Measurement:
     """Share of ordinal words (numbers, days, months ...) whose successor a head raises most."""
     model = subject.model
     pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
     if len(pairs) < FEWEST_ORDERED:
         raise NotMeasurable(f"the tokenizer has {len(pairs)} pairs of ordinal words")
-    return per_head("successor_score", model.graph, (_ranks(model, pairs) < 1).float())
+    ranks, control = _ranks(model, pairs), _ranks(model, _mismatched(pairs))
+    return per_head("successor_score", model.graph, (ranks < 1).float(), (control < 1).float())
 
 
 def relation_score(subject: Subject) -> Measurement:
     """Share of pairs whose second word a head raises into the top 10: capitals or opposites."""
     model = subject.model
-    best: Tensor | None = None
+    best: tuple[Tensor, Tensor] | None = None
     for words in (CAPITALS.split(), OPPOSITES.split()):
         pairs = [p for at in range(0, len(words), 2) for p in _pairs(model, words[at : at + 2])]
-        if len(pairs) >= FEWEST_PAIRS:
-            hits = (_ranks(model, pairs) < 10).float()[..., :FEWEST_PAIRS]
-            if best is not None:
-                better = hits.mean(-1, keepdim=True) > best.mean(-1, keepdim=True)
-                hits = torch.where(better, hits, best)
-            best = hits
+        if len(pairs) < FEWEST_PAIRS:
+            continue
+        hits, control = (
+            (_ranks(model, chosen) < 10).float()[..., :FEWEST_PAIRS]
+            for chosen in (pairs, _mismatched(pairs))
+        )
+        if best is not None:
+            better = hits.mean(-1, keepdim=True) > best[0].mean(-1, keepdim=True)
+            hits, control = (
+                torch.where(better, new, old) for new, old in zip((hits, control), best)
+            )
+        best = hits, control
     if best is None:
         raise NotMeasurable(f"the tokenizer has less than {FEWEST_PAIRS} pairs of a relation")
-    return per_head("relation_score", model.graph, best)
+    return per_head("relation_score", model.graph, *best)

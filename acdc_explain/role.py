@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Tier = Literal["pattern", "causal"]
+State = Literal["fails", "unclear", "holds"]
+WORST: tuple[State, ...] = ("fails", "unclear", "holds")
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +45,46 @@ class Requirement:
             and (self.below is None or percentile <= self.below)
         )
 
-    def certain(self, low: float, high: float, chance: float) -> bool:
-        """Whether an interval of the value leaves no doubt.
+    def state(
+        self, percentile: float, interval: Interval, beyond: tuple[Interval, Interval]
+    ) -> State:
+        """What a measurement says: it surely meets all bounds, surely misses one, or cannot tell.
 
-        It lies wholly within the bound, or wholly beyond chance (what is usual for the kind).
+        `interval` is that of the value, `beyond` those of what it is above chance and below it
+        (Measurement.beyond_chance). A lower bound, or an upper one of 0 or less, also asks for a
+        value beyond chance; an upper bound above 0 only says that something is absent.
         """
-        if self.near_zero is not None:
-            return max(abs(low), abs(high)) <= self.near_zero
+        low, high = interval
+        (above_low, above_high), (below_low, below_high) = beyond
+        sure, failed = (
+            [],
+            [
+                self.above is not None and percentile < self.above,
+                self.below is not None and percentile > self.below,
+            ],
+        )
+        if self.at_least is not None:
+            sure += [low >= self.at_least, above_low > 0]
+            failed += [high < self.at_least, above_high <= 0]
+        if self.at_most is not None:
+            sure += [high <= self.at_most, self.at_most > 0 or below_low > 0]
+            failed += [low > self.at_most, self.at_most <= 0 and below_high <= 0]
         if self.away_from_zero is not None:
-            return low > 0 or high < 0
-        if self.at_most is not None or self.below is not None:
-            return high < chance or (self.at_most is not None and high <= self.at_most)
-        return low > chance or (self.at_least is not None and low >= self.at_least)
+            bound = self.away_from_zero
+            sure.append(low >= bound or high <= -bound)
+            failed.append(-bound < low and high < bound)
+        if self.near_zero is not None:
+            sure.append(max(abs(low), abs(high)) <= self.near_zero)
+            failed.append(low > self.near_zero or high < -self.near_zero)
+        if any(failed):
+            return "fails"
+        return "holds" if all(sure) else "unclear"
+
+    @property
+    def only_absence(self) -> bool:
+        """Whether it is met by whatever is small: true of most components, and no support alone."""
+        absent = self.near_zero is not None or (self.at_most is not None and self.at_most > 0)
+        return absent and self.at_least is None and self.away_from_zero is None
 
     def __str__(self) -> str:
         bounds = {

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
@@ -17,7 +17,6 @@ from .label import Failure, Label, Labeling
 from .motif import Motif
 from .run import RunHeader, to_sentences
 from .summary import Summary
-from .task import Example, Task
 from .verdict import Verdict
 
 Row = tuple[Any, ...]
@@ -258,6 +257,10 @@ def verdict_row(verdict: Verdict, number: int | None) -> tuple[Any, ...]:
         verdict.percentile,
         verdict.n,
         verdict.reason,
+        verdict.measure,
+        verdict.unit,
+        verdict.low,
+        verdict.high,
         number,
     )
 
@@ -268,28 +271,9 @@ def motif_row(motif: Motif, number: int | None) -> tuple[Any, ...]:
 
 
 def to_verdict(row: Sequence[Any]) -> Verdict:
-    return Verdict(*row[1:9])
+    return Verdict(*row[1:13])
 
 
 def to_motif(row: Sequence[Any]) -> Motif:
     nodes = {step: Node.parse(name) for step, name in json.loads(row[4]).items()}
     return Motif(row[1], row[2], row[3], nodes)
-
-
-def to_task(body: Mapping[str, Any]) -> Task:
-    def examples(entries: Sequence[Mapping[str, Any]]) -> tuple[Example, ...]:
-        return tuple(
-            Example(
-                e["clean"], e["corrupt"], tuple(e["answers"]), tuple(e["foils"]), e["positions"]
-            )
-            for e in entries
-        )
-
-    return Task(
-        name=body["name"],
-        description=body["description"],
-        metric=body["metric"],
-        discover=examples(body["discover"]),
-        held_out=examples(body["held_out"]),
-        schemes={name: tuple(prompts) for name, prompts in body["schemes"].items()},
-    )

@@ -86,6 +86,15 @@ _NUMBERS = f"""
         run INTEGER, pattern TEXT, found INTEGER, counts INTEGER[]);
     """
 
+_TRUST = """
+    CREATE TABLE verdicts_new AS SELECT id, label_id, judge, outcome, score, chance, percentile, n,
+        reason, NULL::TEXT AS measure, NULL::TEXT AS unit, NULL::DOUBLE AS low,
+        NULL::DOUBLE AS high, circuit FROM verdicts;
+    DROP TABLE verdicts;
+    ALTER TABLE verdicts_new RENAME TO verdicts;
+    CREATE TABLE behaviors (run_id TEXT PRIMARY KEY, body TEXT);
+    """
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE tasks (id TEXT PRIMARY KEY, name TEXT, body TEXT);
@@ -143,5 +152,6 @@ MIGRATIONS: tuple[str, ...] = (
         id TEXT PRIMARY KEY, run_id TEXT, labeler TEXT, sentences TEXT, exchange_id TEXT);
     """,
     _NUMBERS,
+    _TRUST,
 )
 VERSION = len(MIGRATIONS)

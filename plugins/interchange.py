@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from acdc_explain.subject import Subject
 
 PARTNERS, STRANGERS = 3, 8
+LARGEST = math.log(2)  # Jensen-Shannon distance there can be, in nats
 BETTER = 0.25  # the share of strangers that may do as well
 
 
@@ -62,16 +64,20 @@ def _verdict(
     return Verdict(
         label_id=label.id,
         judge="interchange",
-        outcome="supported" if lower <= BETTER else "inconclusive",
-        score=round(mine, 5),
-        chance=round(theirs[len(theirs) // 2], 5),
-        percentile=round(lower, 4),
+        outcome="supported"
+        if lower <= BETTER and mine < theirs[len(theirs) // 2]
+        else "inconclusive",
+        score=round(1 - mine / LARGEST, 5),
+        chance=round(1 - theirs[len(theirs) // 2] / LARGEST, 5),
+        percentile=round(1 - lower, 4),
         n=len(subject),
         reason=(
             f"writing the output of {', '.join(map(str, partners))}, and they its, moves the "
             f"distribution by {mine:.4f} nats; with strangers by {theirs[len(theirs) // 2]:.4f} "
             f"({lower:.0%} of them less)"
         ),
+        measure="interchangeability",
+        unit="1 - distance / ln 2",
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
+from acdc_explain.role import WORST, State
 from acdc_explain.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from acdc_explain.subject import Subject
 
 NULL_NODES = 12  # of each kind, ablated for comparison: a run each, so not all
-
-State = Literal["fails", "unclear", "holds"]
-WORST: tuple[State, ...] = ("fails", "unclear", "holds")
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,20 @@ class Test:
             f"chance {self.chance:.3f}, above {self.percentile:.0%}"
         )
 
+    @property
+    def room(self) -> float:
+        """How far the value is from the bound or from chance, in half widths of its interval."""
+        requirement, half = self.requirement, max((self.high - self.low) / 2, 1e-9)
+        bars = [x for x in (requirement.at_least, requirement.at_most) if x is not None]
+        if requirement.away_from_zero is not None:
+            bars.append(math.copysign(requirement.away_from_zero, self.value))
+        return min((abs(self.value - bar) for bar in [*bars, self.chance]), default=0.0) / half
+
 
 def role_card(
     subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
-    """`supported` if all pattern and all causal tests hold beyond chance; see docs/roles.md."""
+    """`supported` if all pattern and all causal tests surely hold; see docs/roles.md."""
     null = null_nodes(subject, seed)
     for label in labels:
         card = roles.get(label.role)
@@ -55,7 +63,7 @@ def role_card(
             yield _no_test(label, f"no role card for {label.role!r} is installed")
             continue
         tests, unmeasurable = tests_of(subject, label.node, card, null)
-        yield _no_test(label, unmeasurable) if unmeasurable else _verdict(label, card, tests)
+        yield _no_test(label, unmeasurable) if unmeasurable else _verdict(label, tests)
 
 
 def null_nodes(subject: Subject, seed: int) -> list[Node]:
@@ -112,32 +120,53 @@ def _measured(
 
 
 def _test(requirement: Requirement, measurement: Measurement, node: Node) -> Test:
-    value, percentile = measurement.value(node), measurement.percentile(node)
-    low, high = measurement.interval(node)
-    chance = measurement.chance(node)
-    state: State = "fails"
-    if requirement.holds(value, percentile):
-        state = "holds" if requirement.certain(low, high, chance) else "unclear"
-    return Test(requirement, state, value, low, high, chance, percentile, measurement.n)
+    percentile, interval = measurement.percentile(node), measurement.interval(node)
+    return Test(
+        requirement,
+        requirement.state(percentile, interval, measurement.beyond_chance(node)),
+        measurement.value(node),
+        *interval,
+        measurement.chance(node),
+        percentile,
+        measurement.n,
+    )
 
 
-def _verdict(label: Label, card: RoleCard, tests: list[Test]) -> Verdict:
+def _verdict(label: Label, tests: list[Test]) -> Verdict:
+    return verdict_of(label, "role_card", outcome_of(tests), tests, "; ".join(map(str, tests)))
+
+
+def verdict_of(
+    label: Label, judge: str, outcome: Outcome, tests: Sequence[Test], reason: str
+) -> Verdict:
+    """A verdict that shows the test that decided it."""
+    from acdc_explain.experiments import UNITS
+
     deciding = deciding_of(tests)
     return Verdict(
         label_id=label.id,
-        judge="role_card",
-        outcome=outcome_of(tests),
+        judge=judge,
+        outcome=outcome,
         score=round(deciding.value, 5),
         chance=round(deciding.chance, 5),
         percentile=round(deciding.percentile, 4),
         n=deciding.n,
-        reason="; ".join(map(str, tests)),
+        reason=reason,
+        measure=deciding.requirement.measure,
+        unit=UNITS.get(deciding.requirement.measure),
+        low=round(deciding.low, 5),
+        high=round(deciding.high, 5),
     )
 
 
 def deciding_of(tests: Sequence[Test]) -> Test:
-    """The first test that does not hold, or else the first."""
-    return next((test for test in tests if test.state != "holds"), tests[0])
+    """The test behind the outcome: the first that fails, or that cannot tell; where all hold, that
+    with the least room. What is merely absent decides only where nothing else was tested."""
+    for state in ("fails", "unclear"):
+        if found := [test for test in tests if test.state == state]:
+            return found[0]
+    telling = [test for test in tests if not test.requirement.only_absence]
+    return min(telling or tests, key=lambda test: test.room)
 
 
 def _tier(tests: Sequence[Test], tier: Tier) -> State | None:

@@ -174,7 +174,7 @@ MLPS = (
         claim="raises the answer at the last token by itself, not through later components",
         requirements=(
             Requirement("causal", "direct_effect", at_least=0.0),
-            Requirement("causal", "ablation_effect", at_least=0.01),
+            Requirement("causal", "ablation_effect", at_least=0.05),
         ),
         source="Lieberum et al. 2023",
     ),
@@ -196,7 +196,7 @@ MLPS = (
         requirements=(
             Requirement("pattern", "few_neurons", at_least=0.3),
             Requirement("causal", "direct_effect", at_least=0.0),
-            Requirement("causal", "ablation_effect", at_least=0.01),
+            Requirement("causal", "ablation_effect", at_least=0.05),
         ),
         source="Geva et al. 2021",
     ),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from acdc_explain.role import RoleCard
     from acdc_explain.summary import Story
 
+RARE = 0.9  # the share of others that do less
+TRIFLE = 0.05
+MOST_NUMBERS = 4
 NO_ROLE = ("attention_sink", "other")  # said only where nothing else can be said
 
 
@@ -48,8 +51,13 @@ class Rules:
             if role in story.claims
         ]
         rest = [node for node in story.circuit.components if not story.granted(node)]
-        if rest:
-            told.append(Sentence(f"No role of {_listed(rest)} passed its tests.", tuple(rest)))
+        unnamed = [node for node in rest if ("other", "supported") in story.outcomes(node)]
+        failed = [node for node in rest if node not in unnamed]
+        if unnamed:
+            words = f"{_listed(unnamed)}: matter here, in a way that no role names (other)."
+            told.append(Sentence(words, tuple(unnamed)))
+        if failed:
+            told.append(Sentence(f"No role of {_listed(failed)} passed its tests.", tuple(failed)))
         return told, None
 
     def _proposal(self, question: Question, card: RoleCard) -> Proposal:
@@ -65,20 +73,40 @@ class Rules:
         )
 
     def _description(self, question: Question, card: RoleCard) -> str:
-        """The claim with the numbers behind it; for `other` the most unusual numbers."""
-        measured = question.measured
+        """The claim with the numbers behind it."""
         if card.name == "other":
-            kind = "Head" if question.node.kind == "head" else "MLP"
-            claim = f"{kind} without a known role; most unusual"
-            names = sorted(measured, key=lambda name: -abs(measured[name][1] - 0.5))[:4]
-            names.append("ablation_effect")
-        else:
-            claim = card.claim[0].upper() + card.claim[1:]
-            names = [requirement.measure for requirement in card.requirements]
+            return self._unnamed(question)
+        measured, claim = question.measured, card.claim[0].upper() + card.claim[1:]
+        names = [requirement.measure for requirement in card.requirements]
         numbers = ", ".join(
             _number(name, *measured[name]) for name in dict.fromkeys(names) if name in measured
         )
         return f"{claim}: {numbers}."
+
+    def _unnamed(self, question: Question) -> str:
+        """What a component without a role does more than others: never what it does not do."""
+        measured = question.measured
+        kind = "Head" if question.node.kind == "head" else "MLP"
+        effect, _ = measured.get("ablation_effect", (None, 0.5))
+        words = f"{kind} without a known role"
+        if effect is not None:
+            words += f"; without it {effect:.0%} of the gap is lost"
+        names = sorted(
+            (name for name, found in measured.items() if _stands_out(name, *found)),
+            key=lambda name: -abs(measured[name][1] - 0.5),
+        )
+        if not names:
+            return f"{words}."
+        numbers = ", ".join(_number(name, *measured[name]) for name in names[:MOST_NUMBERS])
+        return f"{words}; more than most: {numbers}."
+
+
+def _stands_out(name: str, value: float, percentile: float) -> bool:
+    """Whether a component does more of something than nine in ten of its kind, or, where the
+    measure has two directions, more of the opposite."""
+    if name == "ablation_effect" or abs(value) < TRIFLE:
+        return False
+    return percentile >= RARE if value > 0 else percentile <= 1 - RARE
 
 
 def _listed(nodes: Sequence[Node]) -> str:

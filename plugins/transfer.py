@@ -9,7 +9,7 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
 from acdc_explain.verdict import Outcome, Verdict
 
-from .role_card import Test, deciding_of, null_nodes, outcome_of, tests_of
+from .role_card import Test, deciding_of, null_nodes, outcome_of, tests_of, verdict_of
 
 if TYPE_CHECKING:
     from acdc_explain.label import Label
@@ -22,28 +22,33 @@ SILENT = 0.5  # of a causal test's bound: less, and the corruption does not reac
 def transfer(
     subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
-    """`supported` if a second scheme agrees and none contradicts; `inconclusive` if they disagree.
+    """`supported` if a second scheme agrees and none contradicts; `inconclusive` if one does.
 
-    A scheme under which nothing happens is silent: it leaves alone what the component reads.
-    Labels for which every scheme is silent, or none exists, get no verdict.
+    A scheme agrees if every test surely holds under it, and contradicts if one surely fails. It
+    has no vote where it cannot tell, nor where a causal test finds next to nothing: it leaves
+    alone what the component reads. Labels without any vote get no verdict.
     """
     null = null_nodes(subject, seed)
     for label in labels:
         card = roles.get(label.role)
         if card is None or not card.tests("causal"):
             continue
-        found = {}
+        votes = {}
         for scheme, other in subject.schemes.items():
             tests, unmeasurable = tests_of(other, label.node, card, null)
-            if unmeasurable is None and not _silent(tests):
-                found[scheme] = tests
-        if found:
-            yield _verdict(label, found)
+            if unmeasurable is None and _votes(tests):
+                votes[scheme] = tests
+        if votes:
+            yield _verdict(label, votes)
 
 
-def _silent(tests: Sequence[Test]) -> bool:
-    causal = [t for t in tests if t.requirement.tier == "causal" and t.state != "holds"]
-    return any(abs(test.value) <= SILENT * _bound(test) for test in causal)
+def _votes(tests: Sequence[Test]) -> bool:
+    """Whether a scheme says anything of a label."""
+    failed = [test for test in tests if test.state == "fails"]
+    if not failed:
+        return all(test.state == "holds" for test in tests)
+    causal = [test for test in failed if test.requirement.tier == "causal"]
+    return not any(abs(test.value) <= SILENT * _bound(test) for test in causal)
 
 
 def _bound(test: Test) -> float:
@@ -52,25 +57,16 @@ def _bound(test: Test) -> float:
     return max(abs(bound) for bound in (*bounds, 0.0) if bound is not None)
 
 
-def _verdict(label: Label, found: Mapping[str, Sequence[Test]]) -> Verdict:
-    outcomes = {scheme: outcome_of(tests) for scheme, tests in found.items()}
+def _verdict(label: Label, votes: Mapping[str, Sequence[Test]]) -> Verdict:
+    outcomes = {scheme: outcome_of(tests) for scheme, tests in votes.items()}
     agree = all(outcome == "supported" for outcome in outcomes.values())
     outcome: Outcome = "supported" if agree else "inconclusive"
-    worst = next((s for s, o in outcomes.items() if o != "supported"), next(iter(found)))
-    deciding = deciding_of(found[worst])
-    return Verdict(
-        label_id=label.id,
-        judge="transfer",
-        outcome=outcome,
-        score=round(deciding.value, 5),
-        chance=round(deciding.chance, 5),
-        percentile=round(deciding.percentile, 4),
-        n=deciding.n,
-        reason="; ".join(
-            f"{scheme}: {outcome} ({deciding_of(found[scheme])})"
-            for scheme, outcome in outcomes.items()
-        ),
+    worst = next((s for s, o in outcomes.items() if o != "supported"), next(iter(votes)))
+    reason = "; ".join(
+        f"{scheme}: {outcome} ({deciding_of(votes[scheme])})"
+        for scheme, outcome in outcomes.items()
     )
+    return verdict_of(label, "transfer", outcome, votes[worst], reason)
 
 
 @hookimpl

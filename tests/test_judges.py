@@ -8,13 +8,15 @@ import pytest
 import torch
 from acdc_explain_plugins.interchange import interchange
 from acdc_explain_plugins.planted import jobs
-from acdc_explain_plugins.sufficiency import _share, _verdict, sufficiency
-from acdc_explain_plugins.transfer import transfer
+from acdc_explain_plugins.role_card import Test as Measured
+from acdc_explain_plugins.sufficiency import _verdict, shares_kept, sufficiency
+from acdc_explain_plugins.transfer import _votes, transfer
 
 import acdc_explain as ax
 from acdc_explain.circuit import Node
 from acdc_explain.label import Label
 from acdc_explain.plugins import load_plugins
+from acdc_explain.role import Requirement
 from acdc_explain.subject import Subject
 from acdc_explain.verdict import Verdict, worst
 
@@ -74,13 +76,47 @@ class TestSufficiency:
         assert judged(sufficiency, (nodes("sink")[0], "name_mover")) == [None]
         assert judged(sufficiency, (nodes("mover")[0], "broad")) == [None]
 
-    def test_shares(self):
+    @pytest.mark.parametrize(
+        ("lost", "at_random", "score", "outcome"),
+        [
+            (0.5, 1.0, 0.5, "supported"),
+            (0.7, 1.0, 0.3, "inconclusive"),
+            (0.9, 1.0, 0.1, "causal_only"),
+            (0.2, 0.2, 0.8, "inconclusive"),  # random places keep as much
+            (-0.4, 1.0, 1.4, "supported"),
+            (-1.17, 1.0, 2.17, "inconclusive"),  # what is left out works against it
+        ],
+    )
+    def test_shares(self, lost, at_random, score, outcome):
         whole = torch.tensor([1.0, 3.0])
-        assert _share(torch.tensor([0.0, 1.0]), whole) == 0.75
-        half = _verdict(label(nodes("mover")[0], "name_mover"), whole / 2, whole, [whole])
-        assert (half.outcome, half.score, half.chance, half.n) == ("supported", 0.5, 0.0, 2)
-        third = _verdict(label(nodes("mover")[0], "name_mover"), whole * 0.7, whole, [whole])
-        assert third.outcome == "inconclusive"
+        shares = shares_kept(whole * lost, whole, [whole * at_random])
+        verdict = _verdict(label(nodes("mover")[0], "name_mover"), shares)
+        assert (verdict.outcome, verdict.n) == (outcome, 2)
+        assert verdict.score == pytest.approx(score)
+        assert verdict.chance == pytest.approx(1 - at_random)
+        assert (verdict.measure, verdict.unit) == ("share_kept", "share of the effect")
+
+    def test_a_share_that_may_be_too_large_says_nothing(self):
+        """The effect is small beside its error, so that shares of it run from 0 to many."""
+        noise = torch.randn(32, generator=torch.Generator().manual_seed(0))
+        whole = 0.3 + 0.5 * noise.abs()
+        shares = shares_kept(-whole - noise, whole, [whole])
+        assert shares.interval[0] < 1.5 < shares.kept
+        assert _verdict(label(nodes("mover")[0], "name_mover"), shares) is None
+
+    def test_an_effect_that_may_be_none_is_not_taken_apart(self):
+        whole = torch.randn(32, generator=torch.Generator().manual_seed(0))
+        shares = shares_kept(whole * 0.3, whole, [whole])
+        assert _verdict(label(nodes("mover")[0], "name_mover"), shares) is None
+
+    def test_a_share_that_is_not_surely_half(self):
+        generator = torch.Generator().manual_seed(0)
+        whole = torch.ones(32)
+        kept = 0.45 + torch.randn(32, generator=generator)
+        shares = shares_kept(kept, whole, [whole])
+        assert shares.interval[0] < 0.5 < shares.interval[1]
+        verdict = _verdict(label(nodes("mover")[0], "name_mover"), shares)
+        assert verdict.outcome == "inconclusive"
 
 
 class TestTransfer:
@@ -109,7 +145,7 @@ class TestInterchange:
         verdicts = judged(interchange, (one, "name_mover"), (other, "name_mover"))
         for verdict in verdicts:
             assert verdict.outcome == "supported"
-            assert verdict.score < 1e-4 < 1e-2 < max(verdict.chance, 0.02)
+            assert verdict.score > 0.999 > 0.98 > min(verdict.chance, 0.97)
 
     def test_a_mover_and_its_opponent_do_not(self, judged):
         claims = [(nodes(job)[0], "name_mover") for job in ("mover", "negative")]
@@ -136,6 +172,33 @@ def test_the_worst_verdict_counts():
     mixed = [verdict("supported"), verdict("inconclusive"), verdict("causal_only")]
     assert worst(mixed).outcome == "causal_only"
     assert worst([]) is None
+
+
+def test_of_judges_that_agree_the_role_card_is_shown():
+    def verdict(judge):
+        return Verdict("x", judge, "supported", None, None, None, 0, "")
+
+    agreed = [verdict(judge) for judge in ("interchange", "role_card", "transfer")]
+    assert worst(agreed).judge == "role_card"
+    assert worst([agreed[2], agreed[0]]).judge == "interchange"
+
+
+@pytest.mark.parametrize(
+    ("states", "votes"),
+    [
+        ((("pattern", "holds", 0.5), ("causal", "holds", 0.5)), True),
+        ((("pattern", "holds", 0.5), ("causal", "unclear", 0.3)), False),
+        ((("pattern", "holds", 0.5), ("causal", "fails", 0.01)), False),  # nothing happens
+        ((("pattern", "holds", 0.5), ("causal", "fails", -0.5)), True),
+        ((("pattern", "fails", 0.1), ("causal", "holds", 0.5)), True),
+    ],
+)
+def test_a_scheme_votes_where_it_can_tell(states, votes):
+    tests = [
+        Measured(Requirement(tier, "m", at_least=0.2), state, value, 0, 0, 0, 0, 8)
+        for tier, state, value in states
+    ]
+    assert _votes(tests) is votes
 
 
 def test_schemes_that_disagree():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from acdc_explain_plugins.role_card import Test as Measured
-from acdc_explain_plugins.role_card import _test, _verdict, outcome_of
+from acdc_explain_plugins.role_card import _test, _verdict, deciding_of, outcome_of
 from acdc_explain_plugins.roles import CARDS
 
 from acdc_explain.circuit import Graph, Node
 from acdc_explain.measurement import Measurement
-from acdc_explain.role import Requirement, RoleCard
+from acdc_explain.role import Requirement
 
 from .samples import make_run
 
@@ -62,9 +62,16 @@ class TestMeasurement:
         ({"at_least": 0.4, "above": 0.9}, [0.3, 0, 0, 0.1], 0.0, "fails"),
         ({"at_least": 0.4, "above": 0.9}, [0.6, 0.7, 0, 0.1], 0.0, "fails"),
         ({"at_least": 0.1, "above": 0.9}, [0.2, 0, 0, 0.1], 2.0, "unclear"),
-        ({"at_least": 0.4, "above": 0.5}, [0.6, 0.59, 0.5, 0.5], 0.01, "holds"),
-        ({"at_least": 0.4}, [0.45, 0.5, 0.5], 0.0, "holds"),
-        ({"at_least": 0.4}, [0.45, 0.5, 0.5], 1.0, "unclear"),
+        ({"at_least": 0.4, "above": 0.5}, [0.6, 0.5, 0.4, 0.4], 0.01, "holds"),
+        ({"at_least": 0.4}, [0.45, 0.1, 0.1], 0.0, "holds"),
+        ({"at_least": 0.4}, [0.45, 0.1, 0.1], 1.0, "unclear"),
+        ({"at_least": 0.4}, [0.45, 0.5, 0.5], 0.0, "fails"),  # below chance
+        ({"at_least": 0.4}, [0.45, 0.45, 0.45], 0.0, "fails"),  # no more than chance
+        ({"at_least": 0.4}, [0.44, 0.1, 0.1], 0.3, "unclear"),  # surely above chance, too near 0.4
+        ({"at_least": 0.0}, [0.2, -0.5, -0.5], 0.0, "holds"),
+        ({"at_least": 0.0}, [-0.2, -0.5, -0.5], 0.0, "fails"),
+        ({"at_most": 0.0}, [-0.2, -0.5, -0.5], 0.0, "fails"),
+        ({"at_most": 0.3}, [0.2, 0.1, 0.1], 0.0, "holds"),  # it only says what is absent
         ({"at_most": 0.0, "below": 0.1}, [-0.6, 0, 0.1], 0.0, "holds"),
         ({"at_most": 0.0, "below": 0.1}, [0.6, 0, 0.1], 0.0, "fails"),
         ({"away_from_zero": 0.1}, [-0.2, 0], 0.0, "holds"),
@@ -128,12 +135,67 @@ def test_the_deciding_test_is_the_first_that_does_not_hold():
     first = _test(Requirement("pattern", "a", at_least=0.1), measurement([0.5, 0.0]), ME)
     second = _test(Requirement("causal", "b", at_least=0.9), measurement([0.25, 0.125]), ME)
     label = make_run().labels[0]
-    card = RoleCard("r", "head", "", (first.requirement, second.requirement))
-    verdict = _verdict(label, card, [first, second])
+    verdict = _verdict(label, [first, second])
     assert verdict.outcome == "pattern_only"
     assert (verdict.score, verdict.chance, verdict.n) == (0.25, 0.125, 40)
+    assert (verdict.measure, verdict.low, verdict.high) == ("b", 0.25, 0.25)
     assert "a >= 0.1 holds" in verdict.reason
     assert "b >= 0.9 fails" in verdict.reason
+
+
+def test_a_failure_decides_before_a_doubt_and_of_what_holds_the_closest():
+    def test(state, value, bounds):
+        requirement = Requirement("causal", f"m{value}", **bounds)
+        return Measured(requirement, state, value, value - 0.1, value + 0.1, 0.0, 0.5, 8)
+
+    sure, close = test("holds", 0.9, {"at_least": 0.1}), test("holds", 0.3, {"at_least": 0.1})
+    absent = test("holds", 0.1, {"at_most": 0.2})
+    doubt, failure = test("unclear", 0.5, {"at_least": 0.5}), test("fails", 0.7, {"at_least": 0.9})
+    assert deciding_of([sure, close, absent]) is close
+    assert deciding_of([absent]) is absent
+    assert deciding_of([sure, doubt, failure]) is failure
+    assert deciding_of([sure, doubt]) is doubt
+
+
+class TestChance:
+    def test_a_control_is_the_chance(self):
+        samples = torch.tensor([[0.6, 0.8], [0.9, 0.9]])
+        found = Measurement("m", HEADS[:2], samples, control=samples / 2)
+        assert found.chance(ME) == pytest.approx(0.35)
+        assert found.percentile(ME) == 0.0
+
+    def test_what_depends_on_no_prompt_is_not_beyond_chance(self):
+        """The same samples under a wrong claim: whatever they are, there is nothing to see."""
+        samples = 5 + torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+        (low, high), _ = Measurement("m", (ME,), samples, control=samples).beyond_chance(ME)
+        assert low <= high < 0
+
+    def test_value_and_chance_are_drawn_together(self):
+        """Prompts that are easy for the claim are easy for its control."""
+        easy = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+        found = Measurement("m", (ME,), 5 + easy, control=4 + 0.9 * easy)
+        assert found.beyond_chance(ME)[0] == pytest.approx((0.5, 0.5))
+
+    def test_the_null_is_drawn_too(self):
+        """With two other heads that differ, chance may be that of either."""
+        found = Measurement("m", HEADS[:3], torch.tensor([[0.5] * 8, [0.0] * 8, [0.9] * 8]))
+        low, high = found.beyond_chance(ME)[0]
+        assert low < 0 < high
+
+    def test_a_share_is_as_uncertain_as_its_gap(self):
+        lost = torch.full((1, 40), 0.5)
+        gaps = 1 + 0.5 * torch.randn(40, generator=torch.Generator().manual_seed(0))
+        gaps = gaps / gaps.mean()
+        assert Measurement("m", (ME,), lost).interval(ME) == pytest.approx((0.5, 0.5))
+        low, high = Measurement("m", (ME,), lost, gaps=gaps).interval(ME)
+        assert low < 0.47 < 0.5 < 0.53 < high
+
+
+def test_every_measure_has_a_unit():
+    from acdc_explain.effects import NODE_MEASURES
+    from acdc_explain.experiments import MEASURES, UNITS
+
+    assert set(UNITS) == {*MEASURES, *NODE_MEASURES}
 
 
 def test_cards_name_measures_that_exist_and_say_something():
