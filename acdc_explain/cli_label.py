@@ -119,7 +119,7 @@ def judge(
 
     installed()
     store = open_store(db)
-    settings = Settings(judges=tuple(judge) if judge else None, llm_model=llm_model)
+    settings = Settings(more_judges=tuple(judge or ()), llm_model=llm_model)
     found = store.get(run)
     with interruptible(db), on_terminal() as report:
         result = rejudge(found, store, settings, report)

@@ -82,7 +82,10 @@ def run(
     labeler: LabelerName = None,
     llm_model: LlmModel = DEFAULT_LLM,
     examples: Annotated[
-        int | None, typer.Option(help="Examples to discover on.", show_default="16")
+        int | None,
+        typer.Option(
+            min=1, help="Prompts to discover on.", show_default="16, or 32 for a small model"
+        ),
     ] = None,
     memory: Annotated[
         float, typer.Option(min=0.1, help="Gigabytes for discovery; sets its batch sizes.")
@@ -94,9 +97,13 @@ def run(
         Path | None, typer.Option(help="With --sweep: the picture.", show_default="TASK-MODEL.png")
     ] = None,
     judge: Annotated[
-        list[str] | None, typer.Option(help="Judges, instead of all but those on request.")
+        list[str] | None, typer.Option(help="A judge beside the usual ones, like prediction.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the task's prompts.")] = 0,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Repeat on so many draws of prompts; what stays?"),
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A .jsonl, .csv or .json file; TASK names it.")
     ] = None,
@@ -114,6 +121,9 @@ def run(
     concurrency: Concurrency = DEFAULT_CONCURRENCY,
     timeout: Timeout = DEFAULT_TIMEOUT,
     retry: Retry = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on where the model does not surely do the task.")
+    ] = False,
     dry_run: DryRun = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
@@ -140,7 +150,7 @@ def run(
         memory=memory,
         labeler=labeler,
         llm_model=llm_model,
-        judges=tuple(judge) if judge else None,
+        more_judges=tuple(judge or ()),
         examples=examples,
         seed=seed,
         prompts=str(prompts) if prompts else None,
@@ -149,6 +159,7 @@ def run(
         concurrency=concurrency,
         timeout=timeout,
         retry=retry,
+        anyway=anyway,
         **asking(reveal, labeler_set, templates, prices),
     )
     _check_run(plugins, task, settings)
@@ -158,6 +169,9 @@ def run(
         return
     if dry_run:
         _rehearse_run(task, model, store, settings, as_json)
+        return
+    if seeds is not None:
+        _draws(task, model, store, settings, seeds, as_json)
         return
     from .pipeline import explain
 
@@ -189,6 +203,25 @@ def _sweep(
     typer.echo(f"\npicture: {file}")
 
 
+def _draws(
+    task: str, model: str, store: Store, settings: Settings, seeds: int, as_json: bool
+) -> None:
+    """The same question on several draws of prompts."""
+    from .draws import stability
+
+    with interruptible(str(store.path)), on_terminal() as report:
+        found = stability(task, model, seeds=seeds, store=store, settings=settings, progress=report)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    from .tables import console, show_stability
+
+    show_stability(found, console())
+    typer.echo(
+        f"\nstored in {store.path}: acdc-explain show {found.runs[0].id[:8]} --db {store.path}"
+    )
+
+
 def _check_run(plugins: Plugins, task: str, settings: Any) -> None:
     """What can be refused before the model is loaded."""
     from .plan import Plan, default_labeler
@@ -214,7 +247,7 @@ def _rehearse_run(task: str, model: str, store: Store, settings: Settings, as_js
 
     with interruptible(str(store.path)), on_terminal() as report:
         work = prepare(task, model, store, settings, report, Wanted())
-        work.begin()
+        work.begin(work.check_behavior())
         circuit = work.find_circuit()
         requests = would_ask(work, circuit, work.collect(circuit))
     show_requests(work, requests, as_json)

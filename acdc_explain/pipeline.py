@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -19,7 +20,15 @@ from .plan import Plan, default_labeler
 from .plugins import Plugins, load_plugins, pick
 from .progress import Progress, silent
 from .run import Run, RunHeader
-from .settings import DEFAULT_EXAMPLES, Settings, run_id, versions
+from .settings import (
+    CHEAP_EXAMPLES,
+    CHEAP_PARAMETERS,
+    DEFAULT_EXAMPLES,
+    Settings,
+    results_of,
+    run_id,
+    versions,
+)
 from .store import Store
 from .task import Task, check_examples
 from .work import LLM_SETTING, Work, templates
@@ -48,7 +57,7 @@ def explain(
     work = prepare(task, model, store, settings_from(options, settings), progress)
     if work.finished:
         return replace(work.store.get(work.header.id), reused=True)
-    work.begin()
+    work.begin(work.check_behavior())
     circuit = work.find_circuit()
     evidence = work.collect(circuit)
     answers = work.label(circuit, evidence)
@@ -87,7 +96,7 @@ def label(
     assert run.circuit is not None
     evidence = evidence_of(run, work)
     taken = _taken(work, run.circuit, evidence, answers) if answers is not None else []
-    work.begin()
+    work.begin(run.behavior)
     store.add_evidence(work.header.id, [item for items in evidence.values() for item in items])
     for exchange in taken:
         store.add_exchange(work.header.id, exchange)
@@ -133,7 +142,7 @@ def _taken(
 def judge(run: Run, store: Store, settings: Settings, progress: Progress = silent) -> Run:
     """Test a stored run's labels, with more judges if `settings` names some. Raises UserError."""
     work = reopen(run, store, settings, progress, relabel=False)
-    work.begin()
+    work.begin(run.behavior)
     assert run.circuit is not None
     store.add_labeled(work.header.id, run)
     labels = [Labeling("", (label,)) for label in run.labels]
@@ -166,6 +175,7 @@ def sweep(
         raise UserError(
             f"Discoverer {work.plan.discoverer!r} has neither tau nor max_edges to sweep over."
         )
+    work.check_behavior()
     gap = abs(work.subject.clean_metric - work.subject.corrupt_metric)
     points: list[dict[str, Any]] = (
         [{"tau": share * gap} for share in SHARES] if by_tau else [{"max_edges": n} for n in SIZES]
@@ -209,17 +219,21 @@ def prepare(
         progress("load", 0, 1, model)
         model = load_model(model, sources=plugins.models())
         progress("load", 1, 1, model.name)
+    task_from = "python" if isinstance(task, Task) else "file" if settings.prompts else "plugin"
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
+    made_by = versions()
     resolved = {
         **plan.as_dict(),
+        "task_from": task_from,
+        "examples": len(task.discover),
         "metric": settings.metric or task.metric,
         "ablation": settings.ablation,
         "roles": content_id("roles", plugins.roles()),
         **_prompts(plan, plugins, settings),
     }
     header = RunHeader(
-        id=run_id(task.id, model.id, resolved),
+        id=run_id(task.id, model.id, resolved, made_by),
         task=task.name,
         task_id=task.id,
         model=model.name,
@@ -229,7 +243,7 @@ def prepare(
         created_at=_now(),
         seed=settings.seed,
         settings=resolved,
-        versions=versions(),
+        versions=made_by,
     )
     loaded = model
     work = Work(plugins, plan, store, header, task, lambda: loaded, settings, progress, transport)
@@ -253,7 +267,12 @@ def reopen(
     Raises UserError.
     """
     settings.check()
-    header, plugins = run.header, load_plugins()
+    header, plugins, made_by = run.header, load_plugins(), versions()
+    if results_of(header.versions) != results_of(made_by):
+        raise UserError(
+            f"Run {header.id} is of a program that gives other results "
+            f"({results_of(header.versions)}, this one {results_of(made_by)}); run its task anew."
+        )
     if run.circuit is None or not run.evidence:
         raise UserError(
             f"Run {header.id} has no evidence yet; repeat its command, which goes on from there."
@@ -276,18 +295,20 @@ def reopen(
         ) from None
     header = replace(
         header,
-        id=run_id(header.task_id, header.model_id, resolved),
+        id=run_id(header.task_id, header.model_id, resolved, made_by),
         status="unfinished",
         created_at=_now(),
         settings=resolved,
-        versions=versions(),
+        versions=made_by,
     )
 
     @cache
     def load() -> Model:
         return _same_model(header, plugins, progress)
 
-    return Work(plugins, plan, store, header, task, load, settings, progress, transport)
+    return Work(
+        plugins, plan, store, header, task, load, settings, progress, transport, run.behavior
+    )
 
 
 def evidence_of(run: Run, work: Work) -> dict[Node, list[Evidence]]:
@@ -325,7 +346,8 @@ def _prompts(plan: Plan, plugins: Plugins, settings: Settings) -> dict[str, Any]
     """Where an LLM is asked, its prompts decide the result too."""
     if LLM_SETTING not in plan.labeler_settings:
         return {}
-    return {"prompts": templates(plugins, settings).digest}
+    own = {"own_templates": True} if settings.templates else {}
+    return {"prompts": templates(plugins, settings).digest, **own}
 
 
 def _now() -> str:
@@ -339,5 +361,13 @@ def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) ->
 
         return read_prompts(settings.prompts, name, model, settings.examples)
     builder = pick("task", plugins.tasks(), name)
-    examples = DEFAULT_EXAMPLES if settings.examples is None else settings.examples
-    return check_examples(builder(model, examples=examples, seed=settings.seed), model)
+
+    def build(examples: int) -> Task:
+        return check_examples(builder(model, examples=examples, seed=settings.seed), model)
+
+    if settings.examples is not None:
+        return build(settings.examples)
+    if model.n_parameters <= CHEAP_PARAMETERS:
+        with suppress(UserError):  # not every task has so many prompts for every tokenizer
+            return build(CHEAP_EXAMPLES)
+    return build(DEFAULT_EXAMPLES)

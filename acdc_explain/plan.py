@@ -52,14 +52,15 @@ class Plan:
             discoverer.check(**discoverer_settings)
         chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
         usual = sorted(n for n, judge in judges.items() if not getattr(judge, "on_request", False))
-        judging = settings.judges if settings.judges is not None else usual
+        chosen_judges = settings.judges if settings.judges is not None else usual
+        judging = list(dict.fromkeys([*chosen_judges, *settings.more_judges]))
         return Plan(
             settings.discoverer,
             discoverer_settings,
-            {n: _with_shared(pick("collector", collectors, n), shared) for n in chosen},
+            {n: with_shared(pick("collector", collectors, n), shared) for n in chosen},
             labeler,
             _labeler_settings(plugins, settings, labeler),
-            {name: _with_shared(pick("judge", judges, name), shared) for name in judging},
+            {name: with_shared(pick("judge", judges, name), shared) for name in judging},
         )
 
     def labeled_by(self, plugins: Plugins, settings: Settings, labeler: str) -> Plan:
@@ -68,9 +69,10 @@ class Plan:
         return replace(self, labeler=labeler, labeler_settings=chosen)
 
     def judged_by(self, plugins: Plugins, settings: Settings) -> Plan:
-        """The same plan with other judges. Raises UserError."""
+        """The same plan with more judges. Raises UserError."""
         judges, shared = plugins.judges(), _shared(settings)
-        more = {n: _with_shared(pick("judge", judges, n), shared) for n in settings.judges or ()}
+        named = (*(settings.judges or ()), *settings.more_judges)
+        more = {n: with_shared(pick("judge", judges, n), shared) for n in named}
         return replace(self, judges={**self.judges, **more})
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,7 +89,8 @@ def _shared(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _with_shared(function: Any, shared: dict[str, Any]) -> dict[str, Any]:
+def with_shared(function: Any, shared: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a plugin with their defaults, and those shared by all that it has too."""
     known = settings_of(function)
     return {**known, **{k: v for k, v in shared.items() if k in known}}
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from .circuit import Circuit, Edge, Node
 from .evidence import Evidence
+from .ids import content_id
 from .role import RoleCard
 
 
@@ -70,7 +71,8 @@ class Question:
 def blind_names(circuit: Circuit) -> dict[Node, str]:
     """H1, M2 ...: names that tell a head from an MLP, and nothing of layer or number."""
     nodes = sorted(circuit.components, key=str)
-    random.Random(circuit.id).shuffle(nodes)
+    edges = [str(edge) for edge in circuit.edges]  # and nothing that changes with the program
+    random.Random(content_id("names", [circuit.task_id, circuit.model_id, edges])).shuffle(nodes)
     return {node: f"{'H' if node.kind == 'head' else 'M'}{n}" for n, node in enumerate(nodes, 1)}
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from . import rows
+from .behavior import Behavior, parse_behavior
 from .circuit import Circuit
 from .run import Run, RunHeader
 from .schema import Connection
+from .task import Task
 from .writing import IDENTITY, number_of
 
 
@@ -36,7 +39,19 @@ def read_run(connection: Connection, header: RunHeader) -> Run:
         [rows.to_exchange(row) for row in exchanges],
         [rows.to_failure(row) for row in failures],
         rows.to_summary(summaries[0]) if summaries else None,
+        behavior=read_behavior(connection, header.id),
+        task=read_task(connection, header.task_id),
     )
+
+
+def read_behavior(connection: Connection, run_id: str) -> dict[str, Behavior]:
+    row = connection.execute("SELECT body FROM behaviors WHERE run_id = ?", [run_id]).fetchone()
+    return parse_behavior(json.loads(row[0]) if row else {})
+
+
+def read_task(connection: Connection, task_id: str) -> Task | None:
+    row = connection.execute("SELECT body FROM tasks WHERE id = ?", [task_id]).fetchone()
+    return Task.parse(json.loads(row[0])) if row else None
 
 
 def read_circuit(connection: Connection, circuit_id: str) -> Circuit:

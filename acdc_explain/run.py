@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .behavior import Behavior, parse_behavior
 from .circuit import Circuit, Edge, Faithfulness, Node
 from .errors import UserError
 from .evidence import Evidence
@@ -16,6 +17,7 @@ from .ids import ID_LENGTH, canonical_json, plain
 from .label import Failure, Label
 from .motif import Motif
 from .summary import Sentence, Summary
+from .task import Task
 from .verdict import WORST_FIRST, Verdict, worst
 
 SCHEMA = "acdc-explain/run/1"
@@ -52,6 +54,8 @@ class Run:
     failures: Sequence[Failure] = ()
     summary: Summary | None = None
     reused: bool = False
+    behavior: Mapping[str, Behavior] = field(default_factory=dict)  # by split; empty: not known
+    task: Task | None = None
 
     @property
     def id(self) -> str:
@@ -111,6 +115,8 @@ def to_document(run: Run) -> dict[str, Any]:
             "task_id": header.task_id,
             "model_id": header.model_id,
         },
+        "behavior": plain(run.behavior),
+        "task": None if run.task is None else plain(run.task),
         "circuit": None if circuit is None else circuit_document(circuit),
         "components": [_component(run, node) for node in (circuit.components if circuit else ())],
         "motifs": [{"pattern": m.pattern, "nodes": plain(m.nodes)} for m in run.motifs],
@@ -237,6 +243,8 @@ def _check(run: Run) -> None:
     if not isinstance(header.settings, Mapping) or not isinstance(header.versions, Mapping):
         raise ValueError("run: settings and versions must be objects")
     datetime.fromisoformat(header.created_at)
+    if run.task is not None and run.task.id != header.task_id:
+        raise ValueError("task: these are not the prompts that the run's task_id stands for")
     for verdict in run.verdicts:
         if verdict.outcome not in WORST_FIRST:
             raise ValueError(f"there is no verdict {verdict.outcome!r}")
@@ -295,7 +303,21 @@ def _read(document: Mapping[str, Any]) -> Run:
     ]
     exchanges = [Exchange(**entry) for entry in document["exchanges"]["records"]]
     summary = _read_summary(document.get("summary"), header.id)
-    return Run(header, circuit, evidence, labels, verdicts, motifs, exchanges, failures, summary)
+    behavior = parse_behavior(document.get("behavior") or {})
+    task = document.get("task")
+    return Run(
+        header,
+        circuit,
+        evidence,
+        labels,
+        verdicts,
+        motifs,
+        exchanges,
+        failures,
+        summary,
+        behavior=behavior,
+        task=None if task is None else Task.parse(task),
+    )
 
 
 def to_sentences(entries: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:

@@ -12,11 +12,17 @@ from typing import Any, Literal, get_args
 from .errors import UserError
 from .ids import content_id
 
+RESULTS = 2
+"""Raised whenever the same question gets another answer than before: what older code found is not
+reused then. `tests/test_results.py` notices."""
+
 Ablation = Literal["corrupt", "mean", "zero"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 DEFAULT_MEMORY = 4.0  # gigabytes
 DEFAULT_MODEL = "mini"
-DEFAULT_EXAMPLES = 16
+DEFAULT_EXAMPLES = 16  # to discover on, and twice as many held out
+CHEAP_EXAMPLES = 32  # where a forward pass is cheap: verdicts are steadier (docs/labels.md)
+CHEAP_PARAMETERS = 20_000_000
 DEFAULT_LLM = "gpt-4.1-mini"
 DEFAULT_CONCURRENCY = 4
 DEFAULT_TIMEOUT = 60.0
@@ -28,11 +34,13 @@ class Settings:
 
     `discoverer_settings`: what the discoverer takes (tau, max_edges, steps ...).
     `labeler` None: `llm` if the environment has a key, else `rules`.
+    `judges` None: the usual ones; `more_judges` are asked beside them.
     `metric` None: the task's own. `ablation`: what a cut edge carries. `memory`: gigabytes that
     discovery may take; it decides nothing but the size of batches.
     `labeler_settings`: what the labeler takes (reveal ...). `templates`: a folder whose prompts go
-    before the built-in ones. The others say how an LLM is asked and decide nothing of the result:
-    `max_cost` in USD, `timeout` in seconds, `retry` to ask again what got no usable reply.
+    before the built-in ones. The others decide nothing of the result: how an LLM is asked
+    (`max_cost` in USD, `timeout` in seconds, `retry` to ask again what got no usable reply), and
+    `anyway` to go on where the model does not surely do the task.
     """
 
     discoverer: str = "acdc"
@@ -44,6 +52,7 @@ class Settings:
     labeler: str | None = None
     llm_model: str = DEFAULT_LLM
     judges: tuple[str, ...] | None = None
+    more_judges: tuple[str, ...] = ()
     examples: int | None = None
     seed: int = 0
     prompts: str | None = None
@@ -55,6 +64,7 @@ class Settings:
     concurrency: int = DEFAULT_CONCURRENCY
     timeout: float = DEFAULT_TIMEOUT
     retry: bool = False
+    anyway: bool = False
 
     def check(self) -> None:
         """Raises UserError for what can be refused before anything is loaded."""
@@ -76,19 +86,31 @@ class Settings:
 
 
 def run_id(
-    task_id: str, model_id: str, resolved: Mapping[str, Any], program: str | None = None
+    task_id: str, model_id: str, resolved: Mapping[str, Any], versions: Mapping[str, str]
 ) -> str:
-    """The same question to the same version of this program (this one) has the same id."""
+    """The same question to programs that give the same results has the same id.
+
+    Raises KeyError where `versions` does not say what program it was.
+    """
     content = {
         "task_id": task_id,
         "model_id": model_id,
         "settings": resolved,
-        "version": program or version("acdc-explain"),
+        "version": results_of(versions),
     }
     return content_id("run", content)
+
+
+def results_of(versions: Mapping[str, str]) -> str:
+    """Which results a program gives; programs from before these were counted say their version."""
+    return f"results {versions['results']}" if "results" in versions else versions["acdc-explain"]
 
 
 def versions() -> dict[str, str]:
     """What the result may depend on."""
     packages = ("acdc-explain", "torch", "transformer-lens", "transformers", "duckdb")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    return {
+        "python": platform.python_version(),
+        "results": str(RESULTS),
+        **{p: version(p) for p in packages},
+    }

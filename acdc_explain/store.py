@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 
 from . import full_text, rows
+from .behavior import Behavior
 from .circuit import Circuit
 from .errors import UserError
 from .evidence import Evidence
@@ -27,7 +28,7 @@ from .indexing import index_all, index_evidence, index_run
 from .label import Label, Labeling
 from .motif import Enrichment, Motif
 from .pattern import Pattern
-from .reading import read_circuit, read_headers, read_run
+from .reading import read_circuit, read_headers, read_run, read_task
 from .run import Run, RunHeader
 from .schema import MIGRATIONS, VERSION, Connection
 from .search import (
@@ -49,6 +50,7 @@ from .task import Task
 from .verdict import Judging
 from .verifying import problems
 from .writing import (
+    add_behavior,
     add_circuit,
     add_evidence,
     add_exchanges,
@@ -59,6 +61,7 @@ from .writing import (
     add_labelings,
     add_labels,
     add_motifs,
+    add_task,
     add_verdicts,
     append,
     link,
@@ -233,13 +236,18 @@ class Store:
 
     def add_task(self, task: Task) -> None:
         with self._open() as connection:
-            add_keyed(connection, "tasks", [(task.id, task.name, canonical_json(task))])
+            add_task(connection, task)
 
     def add_header(self, header: RunHeader) -> None:
         """Add a run, or bring its status and circuit up to date."""
         with self._open() as connection:
             add_header(connection, header)
             index_run(connection, header.id)
+
+    def add_behavior(self, run_id: str, behavior: Mapping[str, Behavior]) -> None:
+        """How the model did on the run's prompts, by split."""
+        with self._open() as connection:
+            add_behavior(connection, run_id, behavior)
 
     def add_circuit(self, circuit: Circuit) -> None:
         with self._open() as connection:
@@ -319,8 +327,11 @@ class Store:
             if held.status == "done" or run.header.status != "done":
                 return False
         add_header(connection, run.header)
+        if run.task is not None:
+            add_task(connection, run.task)
         if run.circuit is not None:
             add_circuit(connection, run.circuit)
+        add_behavior(connection, run.id, run.behavior)
         add_found(connection, run.id, run)
         add_verdicts(connection, run.id, run.verdicts)
         add_motifs(connection, run.id, run.motifs)
@@ -476,10 +487,10 @@ class Store:
     def task(self, task_id: str) -> Task:
         """A stored task. Raises KeyError."""
         with self._open() as connection:
-            row = connection.execute("SELECT body FROM tasks WHERE id = ?", [task_id]).fetchone()
-        if row is None:
+            task = read_task(connection, task_id)
+        if task is None:
             raise KeyError(task_id)
-        return rows.to_task(json.loads(row[0]))
+        return task
 
     # --- the file as a whole -------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from .errors import UserError
 from .ids import content_id
@@ -78,6 +78,31 @@ class Task:
     @property
     def id(self) -> str:
         return content_id("task", self)
+
+    @staticmethod
+    def parse(body: Mapping[str, Any]) -> Task:
+        """From its JSON form. Raises KeyError, TypeError, ValueError."""
+
+        def examples(entries: Sequence[Mapping[str, Any]]) -> tuple[Example, ...]:
+            return tuple(
+                Example(
+                    e["clean"],
+                    e["corrupt"],
+                    tuple(e["answers"]),
+                    tuple(e["foils"]),
+                    dict(e["positions"]),
+                )
+                for e in entries
+            )
+
+        return Task(
+            name=body["name"],
+            description=body["description"],
+            metric=body["metric"],
+            discover=examples(body["discover"]),
+            held_out=examples(body["held_out"]),
+            schemes={name: tuple(prompts) for name, prompts in body["schemes"].items()},
+        )
 
     @property
     def position_names(self) -> tuple[str, ...]:

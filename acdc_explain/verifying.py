@@ -11,13 +11,14 @@ from . import rows
 from .circuit import Circuit
 from .schema import Connection
 from .settings import run_id
+from .task import Task
 from .writing import IDENTITY
 
 CHUNK = 5000  # rows in memory at once
 
 
 RECORDS: Mapping[str, Callable[[Any], Any]] = {
-    "tasks": lambda row: rows.to_task(json.loads(row[2])),
+    "tasks": lambda row: Task.parse(json.loads(row[2])),
     "evidence": rows.to_evidence,
     "exchanges": rows.to_exchange,
     "labels": rows.to_label,
@@ -132,7 +133,7 @@ def _runs(connection: Connection) -> Iterator[str]:
 
 
 def _run_id(task_id: str, model_id: str, settings: str, versions: str) -> str:
-    return run_id(task_id, model_id, json.loads(settings), json.loads(versions)["acdc-explain"])
+    return run_id(task_id, model_id, json.loads(settings), json.loads(versions))
 
 
 def _dangling(

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .asking import Desk
+from .behavior import Behavior, behavior_of, doubt
 from .errors import UserError
 from .evidence import Evidence
 from .ids import canonical_json, content_id
@@ -23,10 +24,10 @@ from .prices import Prices
 from .progress import Progress
 from .rendering import Templates
 from .run import RunHeader
-from .settings import Ablation, Settings
+from .settings import RESULTS, Ablation, Settings, results_of
 from .store import Store
 from .task import Task
-from .verdict import Judging
+from .verdict import Judging, Verdict
 
 if TYPE_CHECKING:
     from .circuit import Circuit, Node
@@ -52,7 +53,7 @@ class _Pages:
             "model_id": header.model_id,
             "metric": subject.metric_name,
             "ablation": subject.ablation,
-            "version": header.versions["acdc-explain"],
+            "version": results_of(header.versions),
         }
         return _Pages(work.store, content_id("book", decisive))
 
@@ -76,6 +77,7 @@ class Work:
     settings: Settings
     progress: Progress
     transport: Transport | None = None  # None: a server, now
+    known_behavior: Mapping[str, Behavior] | None = None  # of the run that this one goes on from
 
     @cached_property
     def subject(self) -> Subject:
@@ -98,13 +100,33 @@ class Work:
             memory=self.settings.memory,
         )
 
+    @cached_property
+    def behavior(self) -> Mapping[str, Behavior]:
+        """How the model does on the prompts of each split."""
+        if self.known_behavior:
+            return self.known_behavior
+        return {"discover": behavior_of(self.subject), "held_out": behavior_of(self.held_out)}
+
+    def check_behavior(self) -> Mapping[str, Behavior]:
+        """How the model does. Raises UserError if it does not surely do the task, unless told to
+        go on anyway."""
+        reason = doubt(self.behavior)
+        if reason is not None and not self.settings.anyway:
+            raise UserError(
+                f"{self.header.model} does not surely do {self.task.name!r}: {reason}; choose a "
+                "task it does, or go on with --anyway, where no label can be `supported`."
+            )
+        return self.behavior
+
     @property
     def finished(self) -> bool:
         return self.store.status(self.header.id) == "done"
 
-    def begin(self) -> None:
+    def begin(self, behavior: Mapping[str, Behavior]) -> None:
+        """Store what is known before the work: the task, the run, how the model does."""
         self.store.add_task(self.task)
         self.store.add_header(self.header)
+        self.store.add_behavior(self.header.id, behavior)
 
     def end(self, *, complete: bool) -> None:
         """A run in which a component got no usable label can be repeated to ask again."""
@@ -126,6 +148,7 @@ class Work:
             **plan.discoverer_settings,
             "metric": self.subject.metric_name,
             "ablation": self.subject.ablation,
+            "results": RESULTS,
         }
         circuit = self.store.find_circuit(
             header.task_id, header.model_id, plan.discoverer, settings
@@ -261,10 +284,19 @@ class Work:
                 if not missing:
                     continue
                 judge = self._with_desk(self.plugins.judges()[name])
-                for verdict in judge(self.held_out, missing, self.plugins.roles(), **settings):
+                for found in judge(self.held_out, missing, self.plugins.roles(), **settings):
+                    verdict = self._unless_doubtful(found)
                     outbox.put(Judging(asked[verdict.label_id], verdict))
                     done += 1
                     self.progress(f"judge {name}", done, len(labels), verdict.outcome)
+
+    def _unless_doubtful(self, verdict: Verdict) -> Verdict:
+        """No label is supported where the model does not surely do the task."""
+        reason = doubt(self.behavior)
+        if reason is None or verdict.outcome != "supported":
+            return verdict
+        words = f"the model does not surely do the task ({reason}); {verdict.reason}"
+        return replace(verdict, outcome="inconclusive", reason=words)
 
     def _with_desk(self, judge: Any) -> Any:
         """A judge that has a parameter `desk` may ask an LLM."""

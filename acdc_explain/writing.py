@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import rows
+from .behavior import Behavior
 from .circuit import Circuit
 from .evidence import Evidence
 from .exchange import Exchange
+from .ids import canonical_json
 from .label import Label, Labeling
 from .motif import Motif
 from .run import Run, RunHeader
 from .schema import Connection
+from .task import Task
 from .verdict import Judging, Verdict
 
 IDENTITY: Mapping[str, tuple[str, str | None]] = {
@@ -99,6 +102,17 @@ def add_header(connection: Connection, header: RunHeader) -> int:
         [header.status, header.circuit_id, header.id],
     )
     return number_of(connection, "runs", header.id)
+
+
+def add_task(connection: Connection, task: Task) -> None:
+    add_keyed(connection, "tasks", [(task.id, task.name, canonical_json(task))])
+
+
+def add_behavior(connection: Connection, run_id: str, behavior: Mapping[str, Behavior]) -> None:
+    """In place of an earlier one of the same run; nothing where it is not known."""
+    if behavior:
+        update = "UPDATE SET body = excluded.body"
+        add_keyed(connection, "behaviors", [(run_id, canonical_json(behavior))], update)
 
 
 def add_circuit(connection: Connection, circuit: Circuit) -> int:

@@ -68,7 +68,7 @@ def synthetic_run(seed: int) -> Run:
     settings = {"discoverer": "acdc", "labeler": "rules", "seed": seed}
     circuit_id = circuit.id
     header = RunHeader(
-        id=run_id(circuit.task_id, circuit.model_id, settings, "0.1.0"),
+        id=run_id(circuit.task_id, circuit.model_id, settings, {"acdc-explain": "0.1.0"}),
         task=TASKS[seed % 4], task_id=circuit.task_id, model=MODELS[seed % 3],
         model_id=circuit.model_id, circuit_id=circuit_id, status="done",
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1.6e9 + 3600 * seed)),

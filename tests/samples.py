@@ -88,7 +88,7 @@ def whole_run(task: str = "ioi") -> Run:
     run = make_run(task)
     header = run.header
     versions = {"python": "3.11", "acdc-explain": "0.1.0"}
-    identity = run_id(header.task_id, header.model_id, header.settings, "0.1.0")
+    identity = run_id(header.task_id, header.model_id, header.settings, header.versions)
     header = replace(header, id=identity, versions=versions)
     assert run.summary is not None
     summary = replace(run.summary, run_id=identity)

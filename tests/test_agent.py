@@ -23,7 +23,7 @@ from .scripted_server import completion, serve
 
 OPTIONS: dict[str, Any] = {
     "discoverer": "eap", "max_edges": 12, "labeler": "agent", "llm_model": "scripted",
-    "judges": ("role_card",), "concurrency": 1,
+    "judges": ("role_card",), "concurrency": 1, "anyway": True,
 }  # fmt: skip
 ABLATE = {"experiment": "ablate", "positions": [], "how": "resample", "scheme": ""}
 HYPOTHESES = {"hypotheses": [{"role": "other", "claim": "It matters."},

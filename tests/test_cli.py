@@ -118,7 +118,7 @@ class TestReading:
         (["run", "ioi", "--db", "."], ". is a folder"),
         (["run", "ioi", "--db", "none/s.duckdb"], "The folder none does not exist"),
         (["import", "none.json"], "none.json cannot be read"),
-        (["run", "ioi", "--examples", "0"], "--examples is 0"),
+        (["run", "ioi", "--examples", "0"], "--examples"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, complaint, tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def run(small_model, tmp_path) -> Any:
     store = Store(tmp_path / "s.duckdb")
     return store, ax.explain(
         word_task(4), small_model("neox"), store=store, labeler="rules", discoverer="eap",
-        max_edges=30, judges=(),
+        max_edges=30, judges=(), anyway=True,
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ GOOD = completion(json.dumps(ANSWER))
 SUMMARY = "A circuit was found"  # how the question about the whole begins
 OPTIONS: dict[str, Any] = {
     "discoverer": "eap", "max_edges": 12, "labeler": "llm", "llm_model": "scripted",
-    "judges": ("role_card",),
+    "judges": ("role_card",), "anyway": True,
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def model(small_model) -> Any:
     return small_model("neox")
 
 
-OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 12}
+OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 12, "anyway": True}
 
 
 def test_every_stage_leaves_its_records(store, model):
@@ -231,7 +231,7 @@ def test_an_interrupted_discovery_goes_on(store, model, monkeypatch, tmp_path):
     """Nothing that was measured is measured again, and the circuit is the same."""
     from acdc_explain.engine import Engine
 
-    options = {"discoverer": "acdc", "tau": 0.002}
+    options = {"discoverer": "acdc", "tau": 0.002, "anyway": True}
     whole = ax.explain(word_task(4), model, store=tmp_path / "other.duckdb", **options)
     decide, decided = Engine.decide, []
 
@@ -255,15 +255,15 @@ def test_an_interrupted_discovery_goes_on(store, model, monkeypatch, tmp_path):
 
 
 def test_sweep(store, model):
-    circuits = ax.sweep(word_task(4), model, store=store)
+    circuits = ax.sweep(word_task(4), model, store=store, anyway=True)
     taus = [circuit.settings["tau"] for circuit in circuits]
     assert taus == sorted(taus, reverse=True)
     assert len({len(circuit.edges) for circuit in circuits}) > 2
     before = rows(store)
-    assert ax.sweep(word_task(4), model, store=store) == circuits
+    assert ax.sweep(word_task(4), model, store=store, anyway=True) == circuits
     assert rows(store) == before
     assert before["runs"] == 0
-    by_size = ax.sweep(word_task(4), model, store=store, discoverer="eap")
+    by_size = ax.sweep(word_task(4), model, store=store, discoverer="eap", anyway=True)
     assert [len(c.edges) <= c.settings["max_edges"] for c in by_size] == [True] * len(by_size)
 
 
@@ -276,7 +276,9 @@ def test_ablations_and_grains_are_circuits_of_their_own(store, model):
         {"level": "layer"},
     ]
     found = [
-        ax.explain(word_task(4), model, store=store, discoverer="acdc", tau=0.01, **way)
+        ax.explain(
+            word_task(4), model, store=store, discoverer="acdc", tau=0.01, anyway=True, **way
+        )
         for way in ways
     ]
     assert len({run.circuit.id for run in found if run.circuit}) == len(ways)
