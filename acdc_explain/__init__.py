@@ -8,13 +8,20 @@ from .errors import UserError
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from .draws import stability
     from .loading import load_model
     from .pipeline import explain, sweep
     from .store import Store
 
-__all__ = ["Store", "UserError", "explain", "hookimpl", "load_model", "sweep"]
+__all__ = ["Store", "UserError", "explain", "hookimpl", "load_model", "stability", "sweep"]
 
-_LATE = {"Store": "store", "explain": "pipeline", "load_model": "loading", "sweep": "pipeline"}
+_LATE = {
+    "Store": "store",
+    "explain": "pipeline",
+    "load_model": "loading",
+    "stability": "draws",
+    "sweep": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

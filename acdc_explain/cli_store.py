@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from .command import (
 )
 from .errors import UserError
 from .progress import on_terminal
+
+if TYPE_CHECKING:
+    from .run import Run
 
 
 @app.command()
@@ -170,6 +173,9 @@ def export(
     parquet: Annotated[
         Path | None, typer.Option(help="A folder: every table of the store, for pandas or polars.")
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Write the run's prompts, for `run --prompts`.")
+    ] = None,
     db: Db = DEFAULT_STORE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
 ) -> None:
@@ -183,14 +189,31 @@ def export(
         return
     if run is None:
         raise UserError("export takes a RUN (`acdc-explain runs` lists them), or --parquet FOLDER.")
-    document = to_document(open_store(db).get(run))
+    found = open_store(db).get(run)
+    if prompts is not None:
+        _write(prompts, _prompts_of(found))
+        typer.echo(f"{prompts}: the prompts of run {found.id}")
+        return
+    document = to_document(found)
     if output is None:
         print_json(document)
-        return
+    else:
+        _write(output, json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _prompts_of(run: Run) -> str:
+    from .prompt_file import write_prompts
+
+    if run.task is None:
+        raise UserError(f"The prompts of run {run.id} are not in this store.")
+    return write_prompts(run.task)
+
+
+def _write(file: Path, text: str) -> None:
     try:
-        output.write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
+        raise UserError(f"{file} cannot be written: {error.strerror}.") from error
 
 
 @app.command(name="import")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .errors import UserError
+from .ids import plain
 from .task import Example, Split, Task, Tokenizer, check_example
 
 Entry = tuple[str, Example, Split | None]
@@ -52,11 +53,29 @@ def read_prompts(
             )
     return Task(
         name=name,
-        description=f"The model continues the prompts of {file.name} with their answers.",
+        description=f"The model continues the prompts of {name} with their answers.",
         metric="logit_diff" if all(e.foils for part in splits.values() for e in part) else "nll",
         discover=tuple(splits["discover"][:most]),
         held_out=tuple(splits["held_out"][:most]),
     )
+
+
+def write_prompts(task: Task) -> str:
+    """The task's prompts as JSONL, from which `read_prompts` makes the same task.
+
+    Raises UserError for a task with other corruptions, which such a file cannot hold.
+    """
+    if task.schemes:
+        raise UserError(
+            f"Task {task.name!r} has other corruptions ({', '.join(task.schemes)}), which a file "
+            "of prompts cannot hold; `acdc-explain run` makes its prompts anew from the seed."
+        )
+    lines = [
+        json.dumps({**plain(example), "split": split}, ensure_ascii=False)
+        for split, examples in (("discover", task.discover), ("held_out", task.held_out))
+        for example in examples
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _text(file: Path) -> str:

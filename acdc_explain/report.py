@@ -11,12 +11,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from .again import commands
+from .behavior import doubt
 from .circuit import Circuit, Node, in_order
 from .comparing import compare
 from .drawing import Drawing, draw
 from .evidence import Evidence
 from .exchange import Exchange
 from .label import Label
+from .plugins import load_plugins
 from .run import Run
 from .verdict import Verdict, worst
 
@@ -108,7 +111,8 @@ def page(run: Run, sizes: Sizes = ()) -> str:
         colors=_colors(side.panels),
         unlabeled=UNLABELED,
         outcomes=list(dict.fromkeys(p.best.outcome for p in side.panels if p.best)),
-        command=command(run),
+        commands=commands(run, load_plugins()),
+        doubt=doubt(run.behavior),
         curve=_curve(sizes),
     )
 
@@ -187,20 +191,6 @@ def _colors(panels: Iterable[Panel]) -> dict[str, str]:
     """A color for each role that colors a node."""
     roles = dict.fromkeys(panel.best.label.role for panel in panels if panel.best)
     return dict(zip(roles, COLORS * (1 + len(roles) // len(COLORS))))
-
-
-def command(run: Run) -> str:
-    """What to type to make the run anew."""
-    settings = run.header.settings
-    words = ["acdc-explain run", run.header.task, "--model", run.header.model]
-    words += ["--seed", str(run.header.seed)]
-    for option in ("discoverer", "labeler", "metric", "ablation"):
-        if settings.get(option):
-            words += [f"--{option}", str(settings[option])]
-    for name, value in dict(settings.get("discoverer_settings") or {}).items():
-        if name in ("tau", "max_edges") and value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return " ".join(words)
 
 
 def _panel(run: Run, node: Node) -> Panel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +10,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .behavior import doubt
 from .circuit import in_order
 from .verdict import worst
 
 if TYPE_CHECKING:
     from .circuit import Circuit, Faithfulness, Node
     from .comparing import Comparison, Shared
+    from .draws import Stability
     from .motif import Enrichment, MotifCount
     from .plugins import Plugins
     from .run import Run, RunHeader
     from .search import Match
     from .summary import Sentence
+    from .verdict import Verdict
 
 STYLES = {
     "supported": "green",
@@ -29,7 +33,7 @@ STYLES = {
     "refuted": "red",
 }
 NUMERIC = (
-    *("score", "chance", "above", "n", "confidence"),
+    *("score", "chance", "n", "confidence"),
     *("accuracy", "majority", "kind", "decoys", "passed", "shuffled", "precision", "recall"),
     *("labeled", "as blind", "decisive", "evidence", "index", "neither"),
     *("runs", "with it", "matches", "expected", "times", "z", "p"),
@@ -69,6 +73,7 @@ def show_run(run: Run, out: Console) -> None:
     """The circuit in a few lines, its components with roles and verdicts, the motifs found."""
     header, circuit = run.header, run.circuit
     out.print(f"run {header.id}  {header.task} on {header.model}  ({header.status})", style="bold")
+    show_behavior(run, out)
     if circuit is None:
         out.print("No circuit yet; repeat the same command to go on.")
         return
@@ -120,6 +125,67 @@ def _llm(run: Run) -> str:
 
 def _usd(cost: float | None) -> str:
     return "price unknown" if cost is None else f"{cost:.4f} USD"
+
+
+def show_behavior(run: Run, out: Console) -> None:
+    """How the model does on the prompts: a line a split."""
+    for split, name in (("discover", "to discover on"), ("held_out", "held out")):
+        found = run.behavior.get(split)
+        if found is None:
+            continue
+        low, high = found.interval
+        beside = (
+            ""
+            if found.prefers_answer is None
+            else f", before the foils on {round(found.prefers_answer * found.n)}"
+        )
+        out.print(
+            f"{found.n} prompts {name}: the answer comes first on "
+            f"{round(found.accuracy * found.n)}{beside}; p(answer) {found.p_answer:.2f}, "
+            f"{found.metric} gap {found.gap:.2f} [{low:.2f}, {high:.2f}]"
+        )
+    if reason := doubt(run.behavior):
+        out.print(
+            f"The model does not surely do this task: {reason}. No label is supported.",
+            style="bold red",
+        )
+
+
+def show_stability(found: Stability, out: Console) -> None:
+    """What several draws of prompts agree on, and where they do not."""
+    first, n = found.runs[0].header, len(found.runs)
+    seeds = ", ".join(str(run.header.seed) for run in found.runs)
+    out.print(f"{first.task} on {first.model}, {n} draws of prompts (seeds {seeds})", style="bold")
+    shares = [f"{share:.0%}" for share in found.faithfulness]
+    if shares:
+        mean, error = sum(found.faithfulness) / len(shares), found.error
+        out.print(
+            f"faithfulness {mean:.0%}"
+            + ("" if error is None else f" ± {error:.0%} (standard error over draws)")
+            + f": {', '.join(shares)}"
+        )
+    for what, counts in (("edges", found.edges), ("components", found.nodes)):
+        always = sum(count == n for count in counts.values())
+        out.print(f"{what}: {always} in all {n} circuits, {len(counts)} in at least one")
+    doubtful = [str(run.header.seed) for run in found.runs if doubt(run.behavior)]
+    if doubtful:
+        out.print(f"The model does not surely do the task with seed {', '.join(doubtful)}.")
+    out.print()
+    table = _table("node", "role", "in circuit", "supported", "other verdicts")
+    for label in found.labels:
+        others = Counter(x for x in label.outcomes if x not in (None, "supported"))
+        unsaid = label.in_circuit - sum(x is not None for x in label.outcomes)
+        words = [f"{outcome} {count}" for outcome, count in others.items()]
+        words += [f"not proposed {unsaid}"] if unsaid else []
+        style = "green" if label.stable else "red" if label.contradicted else ""
+        table.add_row(
+            str(label.node),
+            label.role,
+            f"{label.in_circuit}/{n}",
+            Text(f"{label.supported}/{label.in_circuit}", style=style),
+            ", ".join(words),
+        )
+    out.print(table)
 
 
 def show_bill(bill: Mapping[str, Any], labeler: str, out: Console) -> None:
@@ -176,7 +242,7 @@ def show_sweep(circuits: Sequence[Circuit], out: Console) -> None:
 
 def _components(run: Run) -> Table:
     """Labeled components first, those that got only `other` or nothing after them."""
-    table = _table("node", "role", "verdict", "score", "chance", "above", "n", "description")
+    table = _table("node", "role", "verdict", "by", "measured", "chance", "n", "description")
     assert run.circuit is not None
     later: list[tuple[str | Text, ...]] = []
     for node in run.circuit.components:
@@ -191,9 +257,9 @@ def _components(run: Run) -> Table:
                 str(node),
                 label.role,
                 outcome_text(verdict.outcome if verdict else None),
-                _number(verdict.score if verdict else None),
+                verdict.judge if verdict else "-",
+                measured(verdict),
                 _number(verdict.chance if verdict else None),
-                _number(verdict.percentile if verdict else None, ".0%"),
                 str(verdict.n) if verdict else "-",
                 Text(label.description),
             )
@@ -204,6 +270,14 @@ def _components(run: Run) -> Table:
     for row in later:
         table.add_row(*row)
     return table
+
+
+def measured(verdict: Verdict | None) -> str:
+    """The number that decided a verdict: what was measured, how much, in which unit."""
+    if verdict is None or verdict.score is None:
+        return "-"
+    name = (verdict.measure or "").replace("_", " ")
+    return " ".join(part for part in (name, f"{verdict.score:.2f}", verdict.unit) if part)
 
 
 def _motifs(run: Run) -> Table:
