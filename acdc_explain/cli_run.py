@@ -94,7 +94,8 @@ def run(
         Path | None, typer.Option(help="With --sweep: the picture.", show_default="TASK-MODEL.png")
     ] = None,
     judge: Annotated[
-        list[str] | None, typer.Option(help="Judges, instead of all but those on request.")
+        list[str] | None,
+        typer.Option(help="Judges, instead of the built-in ones that need no request."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the task's prompts.")] = 0,
     prompts: Annotated[

@@ -51,8 +51,7 @@ class Plan:
         if hasattr(discoverer, "check"):
             discoverer.check(**discoverer_settings)
         chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
-        usual = sorted(n for n, judge in judges.items() if not getattr(judge, "on_request", False))
-        judging = settings.judges if settings.judges is not None else usual
+        judging = settings.judges if settings.judges is not None else plugins.usual_judges()
         return Plan(
             settings.discoverer,
             discoverer_settings,

@@ -17,7 +17,7 @@ from .drawing import Drawing, draw
 from .evidence import Evidence
 from .exchange import Exchange
 from .label import Label
-from .run import Run
+from .run import WAITS, Run
 from .verdict import Verdict, worst
 
 COLORS = (
@@ -210,7 +210,7 @@ def _panel(run: Run, node: Node) -> Panel:
         tuple(_claim(run, label) for label in run.labels_of(node)),
         {item.collector: item.facts for item in evidence},
         _measures(evidence),
-        run.failure_of(node),
+        WAITS if run.waits(node) else run.failure_of(node),
     )
 
 

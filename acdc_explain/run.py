@@ -19,6 +19,7 @@ from .summary import Sentence, Summary
 from .verdict import WORST_FIRST, Verdict, worst
 
 SCHEMA = "acdc-explain/run/1"
+WAITS = "no answer of the LLM yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Run:
     failures: Sequence[Failure] = ()
     summary: Summary | None = None
     reused: bool = False
+    set_aside: Sequence[str] = ()  # what plugins failed to do just now; it is not stored
 
     @property
     def id(self) -> str:
@@ -66,6 +68,13 @@ class Run:
     def failure_of(self, node: Node) -> str | None:
         """Why a node has no label."""
         return next((failure.reason for failure in self.failures if failure.node == node), None)
+
+    def waits(self, node: Node) -> bool:
+        """Whether an LLM has still to be asked about a node, now or by way of a batch file."""
+        if self.header.status == "done" or self.labels_of(node) or self.failure_of(node):
+            return False
+        settings = self.header.settings.get("labeler_settings")
+        return isinstance(settings, Mapping) and "llm_model" in settings
 
     def to_pandas(self) -> Any:
         """A pandas.DataFrame with a row for every label, and the verdict that counts."""
@@ -174,6 +183,7 @@ def _component(run: Run, node: Node) -> dict[str, Any]:
         ],
         "labels": [_label(run, label) for label in run.labels_of(node)],
         **({"failed": {"labeler": failed.labeler, "reason": failed.reason}} if failed else {}),
+        **({"waiting": WAITS} if run.waits(node) else {}),
     }
 
 

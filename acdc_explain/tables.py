@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .circuit import in_order
+from .run import WAITS
 from .verdict import worst
 
 if TYPE_CHECKING:
@@ -184,6 +185,8 @@ def _components(run: Run) -> Table:
         if not labels:
             why = run.failure_of(node)
             failed = Text("failed" if why else "no label", style="red" if why else "")
+            if run.waits(node):
+                failed, why = Text("waiting"), WAITS
             later.append((str(node), "-", failed, "-", "-", "-", "-", Text(why or "")))
         for label in labels:
             verdict = worst(run.verdicts_of(label))
