@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import random
 import re
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from .errors import UserError
 from .exchange import Exchange, Request
 from .key import api_key, base_url, check_key
-from .reply import to_exchange
+from .reply import read_json, to_exchange
 from .settings import DEFAULT_TIMEOUT
 
 RETRIES = 4  # on 429, 5xx and lost connections
@@ -74,13 +73,12 @@ class Llm:
         started = time.monotonic()
         response, error = None, None
         try:
-            response = await self._send(request, lost)
+            response = read_json(await self._send(request, lost))
         except openai.APITimeoutError:
             error = f"APITimeoutError: no reply within {self._timeout:g} s"
         except openai.OpenAIError as problem:
             error = f"{type(problem).__name__}: {problem}{_cause(problem)}"
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as problem:
-            # no JSON at all, or none that a chat completion can be made of
+        except (ValueError, RecursionError) as problem:  # no JSON at all, or without end
             error = f"the server's reply cannot be read: {type(problem).__name__}: {problem}"
         seconds = round(time.monotonic() - started, 3)
         return to_exchange(request, response, error, seconds)
@@ -90,7 +88,7 @@ class Llm:
             await self._client.close()
             self._client = None
 
-    async def _send(self, request: Request, lost: Lost) -> Any:
+    async def _send(self, request: Request, lost: Lost) -> str:
         """Asks again in simpler terms where the server refuses the terms."""
         import openai
 
@@ -112,11 +110,12 @@ class Llm:
                 if self._manners == manners:  # not learnt in the meantime from another reply
                     self._manners = simpler
 
-    async def _patiently(self, body: dict[str, Any], lost: Lost) -> Any:
+    async def _patiently(self, body: dict[str, Any], lost: Lost) -> str:
         """Tries again what was lost on the way, as the server says or with growing pauses."""
         import openai
 
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
                 return await self._in_time(body)
             except openai.OpenAIError as problem:
@@ -125,12 +124,17 @@ class Llm:
                 if attempt >= RETRIES or pause is None or not paid:
                     raise
                 await asyncio.sleep(pause)
+            attempt += 1
 
-    async def _in_time(self, body: dict[str, Any]) -> Any:
-        """The client's own timeout is between two bytes; a server may also dribble for ever."""
+    async def _in_time(self, body: dict[str, Any]) -> str:
+        """The text of the reply, as the server wrote it: the client would make `true` a number.
+
+        The client's own timeout is between two bytes; a server may also dribble for ever.
+        """
         try:
             async with asyncio.timeout((RETRIES + 1) * self._timeout + 60):
-                return await self._client.chat.completions.create(**body)
+                raw = await self._client.chat.completions.with_raw_response.create(**body)
+                return str(raw.text)
         except TimeoutError:
             import openai
 

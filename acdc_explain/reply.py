@@ -82,10 +82,15 @@ def speechless(exchange: Exchange) -> bool:
     return exchange.reply is None and error.startswith(("the reply", "the server's reply"))
 
 
+def read_json(text: str) -> Any:
+    """JSON with objects as records. Raises ValueError and RecursionError."""
+    return json.loads(text, object_hook=lambda entry: SimpleNamespace(**entry))
+
+
 def from_batch(request: Request, body: Any) -> Exchange:
     """The exchange in a line of a batch file, however little of a chat completion it has."""
     try:
-        response = json.loads(json.dumps(body), object_hook=lambda entry: SimpleNamespace(**entry))
+        response = read_json(json.dumps(body))
     except RecursionError:
         return to_exchange(request, None, "the reply is nested too deeply")
     return to_exchange(request, response)

@@ -187,7 +187,7 @@ SILENT = [
     (completion(None), "empty"),
     (completion([1, 2]), "empty"),
     ((200, {}, b'{"choices": []}'), "no choices"),
-    ((200, {}, b'{"choices": [{}]}'), "empty"),
+    ((200, {}, b'{"choices": [{}]}'), "no choices"),
     ((200, {}, b'{"choices": 7}'), "no choices"),
     ((200, {}, b"not json at all"), ""),
     ((200, {}, b"[1, 2]"), ""),
