@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from scripted_server import Answer, completion, serve  # noqa: E402
+from scripted_server import Answer, completion, serve
 
 LLM = ["--llm-model", "gpt-4.1-mini"]
 SMALL = ["--discoverer", "eap", "--max-edges", "12", "--examples", "4", "--judge", "role_card"]

@@ -19,7 +19,7 @@ from .guard import Unfit, printing_aside, sentence
 from .hookspecs import PROJECT, Hooks
 from .ids import canonical_json
 from .pattern import Pattern
-from .role import RoleCard
+from .role import Requirement, RoleCard
 
 if TYPE_CHECKING:
     from .answer_key import AnswerKey
@@ -39,6 +39,7 @@ class Plugins:
     manager: pluggy.PluginManager
     broken: dict[str, str] = field(default_factory=dict)
     built_in: set[str] = field(default_factory=set)
+    _returned: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def registered(self, hook: str) -> dict[str, Any]:
         """Everything one hook brings, by name. Raises UserError if two plugins use one name."""
@@ -56,6 +57,8 @@ class Plugins:
 
     def by_plugin(self, hook: str) -> dict[str, Mapping[str, Any]]:
         """What each plugin returns from a hook, in the order of the plugins' names."""
+        if hook in self._returned:  # each hook is called once
+            return self._returned[hook]
         results: dict[str, Mapping[str, Any]] = {}
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
@@ -65,7 +68,8 @@ class Plugins:
                 raise
             except BaseException as error:  # third-party code may raise anything
                 self.broken[implementation.plugin_name] = f"{hook}: {sentence(error)}"
-        return dict(sorted(results.items()))
+        self._returned[hook] = dict(sorted(results.items()))
+        return self._returned[hook]
 
     def brings(self, plugin: str) -> dict[str, list[str]]:
         """The names a plugin registers, by hook."""
@@ -172,13 +176,15 @@ def _checked(hook: str, returned: Any) -> dict[str, Any]:
             raise Unfit(f"{ascii(name)[:80]} is no name")
         if problem := _problem(hook, thing):
             raise Unfit(f"{name!r} {problem}")
+        if hook == "register_roles" and thing.name != name:
+            raise Unfit(f"{name!r} is the card of {thing.name!r}")
     return found
 
 
 def _problem(hook: str, thing: Any) -> str | None:
     """Why a thing cannot be what a hook registers."""
     if hook == "register_roles":
-        return None if isinstance(thing, RoleCard) else "is no RoleCard"
+        return None if _is_card(thing) else "is no RoleCard, or one with a field of another kind"
     if hook == "register_prompts":
         folder = isinstance(thing, (str, Path)) and Path(thing).is_dir()
         return None if folder else "is no folder"
@@ -195,6 +201,13 @@ def _problem(hook: str, thing: Any) -> str | None:
     except (TypeError, ValueError) as error:
         return f"has settings whose defaults cannot be written as JSON ({error})"
     return None
+
+
+def _is_card(card: Any) -> bool:
+    if not isinstance(card, RoleCard) or not isinstance(card.requirements, (tuple, list)):
+        return False
+    texts = all(isinstance(text, str) for text in (card.name, card.kind, card.claim, card.source))
+    return texts and all(isinstance(one, Requirement) for one in card.requirements)
 
 
 def _no_pattern(text: Any) -> str | None:

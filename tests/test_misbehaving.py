@@ -15,6 +15,7 @@ import pytest
 import acdc_explain as ax
 from acdc_explain.errors import UserError
 from acdc_explain.label import Proposal, Proposed
+from acdc_explain.role import RoleCard
 from acdc_explain.store import Store
 from acdc_explain.summary import Sentence
 from acdc_explain.verdict import Verdict
@@ -93,12 +94,13 @@ GARBAGE = {
     "register_collectors": [{"x": lambda subject, nodes, *, a=thing: ()}, {"x": dict}],
     "register_labelers": [{"x": thing}, {"x": 7}],
     "register_judges": [{"x": "role_card"}, {"x": lambda a, b, c, *, needed: ()}],
-    "register_roles": [{"x": {"claim": "no card"}}],
+    "register_roles": [{"x": {"claim": "no card"}}, {"x": RoleCard("x", "head", "it", (7,))},
+                       {"x": RoleCard("y", "head", "it", ())}],
     "register_patterns": [{"x": 7}, {"x": "->"}],
     "register_prompts": [{"x": 7}, {"x": "/no/such/folder"}],
     "register_models": [{"x": "gpt2"}],
     "register_answer_keys": [{"x": []}],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("hook", "garbage"), [(h, g) for h, each in GARBAGE.items() for g in each])

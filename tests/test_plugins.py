@@ -34,7 +34,7 @@ class Labels:
 GOOD = {
     **dict.fromkeys(HOOKS, thing),
     "register_labelers": Labels(),
-    "register_roles": RoleCard("r", "head", "does it", ()),
+    "register_roles": RoleCard("my_thing", "head", "does it", ()),
     "register_patterns": "* -> *",
     "register_prompts": ROOT / "prompts",
 }
