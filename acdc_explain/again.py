@@ -41,17 +41,11 @@ def _run(run: Run, plugins: Plugins) -> str:
     words += _llm(settings)
     words += _corpus(settings)
     for judge in settings.get("judges") or {}:
-        if judge not in usual_judges(plugins):
+        if judge not in plugins.usual_judges():
             words += ["--judge", judge]
     if settings.get("own_templates"):
         words += ["--templates", "FOLDER"]
     return shlex.join(words)
-
-
-def usual_judges(plugins: Plugins) -> list[str]:
-    """Those that judge when nobody names any."""
-    judges = plugins.judges()
-    return sorted(name for name in judges if not getattr(judges[name], "on_request", False))
 
 
 def _given(option: str, kind: str, settings: Mapping[str, Any], plugins: Plugins) -> list[str]:

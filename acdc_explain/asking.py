@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 from pydantic import ValidationError
 
+from .claim import Holder
 from .exchange import Exchange, NotAsked, Request, UnusableReply
-from .llm import REFUSED, Transport, speechless
-from .prices import Prices, estimated_tokens
+from .key import json_in
+from .llm import Transport
+from .prices import Prices, tokens_in
 from .rendering import Templates
+from .reply import REFUSED, speechless
 from .settings import DEFAULT_CONCURRENCY
 
 REPAIR = "repair"  # the template that shows a bad reply and what is wrong with it
 SHOWN = 2000  # characters of a bad reply
+WAIT = 0.5  # seconds until it is looked again whether another command has its reply
 UNANSWERED = 3  # so many lost questions before the first reply, and the rest is not asked
 
 T = TypeVar("T")
@@ -32,6 +37,12 @@ class Shelf(Protocol):
     def find_replies(self, request_id: str) -> list[Exchange]: ...
 
     def add_exchange(self, run_id: str | None, exchange: Exchange) -> None: ...
+
+    def claim(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
+        """Keep others from asking the same. The replies there are; None: another asks just now."""
+        ...
+
+    def release(self, request_id: str, holder: Holder) -> None: ...
 
 
 @dataclass
@@ -56,6 +67,7 @@ class Desk:
     _lost: list[str] = field(default_factory=list)
     _limit: asyncio.Semaphore | None = None
     _turns: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    _holder: Holder = field(default_factory=Holder.new)
 
     def ask(self) -> Asking:
         """For one question, which may take several exchanges."""
@@ -66,44 +78,73 @@ class Desk:
         if self._limit is None:
             self._limit = asyncio.Semaphore(self.concurrency)
         async with self._turns[request.id]:  # the same request at the same time is asked once
-            held = [replace(h, error=judge(h)) for h in self.shelf.find_replies(request.id)]
-            held.sort(key=lambda exchange: exchange.error is not None)
-            if held and not (self.again and held[0].error):
-                return await self._keep(held[0])
+            found = self.shelf.find_replies(request.id)
+            if (held := self._best(found, judge)) is not None:
+                return await self._keep(held)
+            if not self.transport.longest:  # it asks nobody, and says why
+                return await self.transport(request, lambda: False)
             async with self._limit:  # until it is kept: a kill loses no more than is under way
-                exchange = await self._send(request)
-                return await self._keep(replace(exchange, error=judge(exchange)))
+                return await self._claimed(request, judge, {exchange.id for exchange in found})
+
+    def _best(self, found: Sequence[Exchange], judge: Judge) -> Exchange | None:
+        held = [replace(exchange, error=judge(exchange)) for exchange in found]
+        held.sort(key=lambda exchange: exchange.error is not None)
+        return held[0] if held and not (self.again and held[0].error) else None
+
+    async def _claimed(self, request: Request, judge: Judge, known: AbstractSet[str]) -> Exchange:
+        """Asked by this command, or by another one that asks the same at the same time."""
+        self._check(request)
+        while True:
+            found = self.shelf.claim(request.id, self._holder, self.transport.longest)
+            if found is not None:
+                break
+            await asyncio.sleep(WAIT)
+        try:
+            new = [exchange for exchange in found if exchange.id not in known]
+            exchange = new[0] if new else await self._send(request)
+            return await self._keep(replace(exchange, error=judge(exchange)))
+        finally:
+            self.shelf.release(request.id, self._holder)
 
     async def _keep(self, exchange: Exchange) -> Exchange:
         await asyncio.to_thread(self.shelf.add_exchange, self.run_id, exchange)
         return exchange
 
     async def _send(self, request: Request) -> Exchange:
-        if self.nobody_answers:
-            raise NotAsked(f"the first questions got no reply ({self.nobody_answers})")
-        pledge = self._pledge(request)
+        most = self._check(request)
+
+        def lost() -> bool:
+            self.spent += most
+            return self._affords(0.0)  # what is set aside is for the next attempt now
+
+        self._pledged += most
         try:
-            exchange = self.prices.priced(await self.transport(request))
+            exchange = self.prices.priced(await self.transport(request, lost))
         finally:
-            self._pledged -= pledge
-        if exchange.reply is not None:
-            self._answered += 1
-            uncounted = self._cost(request, estimated_tokens(exchange.reply))
-            self.spent += uncounted if exchange.cost_usd is None else exchange.cost_usd
-        elif not speechless(exchange):
-            self._lost.append(exchange.error or "no reply")
+            self._pledged -= most
+        self._count(request, exchange)
         return exchange
 
-    def _pledge(self, request: Request) -> float:
-        """What the reply may cost at most, set aside. Raises NotAsked if it is not there."""
-        most = self._cost(request, request.most_tokens)
-        if self.max_cost is not None and self.spent + self._pledged + most > self.max_cost:
+    def _check(self, request: Request) -> float:
+        """What the reply may cost at most. Raises NotAsked if it cannot be had."""
+        if self.nobody_answers:
+            raise NotAsked(f"the first questions got no reply ({self.nobody_answers})")
+        most = self.prices.cost(self.llm, tokens_in(request), request.most_tokens) or 0.0
+        if not self._affords(most):
             raise NotAsked(f"it might have cost more than --max-cost {self.max_cost:g} allows")
-        self._pledged += most
         return most
 
-    def _cost(self, request: Request, tokens_out: int) -> float:
-        return self.prices.cost(self.llm, estimated_tokens(request.prompt), tokens_out) or 0.0
+    def _affords(self, cost: float) -> bool:
+        return self.max_cost is None or self.spent + self._pledged + cost <= self.max_cost
+
+    def _count(self, request: Request, exchange: Exchange) -> None:
+        """Everything that a server answered is paid, also what was of no use."""
+        if exchange.reply is not None:
+            self._answered += 1
+        elif not speechless(exchange):
+            self._lost.append(exchange.error or "no reply")
+            return
+        self.spent += self.prices.bill(request, exchange)
 
     async def close(self) -> None:
         """At the end of an event loop: what is bound to it goes with it."""
@@ -156,6 +197,8 @@ class Asking:
                 return found
             try:
                 read(json_in(exchange.reply))
+            except RecursionError:
+                return f"{UNUSABLE}it is nested too deeply"
             except ValueError as error:
                 return UNUSABLE + one_line(error)
             return None
@@ -165,13 +208,6 @@ class Asking:
         if exchange.error is not None or exchange.reply is None:
             return None, exchange
         return read(json_in(exchange.reply)), exchange
-
-
-def json_in(reply: str) -> str:
-    """The JSON object of a reply, without the thoughts or the fence that some put around it."""
-    said = reply.rpartition("</think>")[2]
-    start, end = said.find("{"), said.rfind("}")
-    return said[start : end + 1] if 0 <= start < end else said
 
 
 def run_async(work: Callable[[], Awaitable[T]], desk: Desk | None) -> T:
@@ -194,4 +230,4 @@ def one_line(error: ValueError) -> str:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "reply"
         return f"{place}: {first['msg']}"
-    return str(error)
+    return str(error).encode("utf-8", "replace").decode()

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from .asking import Shelf
+from .claim import Holder
 from .errors import UserError
-from .exchange import Exchange, NotAsked, Request
-from .llm import Manners, from_batch, to_exchange
-from .prices import Prices, estimated_tokens
+from .exchange import Exchange, Request, Waiting
+from .llm import Lost, Manners
+from .prices import Prices, tokens_in
+from .reply import from_batch, storable, to_exchange
 
 URL = "/v1/chat/completions"
 
@@ -23,12 +25,14 @@ URL = "/v1/chat/completions"
 class Wanted:
     """A transport that asks nobody: it notes what would be asked."""
 
+    longest = 0.0
+
     def __init__(self) -> None:
         self.requests: dict[str, Request] = {}
 
-    async def __call__(self, request: Request) -> Exchange:
+    async def __call__(self, request: Request, lost: Lost) -> Exchange:
         self.requests[request.id] = request
-        raise NotAsked("it waits for an answer; --batch-out writes what is still to be asked")
+        raise Waiting("it waits for an answer; --batch-out writes what is still to be asked")
 
     async def close(self) -> None:
         pass
@@ -47,6 +51,12 @@ class Rehearsal:
         return [*found, own] if own is not None and own.reply is not None else found
 
     def add_exchange(self, run_id: str | None, exchange: Exchange) -> None:
+        pass
+
+    def claim(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
+        return self.find_replies(request_id)
+
+    def release(self, request_id: str, holder: Holder) -> None:
         pass
 
 
@@ -81,6 +91,8 @@ def read_answers(file: Path) -> dict[str, Mapping[str, Any]]:
             custom_id = line["custom_id"]
             if not isinstance(custom_id, str) or not isinstance(line.get("response") or {}, dict):
                 raise TypeError("custom_id must be a text and response an object")
+            if not storable(custom_id):
+                raise ValueError("custom_id has characters that are no text")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{file}, line {number} is no answer of a batch ({type(error).__name__}: {error}); "
@@ -100,9 +112,16 @@ def answered(request: Request, line: Mapping[str, Any], prices: Prices) -> Excha
     body, problem = response.get("body"), line.get("error")
     status = response.get("status_code", 200)
     if problem or status != 200 or not isinstance(body, dict):
-        told = json.dumps(problem or body, ensure_ascii=False)[:500]
+        told = short_json(problem or body)
         return to_exchange(request, None, f"the batch answered with status {status}: {told}")
     return prices.priced(from_batch(request, body), batch=True)
+
+
+def short_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)[:500]
+    except RecursionError:
+        return "something that is nested too deeply"
 
 
 def take(
@@ -138,20 +157,20 @@ def bill(requests: Sequence[Request], prices: Prices, llm: str) -> dict[str, Any
         {
             "id": r.id,
             "template": r.template,
-            "tokens_in": estimated_tokens(r.prompt),
+            "tokens_in": tokens_in(r),
             "tokens_out_at_most": r.most_tokens,
             "prompt": r.prompt,
         }
         for r in requests
     ]
-    tokens_in = sum(estimated_tokens(request.prompt) for request in requests)
+    sent = sum(map(tokens_in, requests))
     tokens_out = sum(request.most_tokens for request in requests)
     return {
         "llm": llm,
         "n": len(lines),
-        "tokens_in": tokens_in,
+        "tokens_in": sent,
         "tokens_out_at_most": tokens_out,
-        "cost_usd_at_most": prices.cost(llm, tokens_in, tokens_out),
-        "batch_usd_at_most": prices.cost(llm, tokens_in, tokens_out, batch=True),
+        "cost_usd_at_most": prices.cost(llm, sent, tokens_out),
+        "batch_usd_at_most": prices.cost(llm, sent, tokens_out, batch=True),
         "requests": lines,
     }

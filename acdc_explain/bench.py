@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from .answer_key import KnownRoles
+from .answer_key import AnswerKey, KnownRoles
 from .errors import UserError
+from .guard import PASSED_ON, sentence
 from .label import Label
 from .pipeline import explain, prepare, settings_from
 from .plugins import Plugins, pick
@@ -119,12 +120,23 @@ def bench_labels(
     for name in names or sorted(keys):
         answers = pick("set of known roles", keys, name)
         try:
-            scores[name] = _score(plugins, name, answers(), progress)
+            scores[name] = _score(plugins, name, _known(name, answers), progress)
         except (ImportError, UserError) as reason:
             if names:
                 raise UserError(f"The set {name!r} cannot be had: {reason}") from reason
             skipped[name] = str(reason)
     return scores, skipped
+
+
+def _known(name: str, answers: AnswerKey) -> Sequence[KnownRoles]:
+    try:
+        return list(answers())
+    except ImportError:  # what it needs is not installed
+        raise
+    except PASSED_ON:
+        raise
+    except BaseException as error:  # a plugin may raise anything
+        raise UserError(f"set {name!r} of a plugin failed ({sentence(error)})") from error
 
 
 def _score(plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: Progress) -> Score:

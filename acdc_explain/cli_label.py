@@ -97,12 +97,12 @@ def label(
         result = relabel(found, store, settings, report, judge=not no_judge, answers=batch_in)
     say_how_labeled(settings.labeler, result.header.settings["labeler"])
     show_result(result, db, as_json)
-    if batch_in and result.failures:
-        typer.echo(
-            f"{len(result.failures)} components have no label yet; --batch-out writes what is "
-            "still to be asked.",
-            err=True,
-        )
+    if batch_in and result.header.status != "done":
+        assert result.circuit is not None
+        n = sum(not result.labels_of(node) for node in result.circuit.components)
+        if n or not no_judge:
+            lacks = f"{n} components have no label yet" if n else "The circuit is not told yet"
+            typer.echo(f"{lacks}; --batch-out writes what is still to be asked.", err=True)
 
 
 @app.command()

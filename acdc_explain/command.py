@@ -59,7 +59,12 @@ LabelerSet = Annotated[
     list[str] | None, typer.Option(help="NAME=VALUE: a labeler's setting, like calls=3.")
 ]
 MaxCost = Annotated[
-    float | None, typer.Option(min=0, help="USD that asking may cost; what is over is not asked.")
+    float | None,
+    typer.Option(
+        min=0,
+        help="USD that asking may cost now; what could be over is not asked. Replies of no use, "
+        "repairs and attempts whose reply was lost count, too.",
+    ),
 ]
 PriceTable = Annotated[
     Path | None, typer.Option(help="Your prices, TOML.", envvar="ACDC_EXPLAIN_PRICES")
@@ -120,6 +125,7 @@ def settings_in(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
 
 
 def show_result(result: Run, db: str, as_json: bool) -> None:
+    say_set_aside(result.set_aside)
     if result.reused:
         typer.echo("This run was in the store already; its result is reused.", err=True)
     if as_json:
@@ -148,6 +154,16 @@ def asking(
     }
 
 
+def say_set_aside(faults: Sequence[str]) -> None:
+    """What plugins failed to do: the result lacks it."""
+    for fault in faults:
+        typer.echo(
+            f"acdc-explain: {fault}; what it would have added is missing, and the run is "
+            "incomplete: fix the plugin and repeat the command.",
+            err=True,
+        )
+
+
 def say_how_labeled(asked: str | None, used: str) -> None:
     if asked is None and used == "rules":
         typer.echo(
@@ -164,6 +180,7 @@ def show_requests(work: Work, requests: Sequence[Request], as_json: bool) -> Non
             f"Labeler {work.plan.labeler!r} asks no LLM, so there is nothing to rehearse; "
             "add --labeler llm or agent."
         )
+    say_set_aside(work.set_aside)
     counted = bill(requests, work.desk.prices, work.settings.llm_model)
     if as_json:
         print_json(counted)

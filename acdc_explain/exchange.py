@@ -68,6 +68,10 @@ class NotAsked(Exception):
     """The question was not put to the LLM, for a reason that lies with the user's wishes."""
 
 
+class Waiting(NotAsked):
+    """The question is to be put to the LLM by way of a file."""
+
+
 class Ask(Protocol):
     """Renders a template and puts the question to an LLM."""
 
@@ -82,13 +86,13 @@ class Ask(Protocol):
         ...
 
     def render(self, template: str, /, **variables: Any) -> str:
-        """The prompt a template gives. Raises jinja2.UndefinedError for a misspelt variable."""
+        """The prompt a template gives. Raises UserError for a template with a mistake."""
         ...
 
     async def __call__(
         self, template: str, prompt: str, schema: Mapping[str, Any], read: Callable[[str], T]
     ) -> tuple[T, Exchange]:
-        """What `read` makes of the reply; ValueError from it is put to the LLM once, to mend.
+        """What `read` makes of the reply; ValueError from it is put to the LLM once more.
 
         Raises UnusableReply if there is no reply that can be read, NotAsked if nobody was asked.
         """

@@ -69,10 +69,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Labeling:
-    """The answer to one question: labels, or a failure that says what went wrong."""
+    """The answer to one question: labels, or a failure that says what went wrong.
+
+    Or neither: the node is `waiting` for an answer that comes by way of a file.
+    """
 
     question_id: str
     labels: tuple[Label, ...]
     exchange_ids: tuple[str, ...] = ()
     evidence: Evidence | None = None
     failure: Failure | None = None
+    waiting: Node | None = None

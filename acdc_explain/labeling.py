@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from . import checked
 from .asking import Asking, Desk, run_async
 from .circuit import Circuit, Node
 from .errors import UserError
 from .evidence import Evidence
-from .exchange import NotAsked, UnusableReply
+from .exchange import NotAsked, UnusableReply, Waiting
+from .guard import PASSED_ON, PluginFault, Unfit, sentence
 from .hookspecs import Labeler
-from .ids import canonical_json, content_id
-from .label import Failure, Label, Labeling
+from .ids import content_id
+from .label import Failure, Label, Labeling, Proposed
 from .outbox import Outbox
 from .progress import Progress
 from .question import Laboratory, Question, blind_names, true_names, true_text
@@ -31,11 +32,12 @@ REVEAL = "reveal"  # the setting of a labeler that shows what is otherwise hidde
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with its id and what an LLM would be sent first."""
+    """A question with its id and what an LLM would be sent first; or why it cannot be put."""
 
     id: str
     question: Question
     prompt: str
+    fault: str | None = None
 
 
 @dataclass
@@ -53,6 +55,7 @@ class LabelWork:
     progress: Progress
     desk: Desk | None = None  # where the labeler asks an LLM
     laboratory: Callable[[Node, Mapping[Node, str]], Laboratory] | None = None
+    plugin: str = ""  # that brings the labeler
 
     def questions(
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
@@ -84,7 +87,13 @@ class LabelWork:
         return true_names(circuit) if self.revealed else blind_names(circuit)
 
     def question(self, question: Question) -> Asked:
-        prompt = self.labeler.prompt(question, self.desk.ask() if self.desk else None)
+        prompt, fault = "", None
+        try:
+            prompt = self._prompt(question)
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            fault = self._fault(error)
         asked = {
             "circuit_id": question.circuit.id,
             "node": question.node,
@@ -92,7 +101,16 @@ class LabelWork:
             "settings": self.settings,
             "prompt": prompt,
         }
-        return Asked(content_id("question", asked), question, prompt)
+        return Asked(content_id("question", asked), question, prompt, fault)
+
+    def _prompt(self, question: Question) -> str:
+        prompt: Any = self.labeler.prompt(question, self.desk.ask() if self.desk else None)
+        if not isinstance(prompt, str):
+            raise Unfit(f"its prompt is {type(prompt).__name__}, not a text")
+        return prompt
+
+    def _fault(self, error: BaseException) -> str:
+        return f"labeler {self.name!r} of plugin {self.plugin!r} failed ({sentence(error)})"
 
     def label(
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
@@ -136,7 +154,10 @@ class LabelWork:
     def summarise(
         self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
     ) -> Summary | None:
-        """What the circuit does; None if the labeler does not say, or gave no usable reply."""
+        """What the circuit does; None if the labeler does not say.
+
+        Raises UnusableReply, NotAsked, and PluginFault for a labeler that fails.
+        """
         summarise = getattr(self.labeler, "summarise", None)
         if summarise is None or not labels:
             return None
@@ -144,19 +165,40 @@ class LabelWork:
         story = Story.of(circuit, self.task.description, labels, verdicts, claims, shown)
         ask = self.desk.ask() if self.desk else None
         try:
-            sentences, exchange = run_async(lambda: summarise(story, ask), self.desk)
-        except (UnusableReply, NotAsked):
-            return None
-        told = [Sentence(true_text(x.text, shown), x.nodes) for x in sentences]
-        return Summary(self.run_id, self.name, tuple(told), exchange.id if exchange else None)
+            told, exchange = run_async(lambda: summarise(story, ask), self.desk)
+            told = checked.sentences(told, set(circuit.components))
+        except (*PASSED_ON, UnusableReply, NotAsked):
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            raise PluginFault(self._fault(error)) from error
+        found = tuple(Sentence(true_text(x.text, shown), tuple(x.nodes)) for x in told)
+        return Summary(self.run_id, self.name, found, exchange.id if exchange else None)
 
     async def _answer(self, asked: Asked) -> Labeling:
         question, ask = asked.question, self.desk.ask() if self.desk else None
+        if asked.fault is not None:
+            failure = Failure(question.node, self.name, asked.fault)
+            return Labeling(asked.id, (), failure=failure)
         try:
-            answer = await self.labeler(question, asked.prompt, ask, **self.settings)
-        except (UnusableReply, NotAsked) as reason:
-            failure = Failure(question.node, self.name, str(reason))
-            return Labeling(asked.id, (), _exchange_ids(ask), failure=failure)
+            answer = checked.proposed(
+                await self.labeler(question, asked.prompt, ask, **self.settings),
+                {evidence.id for evidence in question.evidence},
+                self.roles,
+            )
+            return self._labeling(asked, answer, _exchange_ids(ask))
+        except Waiting:
+            return Labeling(asked.id, (), _exchange_ids(ask), waiting=question.node)
+        except (UnusableReply, NotAsked) as problem:
+            reason = str(problem)
+        except (*PASSED_ON, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            reason = self._fault(error)
+        failure = Failure(question.node, self.name, reason)
+        return Labeling(asked.id, (), _exchange_ids(ask), failure=failure)
+
+    def _labeling(self, asked: Asked, answer: Proposed, exchange_ids: tuple[str, ...]) -> Labeling:
+        question = asked.question
         evidence = self._findings(question, answer.findings)
         labels = [
             Label(
@@ -174,14 +216,14 @@ class LabelWork:
         ]
         if not labels:
             failure = Failure(question.node, self.name, "the labeler proposed nothing")
-            return Labeling(asked.id, (), _exchange_ids(ask), evidence, failure)
-        return Labeling(asked.id, tuple(labels), _exchange_ids(ask), evidence)
+            return Labeling(asked.id, (), exchange_ids, evidence, failure)
+        return Labeling(asked.id, tuple(labels), exchange_ids, evidence)
 
     def _findings(self, question: Question, findings: Mapping[str, Any] | None) -> Evidence | None:
         """What a labeler measured, as evidence of a collector of the labeler's name."""
         if findings is None:
             return None
-        facts = json.loads(canonical_json(findings))
+        facts = checked.stored_facts(findings)
         return Evidence(question.circuit.id, question.node, self.name, self.settings, facts)
 
 
@@ -192,5 +234,5 @@ def _exchange_ids(ask: Asking | None) -> tuple[str, ...]:
 def _nobody_answers(reason: str) -> str:
     return (
         f"The first questions got no reply ({reason[:200]}), so the others were not asked; "
-        "the evidence is stored: mend the cause and repeat the command, or use --labeler rules."
+        "the evidence is stored: fix the cause and repeat the command, or use --labeler rules."
     )

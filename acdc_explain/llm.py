@@ -1,34 +1,46 @@
-"""Any OpenAI-compatible server: send a request, take the reply, say what went wrong."""
+"""Any OpenAI-compatible server: send a request, again if it is lost, say what went wrong."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import math
+import random
 import re
 import time
-from types import SimpleNamespace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from .errors import UserError
 from .exchange import Exchange, Request
+from .key import api_key, base_url, check_key
+from .reply import read_json, to_exchange
 from .settings import DEFAULT_TIMEOUT
 
-RETRIES = 4  # on 429, 5xx and lost connections; the client waits as Retry-After says, to 2 minutes
-LONGEST_REPLY = 20_000  # characters
-REFUSED = "the LLM refused"
+RETRIES = 4  # on 429, 5xx and lost connections
+LONGEST_PAUSE = 120.0  # seconds that a server may ask to wait before the next
 FORMS = ("bounded", "json_schema", "json_object", "text")  # of replies, the strictest first
+_NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError",
+             "LocalProtocolError")  # fmt: skip
+"""Causes of lost connections by which it is known that the server never had the request."""
+
+Lost: TypeAlias = Callable[[], bool]
+"""Says that an attempt is lost which may be billed; whether another one can be paid."""
 
 
 def key_present() -> bool:
     """Whether the environment has what it takes to ask an LLM: a key, or a server of one's own."""
-    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
+    return bool(api_key() or base_url())
 
 
 class Transport(Protocol):
     """Brings a request to an LLM, now or by way of a file."""
 
-    async def __call__(self, request: Request) -> Exchange:
+    longest: float
+    """Seconds that a request may be under way, all attempts together; 0: nobody is asked."""
+
+    async def __call__(self, request: Request, lost: Lost) -> Exchange:
         """Never raises for what the LLM or the network did: that is in the exchange.
 
         Raises NotAsked where nobody is asked now.
@@ -47,24 +59,27 @@ class Llm:
                 "No LLM can be asked: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your "
                 "own, or use --labeler rules, which needs neither."
             )
+        check_key()
+        _check_address(base_url())
         self._timeout = timeout
-        own = os.environ.get("OPENAI_BASE_URL")  # grammars know lengths, OpenAI's strict mode not
-        self._manners = Manners(FORMS[0] if own else FORMS[1])
+        self.longest = (RETRIES + 1) * (timeout + LONGEST_PAUSE) + 60
+        # grammars know lengths, OpenAI's strict mode not
+        self._manners = Manners(FORMS[0] if base_url() else FORMS[1])
         self._client: Any = None
 
-    async def __call__(self, request: Request) -> Exchange:
+    async def __call__(self, request: Request, lost: Lost) -> Exchange:
         import openai
 
         started = time.monotonic()
         response, error = None, None
         try:
-            response = await self._send(request)
+            response = read_json(await self._send(request, lost))
         except openai.APITimeoutError:
-            error = f"APITimeoutError: no reply within {self._timeout:g} s, {RETRIES + 1} times"
+            error = f"APITimeoutError: no reply within {self._timeout:g} s"
         except openai.OpenAIError as problem:
-            error = f"{type(problem).__name__}: {problem}"
-        except ValueError as problem:  # a reply that is no JSON at all
-            error = f"the server's reply cannot be read: {problem}"
+            error = f"{type(problem).__name__}: {problem}{_cause(problem)}"
+        except (ValueError, RecursionError) as problem:  # no JSON at all, or without end
+            error = f"the server's reply cannot be read: {type(problem).__name__}: {problem}"
         seconds = round(time.monotonic() - started, 3)
         return to_exchange(request, response, error, seconds)
 
@@ -73,20 +88,21 @@ class Llm:
             await self._client.close()
             self._client = None
 
-    async def _send(self, request: Request) -> Any:
+    async def _send(self, request: Request, lost: Lost) -> str:
         """Asks again in simpler terms where the server refuses the terms."""
         import openai
 
         if self._client is None:  # in the event loop that will use it
             self._client = openai.AsyncOpenAI(
-                api_key=os.environ.get("OPENAI_API_KEY") or "none",
+                api_key=api_key() or "none",
+                base_url=base_url() or None,
                 timeout=self._timeout,
-                max_retries=RETRIES,
+                max_retries=0,  # each attempt may be billed, so it is counted here
             )
         while True:
             manners = self._manners
             try:
-                return await self._in_time(manners.body(request))
+                return await self._patiently(manners.body(request), lost)
             except openai.BadRequestError as refusal:
                 simpler = manners.simpler(str(refusal))
                 if simpler is None:
@@ -94,15 +110,95 @@ class Llm:
                 if self._manners == manners:  # not learnt in the meantime from another reply
                     self._manners = simpler
 
-    async def _in_time(self, body: dict[str, Any]) -> Any:
-        """The client's own timeout is between two bytes; a server may also dribble for ever."""
+    async def _patiently(self, body: dict[str, Any], lost: Lost) -> str:
+        """Tries again what was lost on the way, as the server says or with growing pauses."""
+        import openai
+
+        attempt = 0
+        while True:
+            try:
+                return await self._in_time(body)
+            except openai.OpenAIError as problem:
+                paid = not _may_be_billed(problem) or lost()
+                pause = _pause(problem, attempt)
+                if attempt >= RETRIES or pause is None or not paid:
+                    raise
+                await asyncio.sleep(pause)
+            attempt += 1
+
+    async def _in_time(self, body: dict[str, Any]) -> str:
+        """The text of the reply, as the server wrote it: the client would make `true` a number.
+
+        The client's own timeout is between two bytes; a server may also dribble for ever.
+        """
         try:
             async with asyncio.timeout((RETRIES + 1) * self._timeout + 60):
-                return await self._client.chat.completions.create(**body)
+                raw = await self._client.chat.completions.with_raw_response.create(**body)
+                return str(raw.text)
         except TimeoutError:
             import openai
 
-            raise openai.APIConnectionError(message="the reply never ended", request=None) from None  # type: ignore[arg-type]
+            raise openai.OpenAIError("the reply never ended") from None
+
+
+def _check_address(url: str) -> None:
+    """Raises UserError."""
+    try:
+        parts = urlsplit(url)
+        good = not url or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise UserError(
+            f"OPENAI_BASE_URL is {url[:200]!r}, which is no address; it looks like "
+            "http://localhost:8000/v1."
+        )
+
+
+def _may_be_billed(problem: Exception) -> bool:
+    """Whether the server may have worked on a request whose reply was lost."""
+    status = getattr(problem, "status_code", None)
+    if isinstance(status, int):
+        return status >= 500 and status != 503
+    return type(problem.__cause__).__name__ not in _NOT_SENT
+
+
+def _pause(problem: Exception, attempt: int) -> float | None:
+    """Seconds to wait before the next attempt; None if another would be of no use."""
+    import openai
+
+    if not isinstance(problem, (openai.APIConnectionError, openai.APIStatusError)):
+        return None
+    if isinstance(problem, openai.APIStatusError):
+        if problem.status_code < 500 and problem.status_code not in (408, 409, 429):
+            return None
+        asked = _retry_after(problem.response.headers)
+        if asked is not None:
+            return asked if asked <= LONGEST_PAUSE else None
+    return float(min(0.5 * 2**attempt, 8.0)) * random.uniform(0.75, 1.0)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, as a number or as a date."""
+    said = headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _cause(problem: BaseException) -> str:
+    """What is behind "Connection error.": refused, no such name, TLS."""
+    found, told = problem, ""
+    while (deeper := found.__cause__ or found.__context__) is not None:
+        found = deeper.exceptions[0] if isinstance(deeper, BaseExceptionGroup) else deeper
+        if str(found):
+            told = f" ({type(found).__name__}: {found})"
+    return told
 
 
 class Manners:
@@ -159,60 +255,3 @@ def strict(schema: Any) -> Any:
             if key not in unknown | {"title", "default"} or isinstance(value, dict)
         }
     return [strict(item) for item in schema] if isinstance(schema, list) else schema
-
-
-def to_exchange(
-    request: Request, response: Any, error: str | None = None, seconds: float = 0.0
-) -> Exchange:
-    """What a chat completion says; an error where it says nothing that can be used."""
-    choices, usage = getattr(response, "choices", None), getattr(response, "usage", None)
-    tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    reply = None
-    if error is None:
-        if not isinstance(choices, list) or not choices or not hasattr(choices[0], "message"):
-            error = "the reply has no choices"
-        else:
-            reply, error = _reply(choices[0])
-    return Exchange(
-        template=request.template,
-        llm=request.llm,
-        prompt=request.prompt,
-        reply=None if reply is None else without_key(reply),
-        error=None if error is None else without_key(error),
-        tokens_in=tokens[0] if isinstance(tokens[0], int) else None,
-        tokens_out=tokens[1] if isinstance(tokens[1], int) else None,
-        seconds=seconds,
-        request_id=request.id,
-    )
-
-
-def _reply(choice: Any) -> tuple[str | None, str | None]:
-    """The text of a reply, and what is wrong with it."""
-    content, refusal = (getattr(choice.message, name, None) for name in ("content", "refusal"))
-    if refusal:
-        return str(refusal)[:LONGEST_REPLY], REFUSED
-    if not isinstance(content, str) or not content:
-        return None, "the reply is empty"
-    if len(content) > LONGEST_REPLY:
-        told = f"the reply has {len(content)} characters, {LONGEST_REPLY} are kept"
-        return content[:LONGEST_REPLY], told
-    if getattr(choice, "finish_reason", None) == "length":
-        return content, "the reply was cut off"
-    return content, None
-
-
-def speechless(exchange: Exchange) -> bool:
-    """Whether a server answered and said nothing: asking once more often helps."""
-    error = exchange.error or ""
-    return exchange.reply is None and error.startswith(("the reply", "the server's reply"))
-
-
-def from_batch(request: Request, body: Any) -> Exchange:
-    """The exchange in a line of a batch file, however little of a chat completion it has."""
-    response = json.loads(json.dumps(body), object_hook=lambda entry: SimpleNamespace(**entry))
-    return to_exchange(request, response)
-
-
-def without_key(text: str) -> str:
-    key = os.environ.get("OPENAI_API_KEY")
-    return text.replace(key, "[key]") if key else text

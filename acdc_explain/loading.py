@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .guard import Unfit, must_work
 from .hookspecs import ModelSource
 from .model import Model
 
@@ -35,15 +36,24 @@ def load_model(
         from .plugins import load_plugins
 
         sources = load_plugins().models()
-    location = sources[name]() if name in sources else name
+    location = str(_located(name, sources[name])) if name in sources else name
     with quiet():
-        hf_model, tokenizer = _read(name, str(location), list(sources), getattr(torch, dtype))
+        hf_model, tokenizer = _read(name, location, list(sources), getattr(torch, dtype))
         hf_model.eval().requires_grad_(False)
         hf_model.config.use_cache = False  # a layer run twice must not see its first run's keys
         digest, n_parameters = weights_digest(hf_model), hf_model.num_parameters()
         ungroup(hf_model)
         bridge = _bridge(name, hf_model.to(device), tokenizer, device)
         return Model(name, bridge, tokenizer, digest=digest, n_parameters=n_parameters)
+
+
+def _located(name: str, source: ModelSource) -> str | Path:
+    """Where a plugin says that its model is."""
+    with must_work(f"model {name!r} of a plugin"):
+        location = source()
+        if not isinstance(location, (str, Path)):
+            raise Unfit(f"it returned {type(location).__name__}, which is no path or name")
+        return location
 
 
 def _read(name: str, location: str, known: list[str], dtype: torch.dtype) -> tuple[Any, Any]:

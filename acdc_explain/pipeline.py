@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from .batch import Rehearsal, Wanted, take
 from .errors import UserError
+from .exchange import NotAsked, UnusableReply
+from .guard import Unfit, must_work
 from .ids import content_id
 from .label import Labeling
+from .labeling import LabelWork
 from .llm import Transport, key_present
 from .plan import Plan, default_labeler
 from .plugins import Plugins, load_plugins, pick
@@ -68,11 +71,11 @@ def finish(work: Work, circuit: Circuit, answers: Sequence[Labeling]) -> Run:
     """labels -> verdicts -> summary and motifs."""
     labels = [label for answer in answers for label in answer.labels]
     work.judge(labels)
-    work.summarise(circuit)
+    told = work.summarise(circuit)
     motifs = work.store.match(work.header.id, work.plugins.patterns())
     work.store.add_motifs(work.header.id, motifs)
-    work.end(complete=not any(answer.failure for answer in answers))
-    return work.store.get(work.header.id)
+    work.end(complete=told and not work.set_aside and all(answer.labels for answer in answers))
+    return replace(work.store.get(work.header.id), set_aside=tuple(work.set_aside))
 
 
 def label(
@@ -104,7 +107,7 @@ def label(
     if judge:
         return finish(work, run.circuit, labeled)
     work.end(complete=False)
-    return store.get(work.header.id)
+    return replace(store.get(work.header.id), set_aside=tuple(work.set_aside))
 
 
 def would_ask(
@@ -128,7 +131,19 @@ def _asked_now(
     asked = labels.questions(circuit, evidence)
     held = {answer.question_id for answer in work.store.find_labelings([x.id for x in asked])}
     labels.answer([x for x in asked if x.id not in held], lambda answer: None)
+    if not wanted.requests:
+        _ask_summary(work, labels, circuit)
     return dict(wanted.requests)
+
+
+def _ask_summary(work: Work, labels: LabelWork, circuit: Circuit) -> None:
+    """The question about the whole comes last, where a run has the rules' words instead."""
+    if work.store.status(work.header.id) is None:
+        return
+    run = work.store.get(work.header.id)
+    if run.summary is not None and run.summary.labeler != labels.name:
+        with suppress(NotAsked, UnusableReply):
+            labels.summarise(circuit, run.labels, run.verdicts)
 
 
 def _taken(
@@ -146,8 +161,8 @@ def judge(run: Run, store: Store, settings: Settings, progress: Progress = silen
     assert run.circuit is not None
     store.add_labeled(work.header.id, run)
     labels = [Labeling("", (label,)) for label in run.labels]
-    failures = [Labeling("", (), failure=failure) for failure in run.failures]
-    return finish(work, run.circuit, [*labels, *failures])
+    open_ = [Labeling("", ()) for node in run.circuit.components if not run.labels_of(node)]
+    return finish(work, run.circuit, [*labels, *open_])
 
 
 SHARES = (0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)  # thresholds, of the gap
@@ -363,7 +378,11 @@ def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) ->
     builder = pick("task", plugins.tasks(), name)
 
     def build(examples: int) -> Task:
-        return check_examples(builder(model, examples=examples, seed=settings.seed), model)
+        with must_work(f"task {name!r} of plugin {plugins.owner('register_tasks', name)!r}"):
+            task = builder(model, examples=examples, seed=settings.seed)
+            if not isinstance(task, Task):
+                raise Unfit(f"it returned {type(task).__name__}, not Task")
+        return check_examples(task, model)
 
     if settings.examples is not None:
         return build(settings.examples)

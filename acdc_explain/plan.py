@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .guard import must_work
 from .plugins import Plugins, pick, settings_of, with_settings
 from .settings import Settings
 
@@ -49,10 +50,10 @@ class Plan:
         }
         discoverer_settings = with_settings("Discoverer", settings.discoverer, discoverer, given)
         if hasattr(discoverer, "check"):
-            discoverer.check(**discoverer_settings)
+            with must_work(f"discoverer {settings.discoverer!r}"):
+                discoverer.check(**discoverer_settings)
         chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
-        usual = sorted(n for n, judge in judges.items() if not getattr(judge, "on_request", False))
-        chosen_judges = settings.judges if settings.judges is not None else usual
+        chosen_judges = settings.judges if settings.judges is not None else plugins.usual_judges()
         judging = list(dict.fromkeys([*chosen_judges, *settings.more_judges]))
         return Plan(
             settings.discoverer,

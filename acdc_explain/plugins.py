@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,23 +15,31 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from .errors import UserError
+from .guard import Unfit, printing_aside, sentence
 from .hookspecs import PROJECT, Hooks
+from .ids import canonical_json
 from .pattern import Pattern
+from .role import Requirement, RoleCard
 
 if TYPE_CHECKING:
     from .answer_key import AnswerKey
     from .hookspecs import Collector, Discoverer, Judge, Labeler, ModelSource, TaskBuilder
-    from .role import RoleCard
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
+DISTRIBUTION = "acdc-explain"
 
 
 @dataclass
 class Plugins:
-    """The loaded plugins, and those that could not be loaded with the reason."""
+    """The loaded plugins, and those that could not be loaded with the reason.
+
+    `built_in` are the names of those that came with this program.
+    """
 
     manager: pluggy.PluginManager
     broken: dict[str, str] = field(default_factory=dict)
+    built_in: set[str] = field(default_factory=set)
+    _returned: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def registered(self, hook: str) -> dict[str, Any]:
         """Everything one hook brings, by name. Raises UserError if two plugins use one name."""
@@ -48,20 +57,38 @@ class Plugins:
 
     def by_plugin(self, hook: str) -> dict[str, Mapping[str, Any]]:
         """What each plugin returns from a hook, in the order of the plugins' names."""
+        if hook in self._returned:  # each hook is called once
+            return self._returned[hook]
         results: dict[str, Mapping[str, Any]] = {}
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
-                returned = dict(implementation.function())
-            except Exception as error:  # third-party code may raise anything
-                self.broken[implementation.plugin_name] = f"{hook}: {_sentence(error)}"
-                continue
-            results[implementation.plugin_name] = returned
-        return dict(sorted(results.items()))
+                with printing_aside():
+                    results[implementation.plugin_name] = _checked(hook, implementation.function())
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # third-party code may raise anything
+                self.broken[implementation.plugin_name] = f"{hook}: {sentence(error)}"
+        self._returned[hook] = dict(sorted(results.items()))
+        return self._returned[hook]
 
     def brings(self, plugin: str) -> dict[str, list[str]]:
         """The names a plugin registers, by hook."""
         found = {hook: sorted(self.by_plugin(hook).get(plugin, {})) for hook in HOOKS}
         return {hook: names for hook, names in found.items() if names}
+
+    def owner(self, hook: str, name: str) -> str:
+        """The plugin that registers a name."""
+        found = self.by_plugin(hook).items()
+        return next((plugin for plugin, names in found if name in names), "unknown")
+
+    def usual_judges(self) -> list[str]:
+        """Those that test every label: built in, and not only on request."""
+        return sorted(
+            name
+            for plugin, judges in self.by_plugin("register_judges").items()
+            for name, judge in judges.items()
+            if plugin in self.built_in and not getattr(judge, "on_request", False)
+        )
 
     @property
     def names(self) -> list[str]:
@@ -92,11 +119,7 @@ class Plugins:
         return self.registered("register_answer_keys")
 
     def patterns(self) -> dict[str, str]:
-        """Raises UserError if one cannot be read."""
-        found: dict[str, str] = self.registered("register_patterns")
-        for text in found.values():
-            Pattern.parse(text)
-        return found
+        return self.registered("register_patterns")
 
     def prompts(self) -> dict[str, Path]:
         return self.registered("register_prompts")
@@ -107,11 +130,16 @@ def load_plugins() -> Plugins:
     """Every installed plugin; one that fails is reported by name and the others load."""
     plugins = Plugins(pluggy.PluginManager(PROJECT))
     plugins.manager.add_hookspecs(Hooks)
-    for entry in sorted(entry_points(group=PROJECT), key=lambda entry: entry.name):
+    for entry in sorted(entry_points(group=PROJECT), key=lambda e: (not _ours(e), e.name)):
         _load(plugins, entry)
     for hook in HOOKS:  # a hook that fails is known from the beginning
         plugins.by_plugin(hook)
     return plugins
+
+
+def _ours(entry: EntryPoint) -> bool:
+    """Whether a plugin came with this program, and not with another package."""
+    return entry.dist is not None and re.sub("[-_.]+", "-", entry.dist.name) == DISTRIBUTION
 
 
 def _load(plugins: Plugins, entry: EntryPoint) -> None:
@@ -121,17 +149,75 @@ def _load(plugins: Plugins, entry: EntryPoint) -> None:
         plugins.broken[name] = f"another plugin has the name {entry.name!r}; rename the entry point"
         return
     try:
-        manager.register(entry.load(), name=entry.name)
-        manager.check_pending()
-    except Exception as error:  # third-party code may raise anything
+        with printing_aside():
+            manager.register(entry.load(), name=entry.name)
+            manager.check_pending()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # third-party code may raise anything
         if manager.has_plugin(entry.name):
             manager.unregister(name=entry.name)
-        plugins.broken[entry.name] = _sentence(error)
+        plugins.broken[entry.name] = sentence(error)
+        return
+    if _ours(entry):
+        plugins.built_in.add(entry.name)
 
 
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"
+# --- what hooks return -------------------------------------------------------------------------
+
+
+def _checked(hook: str, returned: Any) -> dict[str, Any]:
+    """The names and things a hook returned. Raises Unfit."""
+    if not isinstance(returned, Mapping):
+        raise Unfit(f"it returned {ascii(returned)[:80]}, no mapping")
+    found = dict(returned.items())
+    for name, thing in found.items():
+        if not isinstance(name, str) or not name.isprintable() or not name.strip():
+            raise Unfit(f"{ascii(name)[:80]} is no name")
+        if problem := _problem(hook, thing):
+            raise Unfit(f"{name!r} {problem}")
+        if hook == "register_roles" and thing.name != name:
+            raise Unfit(f"{name!r} is the card of {thing.name!r}")
+    return found
+
+
+def _problem(hook: str, thing: Any) -> str | None:
+    """Why a thing cannot be what a hook registers."""
+    if hook == "register_roles":
+        return None if _is_card(thing) else "is no RoleCard, or one with a field of another kind"
+    if hook == "register_prompts":
+        folder = isinstance(thing, (str, Path)) and Path(thing).is_dir()
+        return None if folder else "is no folder"
+    if hook == "register_patterns":
+        return _no_pattern(thing)
+    if not callable(thing):
+        return "cannot be called"
+    if hook == "register_labelers" and not callable(getattr(thing, "prompt", None)):
+        return "has no method prompt"
+    if hook in ("register_tasks", "register_models", "register_answer_keys"):
+        return None  # they have no settings of their own
+    try:
+        canonical_json(settings_of(thing))
+    except (TypeError, ValueError) as error:
+        return f"has settings whose defaults cannot be written as JSON ({error})"
+    return None
+
+
+def _is_card(card: Any) -> bool:
+    if not isinstance(card, RoleCard) or not isinstance(card.requirements, (tuple, list)):
+        return False
+    texts = all(isinstance(text, str) for text in (card.name, card.kind, card.claim, card.source))
+    return texts and all(isinstance(one, Requirement) for one in card.requirements)
+
+
+def _no_pattern(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return "is no text"
+    try:
+        Pattern.parse(text)
+    except UserError as error:
+        return f"is no pattern: {error}"
+    return None
 
 
 def pick(kind: str, found: Mapping[str, Any], name: str) -> Any:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
-from .exchange import Exchange
+from .exchange import Exchange, Request
+from .ids import canonical_json
 
 BUILT_IN = Path(__file__).with_name("prices.toml")
 VARIABLE = "ACDC_EXPLAIN_PRICES"
@@ -20,8 +21,16 @@ _DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 def estimated_tokens(text: str) -> int:
-    """About how many tokens a prompt has, whatever the LLM's tokenizer."""
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+    """About how many tokens a prompt has, whatever the LLM's tokenizer.
+
+    By its bytes: letters beyond ASCII take more tokens.
+    """
+    return math.ceil(len(text.encode("utf-8", "replace")) / CHARACTERS_PER_TOKEN)
+
+
+def tokens_in(request: Request) -> int:
+    """About how many tokens are sent: the prompt, and the schema that goes with it."""
+    return estimated_tokens(request.prompt) + estimated_tokens(canonical_json(request.schema))
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,15 @@ class Prices:
             return exchange
         counted = exchange.tokens_in, exchange.tokens_out
         return replace(exchange, cost_usd=self.cost(exchange.llm, *counted, batch=batch))
+
+    def bill(self, request: Request, exchange: Exchange) -> float:
+        """In USD, what must be taken to have been paid: estimated where it was not counted."""
+        if exchange.cost_usd is not None:
+            return exchange.cost_usd
+        said = request.most_tokens if exchange.reply is None else estimated_tokens(exchange.reply)
+        sent = tokens_in(request) if exchange.tokens_in is None else exchange.tokens_in
+        received = said if exchange.tokens_out is None else exchange.tokens_out
+        return self.cost(exchange.llm, sent, received) or 0.0
 
     @staticmethod
     def read(file: str | Path | None = None) -> Prices:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from .guard import printing_aside
+
 
 class Progress(Protocol):
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -19,7 +21,10 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 
 @contextmanager
 def on_terminal() -> Iterator[Progress]:
-    """A progress bar on standard error; a line a stage where that is no terminal."""
+    """A progress bar on standard error; a line a stage where that is no terminal.
+
+    Whatever plugins print in the meantime goes there, too: standard output is for results.
+    """
     from rich import progress as rich
     from rich.console import Console
 
@@ -32,7 +37,8 @@ def on_terminal() -> Iterator[Progress]:
         rich.TimeRemainingColumn(),
         rich.TextColumn("{task.fields[note]}"),
     )
-    with rich.Progress(*columns, console=err, disable=not err.is_terminal) as bars:
+    bar = rich.Progress(*columns, console=err, disable=not err.is_terminal)
+    with printing_aside(), bar as bars:
         stages: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int, note: str = "") -> None:

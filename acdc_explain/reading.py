@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import rows
 from .behavior import Behavior, parse_behavior
 from .circuit import Circuit
+from .exchange import Exchange
+from .label import Label, Labeling
 from .run import Run, RunHeader
 from .schema import Connection
 from .task import Task
@@ -72,6 +74,34 @@ def read_headers(
         values,
     ).fetchall()
     return [rows.to_header(row) for row in found]
+
+
+def read_replies(connection: Connection, request_id: str) -> list[Exchange]:
+    """What was replied to a request, good or bad."""
+    found = connection.execute(
+        "SELECT * FROM exchanges WHERE request_id = ? AND reply IS NOT NULL ORDER BY id",
+        [request_id],
+    ).fetchall()
+    return [rows.to_exchange(row) for row in found]
+
+
+def read_labelings(connection: Connection, question_ids: Sequence[str]) -> list[Labeling]:
+    """The labels that were given in answer to questions."""
+    if not question_ids:
+        return []
+    found = connection.execute(
+        "SELECT labelings.id, labelings.exchange_ids, labels.* FROM labelings "
+        "JOIN labels ON list_contains(from_json(label_ids, '[\"VARCHAR\"]'), labels.id) "
+        "WHERE list_contains(?, labelings.id) ORDER BY labels.id",
+        [list(question_ids)],
+    ).fetchall()
+    answers: dict[tuple[str, str], list[Label]] = {}
+    for question_id, exchange_ids, *row in found:
+        answers.setdefault((question_id, exchange_ids), []).append(rows.to_label(tuple(row)))
+    return [
+        Labeling(question_id, tuple(labels), tuple(json.loads(exchange_ids)))
+        for (question_id, exchange_ids), labels in answers.items()
+    ]
 
 
 def read_linked(

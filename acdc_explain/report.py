@@ -20,7 +20,7 @@ from .evidence import Evidence
 from .exchange import Exchange
 from .label import Label
 from .plugins import load_plugins
-from .run import Run
+from .run import WAITS, Run
 from .verdict import Verdict, worst
 
 COLORS = (
@@ -200,7 +200,7 @@ def _panel(run: Run, node: Node) -> Panel:
         tuple(_claim(run, label) for label in run.labels_of(node)),
         {item.collector: item.facts for item in evidence},
         _measures(evidence),
-        run.failure_of(node),
+        WAITS if run.waits(node) else run.failure_of(node),
     )
 
 

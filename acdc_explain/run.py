@@ -21,6 +21,7 @@ from .task import Task
 from .verdict import WORST_FIRST, Verdict, worst
 
 SCHEMA = "acdc-explain/run/1"
+WAITS = "no answer of the LLM yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Run:
     reused: bool = False
     behavior: Mapping[str, Behavior] = field(default_factory=dict)  # by split; empty: not known
     task: Task | None = None
+    set_aside: Sequence[str] = ()  # what plugins failed to do just now; it is not stored
 
     @property
     def id(self) -> str:
@@ -70,6 +72,13 @@ class Run:
     def failure_of(self, node: Node) -> str | None:
         """Why a node has no label."""
         return next((failure.reason for failure in self.failures if failure.node == node), None)
+
+    def waits(self, node: Node) -> bool:
+        """Whether an LLM has still to be asked about a node, now or by way of a batch file."""
+        if self.header.status == "done" or self.labels_of(node) or self.failure_of(node):
+            return False
+        settings = self.header.settings.get("labeler_settings")
+        return isinstance(settings, Mapping) and "llm_model" in settings
 
     def to_pandas(self) -> Any:
         """A pandas.DataFrame with a row for every label, and the verdict that counts."""
@@ -180,6 +189,7 @@ def _component(run: Run, node: Node) -> dict[str, Any]:
         ],
         "labels": [_label(run, label) for label in run.labels_of(node)],
         **({"failed": {"labeler": failed.labeler, "reason": failed.reason}} if failed else {}),
+        **({"waiting": WAITS} if run.waits(node) else {}),
     }
 
 

@@ -20,15 +20,23 @@ import duckdb
 from . import full_text, rows
 from .behavior import Behavior
 from .circuit import Circuit
+from .claim import Holder
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
 from .indexing import index_all, index_evidence, index_run
-from .label import Label, Labeling
+from .label import Labeling
 from .motif import Enrichment, Motif
 from .pattern import Pattern
-from .reading import read_circuit, read_headers, read_run, read_task
+from .reading import (
+    read_circuit,
+    read_headers,
+    read_labelings,
+    read_replies,
+    read_run,
+    read_task,
+)
 from .run import Run, RunHeader
 from .schema import MIGRATIONS, VERSION, Connection
 from .search import (
@@ -63,13 +71,14 @@ from .writing import (
     add_motifs,
     add_task,
     add_verdicts,
+    answered,
     append,
-    link,
-    link_labels,
+    link_labelings,
     number_of,
 )
 
 LOCK_SECONDS = 30.0
+CLAIMS = "asking"  # the book in which it is noted who asks an LLM what
 CONFIG: dict[str, Any] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -264,8 +273,15 @@ class Store:
             add_exchanges(connection, run_id, [exchange])
 
     def add_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
-        """Answers to questions: labels, or failures. Labels of a node end its failure."""
+        """Answers to questions: labels, or failures. Labels of a node end its failure.
+
+        A question that another command answered in the meantime keeps that answer.
+        """
         with self._open() as connection:
+            first = read_labelings(connection, answered(connection, labelings))
+            link_labelings(connection, run_id, first)
+            held = {answer.question_id for answer in first}
+            labelings = [x for x in labelings if x.question_id not in held]
             evidence = [x.evidence for x in labelings if x.evidence is not None]
             add_evidence(connection, run_id, evidence)
             add_labels(connection, run_id, [label for x in labelings for label in x.labels])
@@ -274,13 +290,8 @@ class Store:
 
     def link_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
         """Say that a run uses labels that an earlier run was given, with all behind them."""
-        labels = [label for answer in labelings for label in answer.labels]
-        exchanges = {name for answer in labelings for name in answer.exchange_ids}
-        evidence = {name for label in labels for name in label.evidence_ids}
         with self._open() as connection:
-            link(connection, "exchanges", run_id, sorted(exchanges))
-            link(connection, "evidence", run_id, sorted(evidence))
-            link_labels(connection, run_id, labels)
+            link_labelings(connection, run_id, labelings)
             index_run(connection, run_id)
 
     def add_summary(self, summary: Summary) -> None:
@@ -450,28 +461,37 @@ class Store:
     def find_replies(self, request_id: str) -> list[Exchange]:
         """What was replied to a request before, good or bad."""
         with self._open() as connection:
-            found = connection.execute(
-                "SELECT * FROM exchanges WHERE request_id = ? AND reply IS NOT NULL ORDER BY id",
-                [request_id],
-            ).fetchall()
-        return [rows.to_exchange(row) for row in found]
+            return read_replies(connection, request_id)
+
+    def claim(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
+        """Keep other commands from asking the same, until it is released or `seconds` are over.
+
+        The replies there are by now; None: another command is asking just now.
+        """
+        with self._open() as connection:
+            row = connection.execute(
+                "SELECT content FROM pages WHERE book = ? AND page = ?", [CLAIMS, request_id]
+            ).fetchone()
+            if holder.respects(json.loads(row[0]) if row else None):
+                return None
+            connection.execute(
+                "INSERT INTO pages VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET content = excluded.content",
+                [CLAIMS, request_id, canonical_json(holder.claim(seconds))],
+            )
+            return read_replies(connection, request_id)
+
+    def release(self, request_id: str, holder: Holder) -> None:
+        with self._open() as connection:
+            connection.execute(
+                "DELETE FROM pages WHERE book = ? AND page = ? AND contains(content, ?)",
+                [CLAIMS, request_id, holder.token],
+            )
 
     def find_labelings(self, question_ids: Iterable[str]) -> list[Labeling]:
         """The answers that were given to the same questions before."""
         with self._open() as connection:
-            found = connection.execute(
-                "SELECT labelings.id, labelings.exchange_ids, labels.* FROM labelings "
-                "JOIN labels ON list_contains(from_json(label_ids, '[\"VARCHAR\"]'), labels.id) "
-                "WHERE list_contains(?, labelings.id) ORDER BY labels.id",
-                [list(question_ids)],
-            ).fetchall()
-        answers: dict[tuple[str, str], list[Label]] = {}
-        for question_id, exchange_ids, *row in found:
-            answers.setdefault((question_id, exchange_ids), []).append(rows.to_label(tuple(row)))
-        return [
-            Labeling(question_id, tuple(labels), tuple(json.loads(exchange_ids)))
-            for (question_id, exchange_ids), labels in answers.items()
-        ]
+            return read_labelings(connection, list(question_ids))
 
     def find_judgings(self, question_ids: Iterable[str]) -> list[Judging]:
         """The verdicts that were reached before on the same questions."""

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from .behavior import doubt
 from .circuit import in_order
+from .run import WAITS
 from .verdict import worst
 
 if TYPE_CHECKING:
@@ -250,6 +251,8 @@ def _components(run: Run) -> Table:
         if not labels:
             why = run.failure_of(node)
             failed = Text("failed" if why else "no label", style="red" if why else "")
+            if run.waits(node):
+                failed, why = Text("waiting"), WAITS
             later.append((str(node), "-", failed, "-", "-", "-", "-", Text(why or "")))
         for label in labels:
             verdict = worst(run.verdicts_of(label))

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
+from . import checked
 from .asking import Desk
 from .behavior import Behavior, behavior_of, doubt
 from .errors import UserError
 from .evidence import Evidence
-from .ids import canonical_json, content_id
+from .exchange import NotAsked, UnusableReply
+from .guard import PluginFault, Unfit, must_work, until_fault
+from .ids import content_id
 from .label import Label, Labeling
 from .labeling import LabelWork
 from .llm import Llm, Transport
 from .outbox import Outbox
 from .plan import Plan
-from .plugins import Plugins
+from .plugins import Plugins, pick
 from .prices import Prices
 from .progress import Progress
 from .rendering import Templates
@@ -78,6 +80,7 @@ class Work:
     progress: Progress
     transport: Transport | None = None  # None: a server, now
     known_behavior: Mapping[str, Behavior] | None = None  # of the run that this one goes on from
+    set_aside: list[str] = field(default_factory=list)  # what plugins failed to do, in sentences
 
     @cached_property
     def subject(self) -> Subject:
@@ -161,13 +164,16 @@ class Work:
     def _discover(self, settings: Mapping[str, Any]) -> Circuit:
         import time
 
-        from .circuit import Circuit
+        from .circuit import Circuit, Found
         from .faithful import faithfulness
 
         self.subject.notebook = _Pages.of(self)
         discoverer = self.plugins.discoverers()[self.plan.discoverer]
-        started = time.monotonic()
-        found = discoverer(self.subject, self.progress, **self.plan.discoverer_settings)
+        subject, started = self.subject, time.monotonic()
+        with must_work(self._who("discoverer", self.plan.discoverer)):
+            found = discoverer(subject, self.progress, **self.plan.discoverer_settings)
+            if not isinstance(found, Found):
+                raise Unfit(f"it returned {type(found).__name__}, not Found")
         seconds = time.monotonic() - started
         return Circuit(
             task_id=self.header.task_id,
@@ -207,14 +213,27 @@ class Work:
                 outbox.put(item)
             if not missing:
                 return
-            collector = self.plugins.collectors()[name]
-            for node, facts in collector(self.subject, missing, **settings):
-                as_stored = json.loads(canonical_json(facts))  # or a resumed prompt would differ
-                item = Evidence(circuit.id, node, name, settings, as_stored)
+            for node, facts in self._collected(name, settings, missing):
+                item = Evidence(circuit.id, node, name, settings, facts)
                 outbox.put(item)
                 done += 1
                 self.progress(name, done, total, str(node))
                 yield item
+
+    def _collected(
+        self, name: str, settings: Mapping[str, Any], nodes: Sequence[Node]
+    ) -> Iterator[tuple[Node, dict[str, Any]]]:
+        """What a collector finds, as far as it comes."""
+        collector, subject = pick("collector", self.plugins.collectors(), name), self.subject
+
+        def checked_facts() -> Iterator[tuple[Node, dict[str, Any]]]:
+            for item in collector(subject, nodes, **settings):
+                yield checked.collected(item, nodes)
+
+        return until_fault(checked_facts, self._who("collector", name), self.set_aside.append)
+
+    def _who(self, kind: str, name: str) -> str:
+        return f"{kind} {name!r} of plugin {self.plugins.owner(f'register_{kind}s', name)!r}"
 
     # --- evidence -> labels --------------------------------------------------------------------
 
@@ -228,7 +247,7 @@ class Work:
     def labels(self) -> LabelWork:
         return LabelWork(
             name=self.plan.labeler,
-            labeler=self.plugins.labelers()[self.plan.labeler],
+            labeler=pick("labeler", self.plugins.labelers(), self.plan.labeler),
             settings=self.plan.labeler_settings,
             roles=self.plugins.roles(),
             task=self.task,
@@ -238,6 +257,7 @@ class Work:
             progress=self.progress,
             desk=self.desk if self.asks_llm else None,
             laboratory=self.laboratory,
+            plugin=self.plugins.owner("register_labelers", self.plan.labeler),
         )
 
     @property
@@ -283,8 +303,7 @@ class Work:
                     outbox.put(judging)
                 if not missing:
                     continue
-                judge = self._with_desk(self.plugins.judges()[name])
-                for found in judge(self.held_out, missing, self.plugins.roles(), **settings):
+                for found in self._verdicts(name, settings, missing):
                     verdict = self._unless_doubtful(found)
                     outbox.put(Judging(asked[verdict.label_id], verdict))
                     done += 1
@@ -297,6 +316,19 @@ class Work:
             return verdict
         words = f"the model does not surely do the task ({reason}); {verdict.reason}"
         return replace(verdict, outcome="inconclusive", reason=words)
+
+    def _verdicts(
+        self, name: str, settings: Mapping[str, Any], labels: Sequence[Label]
+    ) -> Iterator[Verdict]:
+        """What a judge says, as far as it comes."""
+        judge = self._with_desk(pick("judge", self.plugins.judges(), name))
+        by_id, held_out = {label.id: label for label in labels}, self.held_out
+
+        def checked_verdicts() -> Iterator[Verdict]:
+            for item in judge(held_out, labels, self.plugins.roles(), **settings):
+                yield checked.verdict(item, name, by_id)
+
+        return until_fault(checked_verdicts, self._who("judge", name), self.set_aside.append)
 
     def _with_desk(self, judge: Any) -> Any:
         """A judge that has a parameter `desk` may ask an LLM."""
@@ -316,20 +348,30 @@ class Work:
 
     # --- verdicts -> summary -------------------------------------------------------------------
 
-    def summarise(self, circuit: Circuit) -> None:
+    def summarise(self, circuit: Circuit) -> bool:
         """What the circuit does as a whole, by the labeler, from the verdicts.
 
-        Where it has no word to say, by the rules: they only repeat what was supported.
+        Where it has no word to say, by the rules: they only repeat what was supported. False if
+        its word was lost on the way, or waits for an answer.
         """
         run, rules = self.store.get(self.header.id), self.plugins.labelers().get("rules")
-        ways = [self.labels]
+        ways, had = [self.labels], True
         if rules is not None:
             ways.append(replace(self.labels, name="rules", labeler=rules, settings={}, desk=None))
         for way in ways:
-            summary = way.summarise(circuit, run.labels, run.verdicts)
+            summary = None
+            try:
+                summary = way.summarise(circuit, run.labels, run.verdicts)
+            except NotAsked:
+                had = False
+            except UnusableReply as problem:
+                had = problem.exchange.reply is not None
+            except PluginFault as fault:
+                self.set_aside.append(str(fault))
             if summary is not None:
                 self.store.add_summary(summary)
-                return
+                break
+        return had
 
 
 def templates(plugins: Plugins, settings: Settings) -> Templates:

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import rows
 from .behavior import Behavior
-from .circuit import Circuit
+from .circuit import Circuit, Node
 from .evidence import Evidence
 from .exchange import Exchange
 from .ids import canonical_json
@@ -143,20 +143,45 @@ def add_labels(connection: Connection, run_id: str, labels: Sequence[Label]) -> 
         return
     circuit = number_of(connection, "circuits", labels[0].circuit_id)
     add_linked(connection, "labels", run_id, [rows.label_row(label, circuit) for label in labels])
-    forget_failures(connection, run_id, labels)
+    forget_failures(connection, run_id, [label.node for label in labels])
+
+
+def link_labelings(connection: Connection, run_id: str, labelings: Sequence[Labeling]) -> None:
+    """Say that a run uses answers that are there, with all behind them."""
+    labels = [label for answer in labelings for label in answer.labels]
+    exchanges = {name for answer in labelings for name in answer.exchange_ids}
+    evidence = {name for label in labels for name in label.evidence_ids}
+    link(connection, "exchanges", run_id, sorted(exchanges))
+    link(connection, "evidence", run_id, sorted(evidence))
+    link_labels(connection, run_id, labels)
+
+
+def answered(connection: Connection, labelings: Sequence[Labeling]) -> list[str]:
+    """Those of the questions that labels are stored for already."""
+    given = [answer for answer in labelings if answer.labels]
+    if not given:
+        return []
+    found = connection.execute(
+        "SELECT id FROM labelings WHERE circuit = ? AND id IN (SELECT unnest(?::VARCHAR[]))",
+        [
+            number_of(connection, "circuits", given[0].labels[0].circuit_id),
+            [answer.question_id for answer in given],
+        ],
+    ).fetchall()
+    return [identity for (identity,) in found]
 
 
 def link_labels(connection: Connection, run_id: str, labels: Sequence[Label]) -> None:
     """Say that a run uses labels that are there."""
     link(connection, "labels", run_id, [label.id for label in labels])
-    forget_failures(connection, run_id, labels)
+    forget_failures(connection, run_id, [label.node for label in labels])
 
 
-def forget_failures(connection: Connection, run_id: str, labels: Sequence[Label]) -> None:
-    """Nodes that have labels now have not failed."""
+def forget_failures(connection: Connection, run_id: str, nodes: Sequence[Node]) -> None:
+    """Nodes that have labels now, or wait for them, have not failed."""
     connection.execute(
         "DELETE FROM failures WHERE run_id = ? AND node IN (SELECT unnest(?::VARCHAR[]))",
-        [run_id, sorted({str(label.node) for label in labels})],
+        [run_id, sorted({str(node) for node in nodes})],
     )
 
 
@@ -166,6 +191,8 @@ def add_labelings(connection: Connection, run_id: str, labelings: Sequence[Label
     if given:
         circuit = number_of(connection, "circuits", given[0].labels[0].circuit_id)
         add_rows(connection, "labelings", [rows.labeling_row(x, circuit) for x in given])
+    waiting = [answer.waiting for answer in labelings if answer.waiting is not None]
+    forget_failures(connection, run_id, waiting)
     add_keyed(
         connection,
         "failures",

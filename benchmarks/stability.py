@@ -3,8 +3,8 @@
     python benchmarks/stability.py                       # five draws of four tasks on mini
     python benchmarks/stability.py --examples 16 32 48   # what more prompts buy, and cost
 
-A label is stable if it is supported in every draw whose circuit has its node. `other` claims nothing
-and is not counted.
+A label is stable if it is supported in every draw whose circuit has its node. `other` claims
+nothing and is not counted.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from acdc_explain.batch import Wanted
 from acdc_explain.circuit import Node
 from acdc_explain.cli import app
 from acdc_explain.errors import UserError
+from acdc_explain.pipeline import judge as rejudge
 from acdc_explain.pipeline import label, reopen, would_ask
 from acdc_explain.question import blind_names, true_text
 from acdc_explain.run import to_document
@@ -172,6 +173,32 @@ def test_the_circuit_is_told_in_sentences_that_cite_nodes(store, model, server):
     assert {node for x in other.summary.sentences for node in x.nodes} == set(
         other.circuit.components
     )
+
+
+def test_a_lost_summary_is_asked_again_by_the_same_command(store, model, server):
+    """The rules' words stand in; a summary of no use, which was answered, is not asked again."""
+    told = completion(json.dumps({"sentences": []}))
+    for summary, status, again in (
+        (failure(500), "incomplete", 1),
+        (completion(None), "incomplete", 2),
+        (told, "done", 0),
+    ):
+        llm = {**OPTIONS, "llm_model": f"after {status} {again}"}
+        server(lambda number, body, summary=summary: summary if is_summary(body) else GOOD)
+        run = ax.explain(word_task(4), model, store=store, **llm)
+        assert (run.header.status, run.summary.labeler) == (status, "rules")
+        assert not run.failures
+
+        def good(number: int, body: dict[str, Any]) -> Answer:
+            nodes = re.findall(r"^([HM]\d+) \(", prompt_of(body), re.M)[:1]
+            return completion(json.dumps({"sentences": [{"text": "It copies.", "nodes": nodes}]}))
+
+        running = server(good)
+        other = ax.explain(word_task(4), model, store=store, **llm)
+        assert other.header.status == "done"
+        assert len(running.requests) == min(again, 1)
+        assert all(map(is_summary, running.requests))
+        assert other.summary.labeler == ("llm" if again else "rules")
 
 
 FAULTS = {
@@ -461,7 +488,77 @@ def test_a_batch_file_there_and_back(batch, store, labeled):
     batch.take(lines)  # those that were taken are no harm
     run = store.get("last")
     assert all(run.labels_of(node) for node in run.circuit.components)
+    assert not [node for node in run.circuit.components if run.waits(node)]
     assert run.cost_usd == pytest.approx(n * (100 * 0.4 + 20 * 1.6) / 1e6 / 2)
+    assert batch.write() == []
+
+
+def test_components_that_wait_have_not_failed(batch, store, server):
+    """Unless they did: an answer that is no use, or a refusal over the network, is a failure."""
+    asked = batch.write()
+    waiting = len(asked) - 1
+    batch.take([answer_line(asked[0], json.dumps(ANSWER))])
+    run = store.get("last")
+    assert run.failures == []
+    assert sum(map(run.waits, run.circuit.components)) == waiting
+    shown = CliRunner().invoke(app, ["show", "last", "--db", str(store.path)]).output
+    assert shown.count("waiting") == waiting
+    assert "failed" not in shown.split("LLM")[0]
+    components = to_document(run)["components"]
+    assert sum("waiting" in component for component in components) == waiting
+    assert not any("failed" in component for component in components)
+    assert "no answer of the LLM yet" in page(run, store)
+
+    server(lambda number, body: failure(400, message="maximum context"))
+    with pytest.raises(UserError, match="first questions got no reply"):
+        label(run, store, Settings(labeler="llm", llm_model="gpt-4.1-mini"), judge=False)
+    failed = store.get("last")
+    assert failed.failures
+    batch.take([answer_line(asked[1], json.dumps(ANSWER))])  # they wait again
+    assert store.get("last").failures == []
+    assert sum(map(store.get("last").waits, run.circuit.components)) == waiting - 1
+    judged = rejudge(store.get("last"), store, Settings())
+    assert judged.header.status == "incomplete"
+
+
+def page(run: Any, store: Store) -> str:
+    file = store.path.with_suffix(".html")
+    CliRunner().invoke(app, ["report", run.id, "-o", str(file), "--db", str(store.path)])
+    return file.read_text()
+
+
+def test_the_summary_goes_by_file_too(batch, store, monkeypatch, model):
+    """It is asked last, when all components are labeled and tested."""
+    monkeypatch.setattr("acdc_explain.loading.load_model", lambda *a, **k: model)
+    command = [
+        "label",
+        "last",
+        "--labeler",
+        "llm",
+        "--llm-model",
+        "gpt-4.1-mini",
+        "--db",
+        str(store.path),
+    ]
+
+    def take(lines: list[Any]) -> str:
+        batch.answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        done = CliRunner().invoke(app, [*command, "--batch-in", str(batch.answers)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    asked = batch.write()
+    assert "The circuit is not told yet" in take(
+        [answer_line(q, json.dumps(ANSWER)) for q in asked]
+    )
+    assert store.get("last").header.status == "incomplete"
+    (summary,) = batch.write()
+    assert is_summary(summary["body"])
+    nodes = re.findall(r"^([HM]\d+) \(", prompt_of(summary["body"]), re.M)[:1]
+    told = {"sentences": [{"text": "It copies.", "nodes": nodes}]}
+    assert "not told" not in take([answer_line(summary, json.dumps(told))])
+    run = store.get("last")
+    assert (run.header.status, run.summary.labeler) == ("done", "llm")
     assert batch.write() == []
 
 

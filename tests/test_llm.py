@@ -17,12 +17,14 @@ from acdc_explain.circuit import Node
 from acdc_explain.errors import UserError
 from acdc_explain.evidence import Evidence
 from acdc_explain.exchange import NotAsked, Request, UnusableReply
+from acdc_explain.ids import plain
 from acdc_explain.label import Proposed
 from acdc_explain.llm import FORMS, Llm, Manners
 from acdc_explain.plugins import load_plugins
 from acdc_explain.prices import Prices
 from acdc_explain.question import Question
 from acdc_explain.rendering import Templates
+from acdc_explain.store import Store
 
 from .samples import make_run
 from .scripted_server import RESET, completion, failure, serve
@@ -72,6 +74,12 @@ class Shelf:
     def add_exchange(self, run_id, exchange):
         if exchange.id not in {x.id for x in self.exchanges}:
             self.exchanges.append(exchange)
+
+    def claim(self, request_id, holder, seconds):
+        return self.find_replies(request_id)
+
+    def release(self, request_id, holder):
+        pass
 
 
 @pytest.fixture
@@ -181,7 +189,7 @@ SILENT = [
     (completion(None), "empty"),
     (completion([1, 2]), "empty"),
     ((200, {}, b'{"choices": []}'), "no choices"),
-    ((200, {}, b'{"choices": [{}]}'), "empty"),
+    ((200, {}, b'{"choices": [{}]}'), "no choices"),
     ((200, {}, b'{"choices": 7}'), "no choices"),
     ((200, {}, b"not json at all"), ""),
     ((200, {}, b"[1, 2]"), ""),
@@ -249,6 +257,74 @@ def test_a_server_that_says_nothing_is_asked_once_more(desk):
             answer, ask = describe(desk(server.url))
         assert answer.proposals[0].role == "induction"
         assert [exchange.error is None for exchange in ask.exchanges] == [False, True]
+
+
+SURROGATE = json.dumps({**GOOD, "description": "\ud800 it copies."})  # escaped, within the JSON
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (completion("{\ud800 no text"), "the reply has characters that are no text"),
+        (completion(SURROGATE), "unusable reply"),
+        (completion(DEEP.decode()), "20000 are kept"),
+        (completion('{"role": ' + "[" * 9000), "unusable reply"),
+        (completion('{"role": ' + '{"a": ' * 3000), "unusable reply"),
+        ((200, {}, DEEP), "the server's reply cannot be read"),
+        ((200, {}, b'{"choices": ' + DEEP), "the server's reply cannot be read"),
+        (
+            (200, {}, b'{"choices": [{"message": {"content": ' + b"9" * 9999 + b"}}]}"),
+            "cannot be read",
+        ),
+        (failure(401, message="no \ud800"), "AuthenticationError"),
+        (completion(None, refusal="No \ud800."), "refused"),
+    ],
+)
+def test_what_cannot_be_text_is_an_unusable_reply(desk, reply, complaint, tmp_path):
+    """It can be stored, printed and exported."""
+    with serve(lambda number, body: reply) as server:
+        at = replace(desk(server.url, shelf=Store(tmp_path / "s.duckdb")), run_id=None)
+        reason, ask = describe(at)
+    assert isinstance(reason, UnusableReply)
+    assert complaint in ask.exchanges[0].error
+    for exchange in ask.exchanges:
+        json.dumps(plain(exchange), ensure_ascii=False).encode("utf-8")
+        str(reason).encode("utf-8")
+
+
+def test_readers_that_find_no_end_are_no_traceback(desk):
+    """A plugin may read replies with something that has no limit of its own."""
+
+    def read(reply: str) -> str:
+        return read(reply)
+
+    async def work(ask):
+        try:
+            return await ask("t", "?", {}, read)
+        except UnusableReply as reason:
+            return reason
+        finally:
+            await at.close()
+
+    with serve(lambda number, body: completion("{}")) as server:
+        at = desk(server.url)
+        reason = asyncio.run(work(at.ask()))
+    assert "nested too deeply" in str(reason)
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("http://127.0.0.1:9/v1", "ConnectionRefusedError"),
+        ("http://nowhere.invalid/v1", "gaierror|Name|resol"),
+        ("https://127.0.0.1:{port}/v1", "SSL"),
+    ],
+)
+def test_the_cause_of_a_lost_connection_is_said(desk, url, cause):
+    with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
+        reason, _ = describe(desk(url.format(port=server.url.split(":")[2].split("/")[0])))
+    assert re.search(rf"APIConnectionError: Connection error\. \(.*({cause})", str(reason)), reason
 
 
 def test_busy_servers_are_asked_again_when_they_say(desk):
@@ -421,7 +497,7 @@ class TestInstructionsHiddenInData:
 
 def test_a_misspelt_variable_is_an_error(tmp_path):
     (tmp_path / "t.j2").write_text("{{ nmae }}")
-    with pytest.raises(UserError, match="template t.j2: 'nmae' is undefined"):
+    with pytest.raises(UserError, match="template t.j2, line 1: 'nmae' is undefined"):
         Templates([tmp_path]).render("t", name="x")
 
 
