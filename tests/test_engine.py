@@ -11,14 +11,16 @@ from acdc_explain_plugins.acdc import acdc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acdc_explain.acdc import Search, Trace, best_of_size
+from acdc_explain.acdc import STEPS, Outcome, Search, Trace, best_of_size
 from acdc_explain.circuit import Edge, prune
 from acdc_explain.engine import Engine, TooLittleMemory, engine_for, fast_trouble
 from acdc_explain.errors import UserError
 from acdc_explain.metrics import METRICS
+from acdc_explain.pipeline import build_task
+from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.reference import ReferenceEngine
-from acdc_explain.settings import ABLATIONS
+from acdc_explain.settings import ABLATIONS, Settings
 from acdc_explain.subject import Subject
 from acdc_explain.view import View
 
@@ -222,9 +224,39 @@ class TestTraces:
         search = self.search(subject)
         outcome = best_of_size(search, n, 0.05, subject.clean_metric)
         assert outcome is not None
-        assert 0 < len(outcome.kept) <= n
+        assert 0 < len(outcome.circuit) <= n
         alone = self.search(subject).run(outcome.tau)
         assert outcome == alone
+
+    @pytest.mark.parametrize("n", [1, 3, 5, 12])
+    def test_the_largest_circuit_that_fits(self, n, mini):
+        """What is on paths counts: at the first thresholds that keep an edge, none is on one."""
+        task = build_task(load_plugins(), "ioi", mini, Settings(examples=6))
+        subject = Subject(mini, task, task.discover)
+        gap = abs(subject.clean_metric - subject.corrupt_metric)
+        search = self.search(subject)
+        sizes = [len(search.run(gap * 0.25 * 0.93**step).circuit) for step in range(24)]
+        assert sum(0 < size <= 12 for size in sizes) > 1
+        fitting = max(size for size in sizes if size <= n)
+        outcome = best_of_size(self.search(subject), n, 0.01 * gap, subject.clean_metric)
+        assert (0 if outcome is None else len(outcome.circuit)) >= fitting
+        assert outcome is None or 0 < len(outcome.circuit) <= n
+
+    def test_searches_for_a_size_are_bounded(self):
+        """An engine whose circuits are all too large, or all empty."""
+
+        class Constant:
+            def __init__(self, outcome: Any) -> None:
+                self.outcome, self.asked = outcome, 0
+
+            def run(self, tau: float, at_most: int | None = None) -> Any:
+                self.asked += 1
+                return self.outcome
+
+        for outcome in (None, Outcome(0.1, (), 0, 0, 0.0)):
+            search = Constant(outcome)
+            assert best_of_size(search, 5, 0.05, 1.0) is None  # type: ignore[arg-type]
+            assert search.asked <= STEPS
 
 
 class TestPlugin:
