@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -272,6 +273,27 @@ class TestPlugin:
         assert {edge.src.kind for edge in layers.edges} <= {"input", "attn", "mlp"}
         small = acdc(subject, silent, max_edges=6)
         assert 0 < len(small.edges) <= 6
+
+    @pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
+    def test_a_named_token_before_the_first_that_differs(self, family, small_model):
+        """No cut changes anything there: no edge is kept, and the engines agree."""
+        task = word_task()
+        examples = []
+        for example in task.discover:
+            first = " " + example.clean.split()[0]
+            corrupt = "".join([first, *(f" {word}" for word in example.corrupt.split()[1:])])
+            positions = {"START": 0, **example.positions}
+            examples.append(replace(example, corrupt=corrupt, positions=positions))
+        assert all(e.clean != e.corrupt for e in examples)
+        model = small_model(family, "float64" if family == "gpt2" else "float32")
+        subject = Subject(model, task, examples)
+        fast, slow = (
+            acdc(subject, silent, tau=0.02, positions=True, engine=engine)
+            for engine in ("fast", "reference")
+        )
+        assert fast.edges == slow.edges
+        assert fast.n_edges_tested == slow.n_edges_tested
+        assert {e.src.place for e in fast.edges} <= {"rest", "END"}
 
     def test_orders_count_how_often_edges_are_kept(self, small_model):
         subject = subject_of(small_model("llama", "float64"), "logit_diff")
