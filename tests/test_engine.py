@@ -16,6 +16,7 @@ from acdc_explain.acdc import STEPS, Outcome, Search, Trace, best_of_size
 from acdc_explain.circuit import Edge, prune
 from acdc_explain.engine import Engine, TooLittleMemory, engine_for, fast_trouble
 from acdc_explain.errors import UserError
+from acdc_explain.faithful import random_circuit
 from acdc_explain.metrics import METRICS
 from acdc_explain.pipeline import build_task
 from acdc_explain.plugins import load_plugins
@@ -294,6 +295,13 @@ class TestPlugin:
         assert fast.edges == slow.edges
         assert fast.n_edges_tested == slow.n_edges_tested
         assert {e.src.place for e in fast.edges} <= {"rest", "END"}
+        view = View(model.graph, "head", subject.place_names)
+        engines = Engine(subject, view), ReferenceEngine(subject, view)
+        for draw in range(5):
+            circuit = random_circuit(view, 40, str(draw))
+            assert any(edge.dst.place == "START" for edge in circuit)
+            fast, slow = (engine.measure(circuit) for engine in engines)
+            assert fast == pytest.approx(slow, abs=1e-4)
 
     def test_orders_count_how_often_edges_are_kept(self, small_model):
         subject = subject_of(small_model("llama", "float64"), "logit_diff")
