@@ -33,6 +33,7 @@ from .command import (
     show_requests,
     show_result,
 )
+from .output import say, say_lines
 from .progress import on_terminal
 from .settings import (
     DEFAULT_CONCURRENCY,
@@ -98,7 +99,7 @@ def label(
     say_how_labeled(settings.labeler, result.header.settings["labeler"])
     show_result(result, db, as_json)
     if batch_in and result.failures:
-        typer.echo(
+        say(
             f"{len(result.failures)} components have no label yet; --batch-out writes what is "
             "still to be asked.",
             err=True,
@@ -140,7 +141,7 @@ def _rehearse_label(
         show_requests(work, requests, as_json)
         return
     n = write_requests(file, requests)
-    typer.echo(
+    say_lines(
         f"{n} questions written to {file}"
         + (
             f"; take the answers with\n  acdc-explain label {run.id[:8]} --labeler "

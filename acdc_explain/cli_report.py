@@ -9,6 +9,7 @@ import typer
 
 from .command import DEFAULT_STORE, Db, app, installed, open_store
 from .errors import UserError
+from .output import say
 
 if TYPE_CHECKING:
     from .run import Run, RunHeader
@@ -62,7 +63,7 @@ def _write_all(held: Store, limit: int, folder: Path) -> None:
         shown.append(run)
     _write(folder / "index.html", index_page(shown, failed))
     for header, reason in failed:
-        typer.echo(f"run {header.id} has no page: {reason}", err=True)
+        say(f"run {header.id} has no page: {reason}", err=True)
 
 
 def _page(run: Run, store: Store) -> str:
@@ -100,4 +101,4 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}.") from error
-    typer.echo(f"{file}: {len(text) / 1e6:.2f} MB")
+    say(f"{file}: {len(text) / 1e6:.2f} MB")

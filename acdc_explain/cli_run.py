@@ -27,13 +27,13 @@ from .command import (
     installed,
     interruptible,
     open_store,
-    print_json,
     say_how_labeled,
     settings_in,
     show_requests,
     show_result,
 )
 from .errors import UserError
+from .output import print_json, say
 from .plugins import Plugins
 from .progress import on_terminal
 from .settings import (
@@ -186,7 +186,7 @@ def _sweep(
     from .tables import console, show_sweep
 
     show_sweep(circuits, console())
-    typer.echo(f"\npicture: {file}")
+    say(f"\npicture: {file}")
 
 
 def _check_run(plugins: Plugins, task: str, settings: Any) -> None:

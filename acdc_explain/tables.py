@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .circuit import in_order
+from .terminal import Lines, PlainConsole, PlainTable
 from .verdict import worst
 
 if TYPE_CHECKING:
@@ -37,15 +38,17 @@ NUMERIC = (
 )
 
 
-def console() -> Console:
+def console() -> PlainConsole:
     """Where results go: standard output, as wide as a terminal or as the text needs."""
-    plain = Console(highlight=False, markup=False, soft_wrap=False)
-    return plain if plain.is_terminal else Console(highlight=False, markup=False, width=140)
+    plain = PlainConsole(soft_wrap=False)
+    return plain if plain.is_terminal else PlainConsole(width=140)
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str) -> PlainTable:
     long = "description" in columns  # one line a row: --json has the whole text
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=long)
+    table = PlainTable(
+        box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=long
+    )  # fmt: skip
     for column in columns:
         table.add_column(
             column,
@@ -122,11 +125,11 @@ def _usd(cost: float | None) -> str:
     return "price unknown" if cost is None else f"{cost:.4f} USD"
 
 
-def show_bill(bill: Mapping[str, Any], labeler: str, out: Console) -> None:
+def show_bill(bill: Mapping[str, Any], labeler: str, out: PlainConsole) -> None:
     """Every prompt, and what asking would cost."""
     for number, request in enumerate(bill["requests"], start=1):
         out.rule(f"{request['template']} {number} of {bill['n']}: ~{request['tokens_in']} tokens")
-        out.print(request["prompt"])
+        out.print_lines(request["prompt"])
     out.rule()
     out.print(
         f"{bill['n']} requests to {bill['llm']}, about {bill['tokens_in']} tokens in and at most "
@@ -376,15 +379,15 @@ def show_plugins(plugins: Plugins, out: Console) -> None:
             f"{hook.removeprefix('register_')}: {', '.join(names)}"
             for hook, names in brings.items()
         ]
-        table.add_row(name, "\n".join(lines) or "nothing")
+        table.add_row(name, Lines(lines or ["nothing"]))
     for name, error in sorted(plugins.broken.items()):
         table.add_row(name, Text(f"BROKEN: {error}", style="red"))
     out.print(table)
 
 
-def show_names(rows: Iterable[Sequence[str]], columns: Sequence[str], out: Console) -> None:
+def show_names(rows: Iterable[Sequence[str | Lines]], columns: Sequence[str], out: Console) -> None:
     """A plain table of names and what they are."""
     table = _table(*columns)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*row)
     out.print(table)
