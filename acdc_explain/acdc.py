@@ -92,7 +92,7 @@ class Search:
         self._saved = time.monotonic()
 
     def run(self, tau: float, at_most: int | None = None) -> Outcome | None:
-        """All decisions for a threshold; None as soon as more than `at_most` edges are kept."""
+        """All decisions for a threshold; None as soon as there are more than `at_most` edges."""
         try:
             return self._run(self._trace(tau), at_most)
         finally:  # an interrupted search goes on from here
@@ -122,7 +122,7 @@ class Search:
             so_far.n_decided += sum(len(self.view.senders(node)) for node, _ in receivers)
             if measured:
                 self.report(so_far.n_decided, self.view.n_edges, so_far.outcome(self.engine.metric))
-            if at_most is not None and len(so_far.kept) > at_most:
+            if at_most is not None and _too_many(so_far.kept, at_most):
                 return None
         if not measured:
             self.engine.load(so_far.decided, so_far.kept)
@@ -196,12 +196,13 @@ class _SoFar:
         return Outcome(self.tau, tuple(self.kept), self.n_tested, self.n_close, metric)
 
 
-STEPS = 12  # searches at most for a number of edges
+STEPS = 30  # searches at most for a number of edges
 NEAR = 0.02  # a circuit this much smaller than asked for is good enough
+CLOSEST = 1.001  # thresholds nearer to each other than this factor are not told apart
 
 
 def best_of_size(search: Search, max_edges: int, tau: float, clean: float) -> Outcome | None:
-    """Of the circuits that keep at most `max_edges` edges, that whose metric is nearest `clean`.
+    """The largest circuit found of at most `max_edges` edges; of equal ones the nearest to `clean`.
 
     Thresholds are halved from `tau` (or doubled, if that is too small) until circuits become too
     large, and then bisected. None if no circuit with an edge is that small.
@@ -215,11 +216,28 @@ def best_of_size(search: Search, max_edges: int, tau: float, clean: float) -> Ou
         else:
             high = tau
             found.append(outcome)
-            if len(outcome.kept) >= max_edges * (1 - NEAR):
+            if len(outcome.circuit) >= max_edges * (1 - NEAR):
                 break
-        if low is None or high is None:
-            tau = tau / 2 if low is None else tau * 2
+        if low is None:
+            if tau < CLOSE:
+                break  # whatever is cut now, float32 cannot tell
+            tau = tau / 2
+        elif high is None:
+            tau = tau * 2
+        elif high / low < CLOSEST:
+            break
         else:
             tau = (low * high) ** 0.5
-    kept = [outcome for outcome in found if outcome.kept]
-    return min(kept, key=lambda outcome: abs(outcome.metric - clean), default=None)
+    fitting = [outcome for outcome in found if outcome.circuit]
+    return max(fitting, key=lambda one: (len(one.circuit), -abs(one.metric - clean)), default=None)
+
+
+def _too_many(kept: Sequence[Edge], at_most: int) -> bool:
+    """Whether a circuit will have more edges than `at_most`: a path, once there, stays.
+
+    Paths that do not reach the input yet may still come to nothing. Few do: a search that keeps
+    twice as many edges and 20 more is given up.
+    """
+    if len(kept) <= at_most:
+        return False
+    return len(kept) > 2 * at_most + 20 or len(prune(kept)) > at_most

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
 from . import cli_installed, cli_label, cli_report, cli_run, cli_store
 from .command import app
 from .errors import UserError
+from .output import flush, say, standard_streams
 
 __all__ = ["app", "cli_installed", "cli_label", "cli_report", "cli_run", "cli_store", "main"]
 
@@ -17,9 +16,13 @@ __all__ = ["app", "cli_installed", "cli_label", "cli_report", "cli_run", "cli_st
 def main() -> None:
     """The entry point: a user's mistake is one sentence and exit code 1, never a traceback."""
     try:
-        app()
+        with standard_streams():
+            try:
+                app()
+            finally:
+                flush()
     except UserError as error:
-        typer.echo(f"acdc-explain: {error}", err=True)
+        say(f"acdc-explain: {error}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

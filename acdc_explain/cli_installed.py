@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,12 +21,15 @@ from .command import (
     installed,
     interruptible,
     open_store,
-    print_json,
 )
 from .errors import UserError
+from .output import print_json, say
 from .plugins import load_plugins
 from .progress import on_terminal
 from .settings import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_MODEL, DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from .terminal import Lines
 
 
 @app.command()
@@ -40,7 +43,7 @@ def models(as_json: Json = False) -> None:
     """List the models known by name."""
     _list(_first_lines(installed().models()), ("model", "what it is"), as_json)
     if not as_json:
-        typer.echo(
+        say(
             "\nAlso: any Hugging Face or TransformerLens name, a folder in Hugging Face format, "
             "a .gguf file."
         )
@@ -60,12 +63,14 @@ def roles(as_json: Json = False) -> None:
             }
         )
         return
+    from .terminal import Lines
+
     rows = [
         (
             name,
             card.kind,
             card.claim,
-            "\n".join(f"{r.tier}: {r}" for r in card.requirements),
+            Lines(f"{r.tier}: {r}" for r in card.requirements),
             card.source,
         )
         for name, card in cards.items()
@@ -93,7 +98,7 @@ def _first_lines(things: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _list(rows: Sequence[Sequence[str]], columns: Sequence[str], as_json: bool) -> None:
+def _list(rows: Sequence[Sequence[str | Lines]], columns: Sequence[str], as_json: bool) -> None:
     if as_json:
         print_json([dict(zip(columns, row)) for row in rows])
         return

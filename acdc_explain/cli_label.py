@@ -33,6 +33,7 @@ from .command import (
     show_requests,
     show_result,
 )
+from .output import say, say_lines
 from .progress import on_terminal
 from .settings import (
     DEFAULT_CONCURRENCY,
@@ -102,7 +103,7 @@ def label(
         n = sum(not result.labels_of(node) for node in result.circuit.components)
         if n or not no_judge:
             lacks = f"{n} components have no label yet" if n else "The circuit is not told yet"
-            typer.echo(f"{lacks}; --batch-out writes what is still to be asked.", err=True)
+            say(f"{lacks}; --batch-out writes what is still to be asked.", err=True)
 
 
 @app.command()
@@ -140,7 +141,7 @@ def _rehearse_label(
         show_requests(work, requests, as_json)
         return
     n = write_requests(file, requests)
-    typer.echo(
+    say_lines(
         f"{n} questions written to {file}"
         + (
             f"; take the answers with\n  acdc-explain label {run.id[:8]} --labeler "

@@ -9,9 +9,10 @@ import typer
 
 from .command import DEFAULT_STORE, Db, app, installed, open_store
 from .errors import UserError
+from .output import say
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .run import Run, RunHeader
     from .store import Store
 
 
@@ -31,8 +32,6 @@ def report(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Write a run as one HTML page, two runs side by side, or the whole store."""
-    from .report import compare_page, index_page
-
     installed()
     given, wanted = runs or [], 0 if store else 2 if compare else 1
     if len(given) != wanted:
@@ -40,21 +39,60 @@ def report(
         raise UserError(f"report takes {what}, and {len(given)} were given.")
     held = open_store(db)
     if store:
-        folder = output or Path("report")
-        found = [held.get(header.id) for header in held.runs()[:limit]]
-        for run in found:
-            _write(folder / f"{run.id}.html", _page(run, held))
-        _write(folder / "index.html", index_page(found))
+        _write_all(held, limit, output or Path("report"))
         return
     found = [held.get(name) for name in given]
-    text = compare_page(*found) if compare else _page(found[0], held)
+    text = _compared(*found) if compare else _page(found[0], held)
     _write(output or Path("-".join(run.id[:8] for run in found) + ".html"), text)
+
+
+def _write_all(held: Store, limit: int, folder: Path) -> None:
+    """A page for each run, and the index; a run that cannot be shown is listed with the reason."""
+    from .report import index_page
+
+    shown: list[Run] = []
+    failed: list[tuple[RunHeader, str]] = []
+    for header in held.runs()[:limit]:
+        try:
+            run = held.get(header.id)
+            text = _page(run, held)
+        except Exception as error:  # of an imported or damaged record; the others go on
+            failed.append((header, str(error) if isinstance(error, UserError) else _why(error)))
+            continue
+        _write(folder / f"{run.id}.html", text)
+        shown.append(run)
+    _write(folder / "index.html", index_page(shown, failed))
+    for header, reason in failed:
+        say(f"run {header.id} has no page: {reason}", err=True)
 
 
 def _page(run: Run, store: Store) -> str:
     from .report import page
 
-    return page(run, store.sizes(run.circuit) if run.circuit else ())
+    try:
+        return page(run, store.sizes(run.circuit) if run.circuit else ())
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _strange(run.id, error) from error
+
+
+def _compared(first: Run, second: Run) -> str:
+    from .report import compare_page
+
+    try:
+        return compare_page(first, second)
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _strange(f"{first.id} or {second.id}", error) from error
+
+
+def _strange(runs: str, error: Exception) -> UserError:
+    return UserError(
+        f"Run {runs} holds something that no page can show ({_why(error)}); `acdc-explain export` "
+        "writes its record, `acdc-explain verify` checks the store."
+    )
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _write(file: Path, text: str) -> None:
@@ -63,4 +101,4 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}.") from error
-    typer.echo(f"{file}: {len(text) / 1e6:.2f} MB")
+    say(f"{file}: {len(text) / 1e6:.2f} MB")

@@ -27,13 +27,13 @@ from .command import (
     installed,
     interruptible,
     open_store,
-    print_json,
     say_how_labeled,
     settings_in,
     show_requests,
     show_result,
 )
 from .errors import UserError
+from .output import print_json, say
 from .plugins import Plugins
 from .progress import on_terminal
 from .settings import (
@@ -200,7 +200,7 @@ def _sweep(
     from .tables import console, show_sweep
 
     show_sweep(circuits, console())
-    typer.echo(f"\npicture: {file}")
+    say(f"\npicture: {file}")
 
 
 def _draws(
@@ -214,12 +214,11 @@ def _draws(
     if as_json:
         print_json(found.as_dict())
         return
-    from .tables import console, show_stability
+    from .behavior_tables import show_stability
+    from .tables import console
 
     show_stability(found, console())
-    typer.echo(
-        f"\nstored in {store.path}: acdc-explain show {found.runs[0].id[:8]} --db {store.path}"
-    )
+    say(f"\nstored in {store.path}: acdc-explain show {found.runs[0].id[:8]} --db {store.path}")
 
 
 def _check_run(plugins: Plugins, task: str, settings: Any) -> None:

@@ -17,9 +17,9 @@ from .command import (
     installed,
     interruptible,
     open_store,
-    print_json,
 )
 from .errors import UserError
+from .output import print_json, say
 from .progress import on_terminal
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def search(
             f"There is no verdict {verdict!r}; verdicts are {', '.join(reversed(WORST_FIRST))}."
         )
     if role is not None and role not in plugins.roles():
-        typer.echo(f"No installed plugin knows the role {role!r}; searching anyway.", err=True)
+        say(f"No installed plugin knows the role {role!r}; searching anyway.", err=True)
     matches = open_store(db).search(
         text, role=role, pattern=pattern, like=like, verdict=verdict, task=task, model=model,
         limit=limit,
@@ -150,11 +150,11 @@ def verify(db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
     if as_json:
         print_json({"problems": problems})
     for problem in () if as_json else problems:
-        typer.echo(problem)
+        say(problem)
     if problems:
         raise UserError(f"{db} has {len(problems)} problems; import its runs into a new store.")
     if not as_json:
-        typer.echo(f"{db}: every record is what its id says, and every reference leads somewhere")
+        say(f"{db}: every record is what its id says, and every reference leads somewhere")
 
 
 @app.command()
@@ -162,7 +162,7 @@ def compact(db: Db = DEFAULT_STORE) -> None:
     """Write the store anew without the gaps that changes leave."""
     installed()
     before, after = open_store(db).compact()
-    typer.echo(f"{db}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now")
+    say(f"{db}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now")
 
 
 @app.command()
@@ -185,14 +185,14 @@ def export(
     installed()
     if parquet is not None:
         counts = open_store(db).write_parquet(parquet)
-        typer.echo(f"{len(counts)} tables with {sum(counts.values())} rows in {parquet}")
+        say(f"{len(counts)} tables with {sum(counts.values())} rows in {parquet}")
         return
     if run is None:
         raise UserError("export takes a RUN (`acdc-explain runs` lists them), or --parquet FOLDER.")
     found = open_store(db).get(run)
     if prompts is not None:
         _write(prompts, _prompts_of(found))
-        typer.echo(f"{prompts}: the prompts of run {found.id}")
+        say(f"{prompts}: the prompts of run {found.id}")
         return
     document = to_document(found)
     if output is None:
@@ -237,4 +237,4 @@ def import_(
     store = open_store(db, must_exist=False)
     added = store.add_runs(run for _, run in found)
     for (file, run), new in zip(found, added):
-        typer.echo(f"{file}: run {run.id} {'added' if new else 'was there already'}")
+        say(f"{file}: run {run.id} {'added' if new else 'was there already'}")

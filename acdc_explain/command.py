@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import UserError
+from .output import print_json, say
 from .plugins import Plugins, load_plugins
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def installed() -> Plugins:
     """All plugins; those that are broken are named in every command."""
     plugins = load_plugins()
     for name, error in sorted(plugins.broken.items()):
-        typer.echo(f"acdc-explain: plugin {name!r} is broken and was left out: {error}", err=True)
+        say(f"acdc-explain: plugin {name!r} is broken and was left out: {error}", err=True)
     return plugins
 
 
@@ -94,10 +95,6 @@ def open_store(db: str, *, must_exist: bool = True) -> Store:
             "or name another with --db."
         )
     return Store(db)
-
-
-def print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 @contextmanager
@@ -127,7 +124,7 @@ def settings_in(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
 def show_result(result: Run, db: str, as_json: bool) -> None:
     say_set_aside(result.set_aside)
     if result.reused:
-        typer.echo("This run was in the store already; its result is reused.", err=True)
+        say("This run was in the store already; its result is reused.", err=True)
     if as_json:
         from .run import to_document
 
@@ -136,7 +133,7 @@ def show_result(result: Run, db: str, as_json: bool) -> None:
     from .tables import console, show_run
 
     show_run(result, console())
-    typer.echo(f"\nstored in {db}: acdc-explain show {result.id[:8]} --db {db}")
+    say(f"\nstored in {db}: acdc-explain show {result.id[:8]} --db {db}")
 
 
 def asking(
@@ -157,7 +154,7 @@ def asking(
 def say_set_aside(faults: Sequence[str]) -> None:
     """What plugins failed to do: the result lacks it."""
     for fault in faults:
-        typer.echo(
+        say(
             f"acdc-explain: {fault}; what it would have added is missing, and the run is "
             "incomplete: fix the plugin and repeat the command.",
             err=True,
@@ -166,7 +163,7 @@ def say_set_aside(faults: Sequence[str]) -> None:
 
 def say_how_labeled(asked: str | None, used: str) -> None:
     if asked is None and used == "rules":
-        typer.echo(
+        say(
             "No OPENAI_API_KEY or OPENAI_BASE_URL is set: components were labeled by rules.",
             err=True,
         )

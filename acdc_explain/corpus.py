@@ -35,7 +35,9 @@ def corpus_batch(model: Model, corpus: str, *, seed: int = 0) -> Batch:
     if not lines:
         raise UserError(f"The corpus {corpus} has no line of five words or more; give more text.")
     chosen = random.Random(seed).sample(lines, min(TEXTS, len(lines)))
-    rows = [model.token_ids(line)[: _length(model)] for line in chosen]
+    rows = [row for line in chosen if (row := model.token_ids(line)[: _length(model)])]
+    if not rows:
+        raise UserError(f"The corpus {corpus} has no token of this model; use another.")
     return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
 
 
@@ -74,22 +76,46 @@ def _line(error: Exception) -> str:
 
 
 @torch.no_grad()
-def own_text(model: Model, *, seed: int = 0) -> Batch:
-    """Texts the model writes by itself, sampled at temperature 1 from common first words."""
+def own_text(model: Model, *, seed: int = 0) -> Batch | None:
+    """Texts the model writes by itself, sampled at temperature 1 from common first words.
+
+    A vocabulary without such words is begun with any of its tokens; None: it has no ordinary one.
+    """
     generator = torch.Generator(model.device).manual_seed(seed)
+    ordinary = _ordinary(model)
+    if not len(ordinary):
+        return None
+    rows = [[start] for start in _starts(model, ordinary, seed)]
+    while len(rows[0]) < _length(model):
+        probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1)
+        allowed = torch.zeros_like(probabilities)
+        allowed[:, ordinary] = probabilities[:, ordinary]
+        allowed[allowed.sum(-1) == 0] = torch.zeros_like(allowed[0]).index_fill(0, ordinary, 1.0)
+        drawn = torch.multinomial(allowed, 1, generator=generator)[:, 0].tolist()
+        rows = [[*row, token] for row, token in zip(rows, drawn)]
+    return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
+
+
+def _ordinary(model: Model) -> Tensor:
+    """The tokens that can stand in a text; some models pad their vocabulary."""
     tokenizer = model.tokenizer
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     no_words = {tokenizer.unk_token_id, tokenizer.pad_token_id} - ends - {None}
+    size = min(len(tokenizer), int(model.cfg.d_vocab))
+    ids = [i for i in range(size) if i not in no_words]
+    return torch.tensor(ids if set(ids) - ends else [], dtype=torch.long, device=model.device)
+
+
+def _starts(model: Model, ordinary: Tensor, seed: int) -> list[int]:
     known = [ids[0] for word in OPENINGS if len(ids := model.token_ids(word)) == 1]
-    starts = [i for i in known if i not in no_words] or model.token_ids(" a")[:1]
-    rows = [[starts[i % len(starts)]] for i in range(TEXTS)]
-    while len(rows[0]) < _length(model):
-        probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1)
-        probabilities[:, list(no_words)] = 0.0
-        probabilities[:, len(tokenizer) :] = 0.0  # some models pad their vocabulary
-        drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
-        rows = [[*row, token] for row, token in zip(rows, drawn)]
-    return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
+    starts = [i for i in known if i in ordinary] or [
+        i for i in model.token_ids(" a")[:1] if i in ordinary
+    ]
+    if not starts:
+        special = set(model.tokenizer.all_special_ids)
+        words = [i for i in ordinary.tolist() if i not in special] or ordinary.tolist()
+        starts = random.Random(seed).sample(words, min(TEXTS, len(words)))
+    return [starts[i % len(starts)] for i in range(TEXTS)]
 
 
 def strongest_places(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .circuit import Circuit, Edge, Node, Port, depth
+from .page_facts import finite
 
 WIDTH, ROW, NODE = 1000, 66, 86  # pixels: of the page, from row to row, a node's least share
 MARGIN, LANE = 60, 130  # left for captions, right for MLPs
@@ -41,7 +42,10 @@ class Drawing:
 
 
 def draw(circuit: Circuit) -> Drawing:
-    """Inputs at the bottom, logits on top; width of a line by the size of the edge's effect."""
+    """Inputs at the bottom, logits on top; width of a line by the size of the edge's effect.
+
+    The circuit must have an edge.
+    """
     rows = _rows(circuit)
     _order(rows, circuit.edges)
     width = max(WIDTH, NODE * max(map(len, rows)) + MARGIN + LANE)
@@ -52,8 +56,9 @@ def draw(circuit: Circuit) -> Drawing:
         layers.append((_caption(row[0]), y))
         for place, node in enumerate(row):
             spots[node] = Spot(node, _across(node, (place + 0.5) / len(row), width), y)
-    largest = max((abs(edge.effect) for edge in circuit.edges), default=0.0) or 1.0
-    lines = [_line(edge, spots, abs(edge.effect) / largest) for edge in circuit.edges]
+    effects = [abs(finite(edge.effect) or 0.0) for edge in circuit.edges]
+    largest = max(effects, default=0.0) or 1.0
+    lines = [_line(edge, spots, effect / largest) for edge, effect in zip(circuit.edges, effects)]
     return Drawing(width, height, list(spots.values()), lines, layers)
 
 
@@ -69,7 +74,7 @@ def _rows(circuit: Circuit) -> list[list[Node]]:
     rows: dict[tuple[int | None, str], list[Node]] = {}
     for node in sorted(circuit.nodes, key=depth):
         rows.setdefault((node.layer, node.kind), []).append(node)
-    return list(rows.values()) or [[]]
+    return list(rows.values())
 
 
 def _caption(node: Node) -> str:

@@ -48,7 +48,7 @@ class Weight:
         flat = x.reshape(-1, x.shape[-1])
         assert _ONEDNN is not None
         product: Tensor = _ONEDNN(flat, self._transposed, None, "none", [], "")
-        return product.view(*x.shape[:-1], -1)
+        return product.view(*x.shape[:-1], self.matrix.shape[1])
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Norm:
         raise NotTakenApart(f"its norm is a {kind}")
 
     def inverse_scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        if not x.numel():  # a named token that no cut can change; torch warns of it
+            return x[..., :1]
         if self.centred:
             return (x.var(-1, correction=0, keepdim=True) + self.eps).rsqrt()
         squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()

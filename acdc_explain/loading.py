@@ -15,6 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpoint import (
+    check_gguf,
+    check_numbers,
+    check_tokenizer,
+    check_weights,
+    no_pickles,
+    no_tokenizer,
+)
 from .errors import UserError
 from .guard import Unfit, must_work
 from .hookspecs import ModelSource
@@ -118,27 +126,69 @@ def hub_reachable() -> bool:
 
 
 def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
-    """Read a model and its tokenizer, weights from safetensors or GGUF only (never pickles)."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    """Read a model and its tokenizer, weights from safetensors or GGUF only (never pickles).
+
+    No code that comes with a model is run. Raises UserError; where a model from the hub cannot be
+    had, what its reader raises.
+    """
+    from transformers import AutoConfig
 
     local = Path(folder).is_dir()
+    where = os.path.join(folder, options.get("gguf_file", "")).rstrip("/") if local else folder
+    with no_pickles() as pickles:
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+            _check_architecture(name, config)
+            hf_model = _whole_model(where, folder, dtype, options)
+            return hf_model, _own_tokenizer(where, folder, hf_model, options)
+        except Exception as error:  # the readers raise whatever a broken file makes them raise
+            if pickles:
+                raise UserError(
+                    f"{where} has weights in a pickle ({pickles[0]}), which could run code and is "
+                    "never read here; save them as safetensors."
+                ) from error
+            if isinstance(error, UserError):
+                raise
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"{where} can only be read by running Python code that comes with it "
+                    "(auto_map), which acdc-explain never does; use a model whose architecture "
+                    "is part of transformers."
+                ) from error
+            if not local:
+                raise
+            message = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            raise UserError(f"{where} cannot be read as a model: {message}") from error
+
+
+def _whole_model(where: str, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    """The model with all its weights from the checkpoint, none made up and none left out."""
+    from transformers import AutoModelForCausalLM
+
+    file = options.get("gguf_file")
+    weights = {} if file else {"use_safetensors": True}
+    hf_model, told = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager", trust_remote_code=False,
+        output_loading_info=True, ignore_mismatched_sizes=True, **options, **weights,
+    )  # fmt: skip
+    check_weights(where, hf_model, told)
+    if file:
+        check_gguf(where, Path(folder) / file, hf_model)
+    check_numbers(where, hf_model)
+    return hf_model
+
+
+def _own_tokenizer(where: str, folder: str, hf_model: Any, options: Mapping[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
-        _check_architecture(name, config)
-        weights = {} if "gguf_file" in options else {"use_safetensors": True}
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="eager", **options, **weights
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except UserError:
-        raise
-    except Exception as error:  # the readers raise whatever a broken file makes them raise
-        if not local:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:  # as above
+        if not Path(folder).is_dir() or "trust_remote_code" in str(error):
             raise
-        where = os.path.join(folder, options.get("gguf_file", ""))
-        message = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{where} cannot be read as a model: {message}") from error
-    return model, tokenizer
+        raise no_tokenizer(where) from error
+    check_tokenizer(where, hf_model, tokenizer)
+    return tokenizer
 
 
 def _check_architecture(name: str, config: Any) -> None:
@@ -163,8 +213,9 @@ def _bridge(name: str, hf_model: Any, tokenizer: Any, device: str) -> Any:
 
     try:
         return TransformerBridge.boot_transformers(
-            "acdc-explain/subject", hf_model=hf_model, tokenizer=tokenizer, device=device
-        )
+            "acdc-explain/subject", hf_model=hf_model, tokenizer=tokenizer, device=device,
+            trust_remote_code=False,
+        )  # fmt: skip
     except Exception as error:  # the bridge has no error class of its own
         kind = type(hf_model).__name__
         message = str(error).strip().split("\n")[0][:200]

@@ -98,12 +98,18 @@ class Model:
     @cached_property
     def prefix(self) -> tuple[int, ...]:
         """The special tokens the model's own tokenizer puts before a text (BOS, or none)."""
-        bare = self.tokenizer(" a", add_special_tokens=False).input_ids
-        full = self.tokenizer(" a").input_ids
+        text = next(filter(self.token_ids, self._texts()), " a")
+        bare, full = self.token_ids(text), self.tokenizer(text).input_ids
         for start in range(len(full) - len(bare) + 1):
             if full[start : start + len(bare)] == bare:
                 return tuple(full[:start])
         return ()
+
+    def _texts(self) -> Iterator[str]:
+        """Some text: for a vocabulary without the letter a, its own tokens."""
+        yield " a"
+        special = set(self.tokenizer.all_special_ids)
+        yield from (self.piece(i) for i in range(len(self.tokenizer)) if i not in special)
 
     @property
     def unknown(self) -> str | None:

@@ -26,7 +26,8 @@ def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
     axes.plot(sizes, shares, "o-", label=circuits[0].discoverer)
     axes.plot(sizes, random, "o--", color="grey", label="random")
     axes.axhline(1, color="black", linewidth=0.5)
-    axes.set(xscale="log", xlabel="edges", ylabel="faithfulness (held-out prompts)", title=title)
+    axes.set(xscale="log", xlabel="edges", ylabel="faithfulness (held-out prompts)")
+    axes.set_title(title, parse_math=False)  # a name may have dollars in it
     axes.legend()
     try:
         figure.savefig(file, dpi=150)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from .guard import printing_aside
+from .output import shown
 
 
 class Progress(Protocol):
@@ -26,27 +27,29 @@ def on_terminal() -> Iterator[Progress]:
     Whatever plugins print in the meantime goes there, too: standard output is for results.
     """
     from rich import progress as rich
-    from rich.console import Console
 
-    err = Console(stderr=True)
+    from .terminal import PlainConsole
+
+    err = PlainConsole(stderr=True)
     columns = (
-        rich.TextColumn("{task.description:<18}"),
+        rich.TextColumn("{task.description:<18}", markup=False),
         rich.BarColumn(),
         rich.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[note]}"),
+        rich.TextColumn("{task.fields[note]}", markup=False),
     )
     bar = rich.Progress(*columns, console=err, disable=not err.is_terminal)
     with printing_aside(), bar as bars:
         stages: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int, note: str = "") -> None:
+            stage, note = shown(stage), shown(note)
             if stage not in stages:
                 stages[stage] = bars.add_task(stage, total=total, note=note)
                 if not err.is_terminal:
                     words = f" {note}" if total == 1 and note else ""
-                    err.print(f"{stage} ...{words}")
+                    err.print(f"{stage} ...{words}", soft_wrap=True)
             bars.update(stages[stage], completed=done, total=total, note=note)
 
         yield report

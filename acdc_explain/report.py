@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from .again import commands
 from .behavior import doubt
 from .circuit import Circuit, Node, in_order
 from .comparing import compare
+from .curve import Sized, curve
 from .drawing import Drawing, draw
-from .evidence import Evidence
 from .exchange import Exchange
 from .label import Label
+from .page_facts import PageFacts, finite
 from .plugins import load_plugins
-from .run import WAITS, Run
+from .run import WAITS, Run, RunHeader
 from .verdict import Verdict, worst
 
 COLORS = (
@@ -41,35 +41,21 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A measure's value, and where there is a null, where it stands among the others."""
-
-    name: str
-    value: float
-    percentile: float | None
-    null: tuple[float, ...]  # least, quartiles, largest; empty: not known
-
-    def place(self, value: float) -> float:
-        """Where a value stands on a scale that holds them all, 0 to 1."""
-        low, high = min(self.value, *self.null), max(self.value, *self.null)
-        return (value - low) / (high - low) if high > low else 0.5
-
-
-@dataclass(frozen=True, slots=True)
 class Panel:
     """All that is shown of one component."""
 
     node: Node
     claims: tuple[Claim, ...]
-    facts: Mapping[str, Mapping[str, Any]]  # by collector
-    measures: tuple[Measured, ...]
+    facts: PageFacts
     failed: str | None
 
     @property
     def best(self) -> Claim | None:
         """The claim that colors the node: a supported one before others, the surest first."""
         return max(
-            self.claims, key=lambda c: (c.outcome == "supported", c.label.confidence), default=None
+            self.claims,
+            key=lambda c: (c.outcome == "supported", finite(c.label.confidence) or 0.0),
+            default=None,
         )
 
 
@@ -86,20 +72,17 @@ class Side:
 
     @property
     def drawing(self) -> Drawing | None:
-        return draw(self.run.circuit) if self.run.circuit else None
+        return _drawing(self.run)
 
     @property
     def by_node(self) -> Mapping[str, Panel]:
         return {str(panel.node): panel for panel in self.panels}
 
 
-Sizes = Sequence[tuple[int, float]]
-
-
-def page(run: Run, sizes: Sizes = ()) -> str:
+def page(run: Run, sizes: Sequence[Sized] = ()) -> str:
     """The report of a run, from its record alone.
 
-    `sizes`: edges and faithfulness of all circuits known of its task and model, for the curve.
+    `sizes`: all circuits known of its task and model, for the curve.
     """
     side = _side(run)
     return _render(
@@ -113,7 +96,8 @@ def page(run: Run, sizes: Sizes = ()) -> str:
         outcomes=list(dict.fromkeys(p.best.outcome for p in side.panels if p.best)),
         commands=commands(run, load_plugins()),
         doubt=doubt(run.behavior),
-        curve=_curve(sizes),
+        curve=curve(sizes, run.circuit.id if run.circuit else None),
+        line_colors=COLORS,
     )
 
 
@@ -130,10 +114,13 @@ def compare_page(first: Run, second: Run) -> str:
     )
 
 
-def index_page(runs: Sequence[Run]) -> str:
-    """All runs and their labels, with links to the page of each in the same folder."""
+def index_page(runs: Sequence[Run], failed: Sequence[tuple[RunHeader, str]] = ()) -> str:
+    """All runs and their labels, with links to the page of each in the same folder.
+
+    `failed`: runs without a page, and why.
+    """
     claims = [(run, _claim(run, label)) for run in runs for label in run.labels]
-    return _render("index.html.j2", runs=runs, claims=claims)
+    return _render("index.html.j2", runs=runs, claims=claims, failed=failed)
 
 
 def drawn(circuit: Circuit, run: Run | None = None) -> str:
@@ -141,7 +128,7 @@ def drawn(circuit: Circuit, run: Run | None = None) -> str:
     panels = _side(run).panels if run else ()
     return _render(
         "drawn.html.j2",
-        drawing=draw(circuit),
+        drawing=draw(circuit) if circuit.edges else None,
         by_node={str(panel.node): panel for panel in panels},
         colors=_colors(panels),
         unlabeled=UNLABELED,
@@ -163,23 +150,8 @@ def _render(template: str, **variables: Any) -> str:
     return environment.get_template(template).render(**variables)
 
 
-def _curve(sizes: Sizes) -> Sequence[tuple[float, float, int, float]]:
-    """Each size and faithfulness with its place on a picture of 300 by 120, sizes by logarithm."""
-    if len({size for size, _ in sizes}) < 2:
-        return []
-    logs = [math.log(size) for size, _ in sizes]
-    shares = [share for _, share in sizes]
-    low, high = min(logs), max(logs)
-    least, most = min(0.0, *shares), max(1.0, *shares)
-    return [
-        (
-            30 + 250 * (math.log(n) - low) / (high - low),
-            105 - 90 * (x - least) / (most - least),
-            n,
-            x,
-        )
-        for n, x in sorted(sizes)
-    ]
+def _drawing(run: Run) -> Drawing | None:
+    return draw(run.circuit) if run.circuit and run.circuit.edges else None
 
 
 def _side(run: Run) -> Side:
@@ -194,12 +166,10 @@ def _colors(panels: Iterable[Panel]) -> dict[str, str]:
 
 
 def _panel(run: Run, node: Node) -> Panel:
-    evidence = [item for item in run.evidence if item.node == node]
     return Panel(
         node,
         tuple(_claim(run, label) for label in run.labels_of(node)),
-        {item.collector: item.facts for item in evidence},
-        _measures(evidence),
+        PageFacts.of(item for item in run.evidence if item.node == node),
         WAITS if run.waits(node) else run.failure_of(node),
     )
 
@@ -211,14 +181,9 @@ def _claim(run: Run, label: Label) -> Claim:
     return Claim(label, found.outcome if found else "untested", verdicts, exchange)
 
 
-def _measures(evidence: Iterable[Evidence]) -> tuple[Measured, ...]:
-    found = {
-        name: Measured(name, m["value"], m.get("percentile"), tuple(m.get("null") or ()))
-        for item in evidence
-        for name, m in item.measures.items()
-    }
-    return tuple(found[name] for name in sorted(found))
-
-
-def _number(value: float | None, form: str = ".2f") -> str:
-    return "-" if value is None else format(value, form)
+def _number(value: Any, form: str = ".2f") -> str:
+    """A number as a page says it; whatever else an import brought is a dash."""
+    number = finite(value)
+    if number is None:
+        return "-"
+    return format(number, form) if abs(number) < 1e6 else format(number, ".2g")

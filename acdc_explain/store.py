@@ -21,6 +21,7 @@ from . import full_text, rows
 from .behavior import Behavior
 from .circuit import Circuit
 from .claim import Holder
+from .curve import Sized
 from .errors import UserError
 from .evidence import Evidence
 from .exchange import Exchange
@@ -395,12 +396,13 @@ class Store:
         with self._open() as connection:
             return read_run(connection, self._one(connection, run))
 
-    def sizes(self, circuit: Circuit) -> list[tuple[int, float]]:
-        """Edges and faithfulness of all circuits of the same task, model and metric."""
+    def sizes(self, circuit: Circuit) -> list[Sized]:
+        """All circuits of the same task, model and metric that have edges."""
         with self._open() as connection:
             found = connection.execute(
-                "SELECT number, circuit, corrupt, clean FROM circuits "
-                "WHERE task_id = ? AND model_id = ? AND metric = ? AND clean <> corrupt",
+                "SELECT number, id, discoverer, settings, circuit, corrupt, clean FROM circuits "
+                "WHERE task_id = ? AND model_id = ? AND metric = ? AND clean <> corrupt "
+                "ORDER BY id",
                 [circuit.task_id, circuit.model_id, circuit.faithfulness.metric],
             ).fetchall()
             counts = {
@@ -411,10 +413,11 @@ class Store:
                 for number, *_ in found
             }
         return [
-            (counts[number], (kept - corrupt) / (clean - corrupt))
-            for number, kept, corrupt, clean in found
+            Sized(name, discoverer, json.loads(settings), counts[number],
+                  (kept - corrupt) / (clean - corrupt))
+            for number, name, discoverer, settings, kept, corrupt, clean in found
             if counts[number]
-        ]
+        ]  # fmt: skip
 
     def find_circuit(
         self, task_id: str, model_id: str, discoverer: str, settings: Mapping[str, Any]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .behavior import doubt
+from .behavior_tables import show_behavior
 from .circuit import in_order
 from .run import WAITS
+from .terminal import Lines, PlainConsole, PlainTable
 from .verdict import worst
 
 if TYPE_CHECKING:
     from .circuit import Circuit, Faithfulness, Node
     from .comparing import Comparison, Shared
-    from .draws import Stability
     from .motif import Enrichment, MotifCount
     from .plugins import Plugins
     from .run import Run, RunHeader
@@ -42,15 +40,17 @@ NUMERIC = (
 )
 
 
-def console() -> Console:
+def console() -> PlainConsole:
     """Where results go: standard output, as wide as a terminal or as the text needs."""
-    plain = Console(highlight=False, markup=False, soft_wrap=False)
-    return plain if plain.is_terminal else Console(highlight=False, markup=False, width=140)
+    plain = PlainConsole(soft_wrap=False)
+    return plain if plain.is_terminal else PlainConsole(width=140)
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str) -> PlainTable:
     long = "description" in columns  # one line a row: --json has the whole text
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=long)
+    table = PlainTable(
+        box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=long
+    )  # fmt: skip
     for column in columns:
         table.add_column(
             column,
@@ -70,7 +70,7 @@ def _number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def show_run(run: Run, out: Console) -> None:
+def show_run(run: Run, out: PlainConsole) -> None:
     """The circuit in a few lines, its components with roles and verdicts, the motifs found."""
     header, circuit = run.header, run.circuit
     out.print(f"run {header.id}  {header.task} on {header.model}  ({header.status})", style="bold")
@@ -128,72 +128,11 @@ def _usd(cost: float | None) -> str:
     return "price unknown" if cost is None else f"{cost:.4f} USD"
 
 
-def show_behavior(run: Run, out: Console) -> None:
-    """How the model does on the prompts: a line a split."""
-    for split, name in (("discover", "to discover on"), ("held_out", "held out")):
-        found = run.behavior.get(split)
-        if found is None:
-            continue
-        low, high = found.interval
-        beside = (
-            ""
-            if found.prefers_answer is None
-            else f", before the foils on {round(found.prefers_answer * found.n)}"
-        )
-        out.print(
-            f"{found.n} prompts {name}: the answer comes first on "
-            f"{round(found.accuracy * found.n)}{beside}; p(answer) {found.p_answer:.2f}, "
-            f"{found.metric} gap {found.gap:.2f} [{low:.2f}, {high:.2f}]"
-        )
-    if reason := doubt(run.behavior):
-        out.print(
-            f"The model does not surely do this task: {reason}. No label is supported.",
-            style="bold red",
-        )
-
-
-def show_stability(found: Stability, out: Console) -> None:
-    """What several draws of prompts agree on, and where they do not."""
-    first, n = found.runs[0].header, len(found.runs)
-    seeds = ", ".join(str(run.header.seed) for run in found.runs)
-    out.print(f"{first.task} on {first.model}, {n} draws of prompts (seeds {seeds})", style="bold")
-    shares = [f"{share:.0%}" for share in found.faithfulness]
-    if shares:
-        mean, error = sum(found.faithfulness) / len(shares), found.error
-        out.print(
-            f"faithfulness {mean:.0%}"
-            + ("" if error is None else f" ± {error:.0%} (standard error over draws)")
-            + f": {', '.join(shares)}"
-        )
-    for what, counts in (("edges", found.edges), ("components", found.nodes)):
-        always = sum(count == n for count in counts.values())
-        out.print(f"{what}: {always} in all {n} circuits, {len(counts)} in at least one")
-    doubtful = [str(run.header.seed) for run in found.runs if doubt(run.behavior)]
-    if doubtful:
-        out.print(f"The model does not surely do the task with seed {', '.join(doubtful)}.")
-    out.print()
-    table = _table("node", "role", "in circuit", "supported", "other verdicts")
-    for label in found.labels:
-        others = Counter(x for x in label.outcomes if x not in (None, "supported"))
-        unsaid = label.in_circuit - sum(x is not None for x in label.outcomes)
-        words = [f"{outcome} {count}" for outcome, count in others.items()]
-        words += [f"not proposed {unsaid}"] if unsaid else []
-        style = "green" if label.stable else "red" if label.contradicted else ""
-        table.add_row(
-            str(label.node),
-            label.role,
-            f"{label.in_circuit}/{n}",
-            Text(f"{label.supported}/{label.in_circuit}", style=style),
-            ", ".join(words),
-        )
-    out.print(table)
-
-
-def show_bill(bill: Mapping[str, Any], labeler: str, out: Console) -> None:
+def show_bill(bill: Mapping[str, Any], labeler: str, out: PlainConsole) -> None:
     """Every prompt, and what asking would cost."""
     for number, request in enumerate(bill["requests"], start=1):
         out.rule(f"{request['template']} {number} of {bill['n']}: ~{request['tokens_in']} tokens")
-        out.print(request["prompt"])
+        out.print_lines(request["prompt"])
     out.rule()
     out.print(
         f"{bill['n']} requests to {bill['llm']}, about {bill['tokens_in']} tokens in and at most "
@@ -224,7 +163,7 @@ def _stability(circuit: Circuit) -> str:
     )
 
 
-def show_sweep(circuits: Sequence[Circuit], out: Console) -> None:
+def show_sweep(circuits: Sequence[Circuit], out: PlainConsole) -> None:
     """Edges against faithfulness."""
     table = _table("threshold", "edges", "tested", "metric", "faithfulness", "random", "seconds")
     for circuit in circuits:
@@ -299,7 +238,7 @@ def _path(nodes: Mapping[str, Node]) -> str:
     )
 
 
-def show_runs(headers: Sequence[RunHeader], out: Console) -> None:
+def show_runs(headers: Sequence[RunHeader], out: PlainConsole) -> None:
     table = _table("run", "task", "model", "discoverer", "labeler", "status", "created")
     for header in headers:
         table.add_row(
@@ -314,7 +253,7 @@ def show_runs(headers: Sequence[RunHeader], out: Console) -> None:
     out.print(table)
 
 
-def show_comparison(runs: tuple[Run, Run], found: Comparison, out: Console) -> None:
+def show_comparison(runs: tuple[Run, Run], found: Comparison, out: PlainConsole) -> None:
     """What two runs share, and the components that are labeled otherwise."""
     for name, run in zip(("first", "second"), runs):
         out.print(f"{name}: run {run.id}, {run.header.task} on {run.header.model}")
@@ -344,7 +283,7 @@ def _standing(roles: Mapping[str, str]) -> str:
 
 
 def show_bench(
-    sets: Mapping[str, Mapping[str, Any]], skipped: Mapping[str, str], out: Console
+    sets: Mapping[str, Mapping[str, Any]], skipped: Mapping[str, str], out: PlainConsole
 ) -> None:
     """One row a set of known roles, then one row a role."""
     table = _table(
@@ -374,7 +313,7 @@ def show_bench(
         out.print(f"{name} was left out: {reason}")
 
 
-def show_matches(matches: Sequence[Match], out: Console) -> None:
+def show_matches(matches: Sequence[Match], out: PlainConsole) -> None:
     if not matches:
         out.print("Nothing found.")
         return
@@ -396,7 +335,7 @@ def show_matches(matches: Sequence[Match], out: Console) -> None:
     out.print(table)
 
 
-def show_motifs(counts: Sequence[MotifCount], out: Console) -> None:
+def show_motifs(counts: Sequence[MotifCount], out: PlainConsole) -> None:
     """Only where a pattern occurs, or would by chance; what occurs nowhere is named below."""
     columns = ["motif", "task", "model", "runs", "with it", "matches"]
     table = _table(*columns, "expected", "times", "z", "p")
@@ -425,7 +364,7 @@ def _beside(found: Enrichment | None) -> list[str]:
     return [expected, _number(times, ".1f"), _number(found.score, ".1f"), f"{found.p_value:.2g}"]
 
 
-def show_firewall(found: Mapping[str, Any], out: Console) -> None:
+def show_firewall(found: Mapping[str, Any], out: PlainConsole) -> None:
     """How often labels follow the evidence and how often the index they are shown."""
     out.print(
         f"{found['labeler']} with {found['llm']} on run {found['run']}, {found['n']} components"
@@ -445,7 +384,7 @@ def show_firewall(found: Mapping[str, Any], out: Console) -> None:
     )
 
 
-def show_plugins(plugins: Plugins, out: Console) -> None:
+def show_plugins(plugins: Plugins, out: PlainConsole) -> None:
     table = _table("plugin", "brings")
     for name in plugins.names:
         brings = plugins.brings(name)
@@ -453,15 +392,17 @@ def show_plugins(plugins: Plugins, out: Console) -> None:
             f"{hook.removeprefix('register_')}: {', '.join(names)}"
             for hook, names in brings.items()
         ]
-        table.add_row(name, "\n".join(lines) or "nothing")
+        table.add_row(name, Lines(lines or ["nothing"]))
     for name, error in sorted(plugins.broken.items()):
         table.add_row(name, Text(f"BROKEN: {error}", style="red"))
     out.print(table)
 
 
-def show_names(rows: Iterable[Sequence[str]], columns: Sequence[str], out: Console) -> None:
+def show_names(
+    rows: Iterable[Sequence[str | Lines]], columns: Sequence[str], out: PlainConsole
+) -> None:
     """A plain table of names and what they are."""
     table = _table(*columns)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*row)
     out.print(table)

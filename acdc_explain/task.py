@@ -11,6 +11,8 @@ from .ids import content_id
 
 Split = Literal["discover", "held_out"]
 
+MOST_POSITIONS = 50  # that an example may name
+
 
 class Tokenizer(Protocol):
     """What a task needs to know of a model: how its tokenizer cuts a text."""
@@ -163,6 +165,12 @@ def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
             f"{where}: the clean prompt has {len(clean)} tokens and the corrupted one "
             f"{len(corrupt)}; make them the same length for this model's tokenizer."
         )
+    parts_of_letters = "\ufffd" in "".join(clean)  # tokens that look alike may differ
+    if example.clean == example.corrupt or (clean == corrupt and not parts_of_letters):
+        raise UserError(
+            f"{where}: the corrupted prompt is the clean one, so there is nothing to measure; "
+            "change a word of it."
+        )
     if not example.answers:
         raise UserError(f"{where}: there is no answer; give at least one token that is right.")
     for name, words in (("answer", example.answers), ("foil", example.foils)):
@@ -179,6 +187,11 @@ def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
     )
     if shared := answers & foils:
         raise UserError(f"{where}: {min(shared)!r} is both an answer and a foil; keep one.")
+    if len(example.positions) > MOST_POSITIONS:
+        raise UserError(
+            f"{where}: {len(example.positions)} positions have names; {MOST_POSITIONS} are the "
+            "most, as attention is measured between each two of them."
+        )
     for name, position in example.positions.items():
         if not 0 <= position < len(clean):
             raise UserError(

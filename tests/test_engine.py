@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,14 +12,17 @@ from acdc_explain_plugins.acdc import acdc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acdc_explain.acdc import Search, Trace, best_of_size
+from acdc_explain.acdc import STEPS, Outcome, Search, Trace, best_of_size
 from acdc_explain.circuit import Edge, prune
 from acdc_explain.engine import Engine, TooLittleMemory, engine_for, fast_trouble
 from acdc_explain.errors import UserError
+from acdc_explain.faithful import random_circuit
 from acdc_explain.metrics import METRICS
+from acdc_explain.pipeline import build_task
+from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.reference import ReferenceEngine
-from acdc_explain.settings import ABLATIONS
+from acdc_explain.settings import ABLATIONS, Settings
 from acdc_explain.subject import Subject
 from acdc_explain.view import View
 
@@ -222,9 +226,39 @@ class TestTraces:
         search = self.search(subject)
         outcome = best_of_size(search, n, 0.05, subject.clean_metric)
         assert outcome is not None
-        assert 0 < len(outcome.kept) <= n
+        assert 0 < len(outcome.circuit) <= n
         alone = self.search(subject).run(outcome.tau)
         assert outcome == alone
+
+    @pytest.mark.parametrize("n", [1, 3, 5, 12])
+    def test_the_largest_circuit_that_fits(self, n, mini):
+        """What is on paths counts: at the first thresholds that keep an edge, none is on one."""
+        task = build_task(load_plugins(), "ioi", mini, Settings(examples=6))
+        subject = Subject(mini, task, task.discover)
+        gap = abs(subject.clean_metric - subject.corrupt_metric)
+        search = self.search(subject)
+        sizes = [len(search.run(gap * 0.25 * 0.93**step).circuit) for step in range(24)]
+        assert sum(0 < size <= 12 for size in sizes) > 1
+        fitting = max(size for size in sizes if size <= n)
+        outcome = best_of_size(self.search(subject), n, 0.01 * gap, subject.clean_metric)
+        assert (0 if outcome is None else len(outcome.circuit)) >= fitting
+        assert outcome is None or 0 < len(outcome.circuit) <= n
+
+    def test_searches_for_a_size_are_bounded(self):
+        """An engine whose circuits are all too large, or all empty."""
+
+        class Constant:
+            def __init__(self, outcome: Any) -> None:
+                self.outcome, self.asked = outcome, 0
+
+            def run(self, tau: float, at_most: int | None = None) -> Any:
+                self.asked += 1
+                return self.outcome
+
+        for outcome in (None, Outcome(0.1, (), 0, 0, 0.0)):
+            search = Constant(outcome)
+            assert best_of_size(search, 5, 0.05, 1.0) is None  # type: ignore[arg-type]
+            assert search.asked <= STEPS
 
 
 class TestPlugin:
@@ -240,6 +274,34 @@ class TestPlugin:
         assert {edge.src.kind for edge in layers.edges} <= {"input", "attn", "mlp"}
         small = acdc(subject, silent, max_edges=6)
         assert 0 < len(small.edges) <= 6
+
+    @pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
+    def test_a_named_token_before_the_first_that_differs(self, family, small_model):
+        """No cut changes anything there: no edge is kept, and the engines agree."""
+        task = word_task()
+        examples = []
+        for example in task.discover:
+            first = " " + example.clean.split()[0]
+            corrupt = "".join([first, *(f" {word}" for word in example.corrupt.split()[1:])])
+            positions = {"START": 0, **example.positions}
+            examples.append(replace(example, corrupt=corrupt, positions=positions))
+        assert all(e.clean != e.corrupt for e in examples)
+        model = small_model(family, "float64" if family == "gpt2" else "float32")
+        subject = Subject(model, task, examples)
+        fast, slow = (
+            acdc(subject, silent, tau=0.02, positions=True, engine=engine)
+            for engine in ("fast", "reference")
+        )
+        assert fast.edges == slow.edges
+        assert fast.n_edges_tested == slow.n_edges_tested
+        assert {e.src.place for e in fast.edges} <= {"rest", "END"}
+        view = View(model.graph, "head", subject.place_names)
+        engines = Engine(subject, view), ReferenceEngine(subject, view)
+        for draw in range(5):
+            circuit = random_circuit(view, 40, str(draw))
+            assert any(edge.dst.place == "START" for edge in circuit)
+            fast, slow = (engine.measure(circuit) for engine in engines)
+            assert fast == pytest.approx(slow, abs=1e-4)
 
     def test_orders_count_how_often_edges_are_kept(self, small_model):
         subject = subject_of(small_model("llama", "float64"), "logit_diff")

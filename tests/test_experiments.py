@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from acdc_explain import ov
+from acdc_explain import load_model, ov
 from acdc_explain.attending import (
     _repeated_length,
     diagonal,
@@ -445,3 +445,63 @@ class TestCorpus:
     def test_a_data_set_that_is_none(self, small_model, tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
             corpus_batch(small_model("gpt2"), f"datasets:{tmp_path / 'nowhere'}")
+
+
+class TestOwnText:
+    """Top examples of models whose vocabulary has none of the words that texts begin with."""
+
+    def folder(self, tmp_path, letters: str, special: str = "<bos>"):
+        from tokenizers import Tokenizer, decoders, models, processors
+        from transformers import PreTrainedTokenizerFast
+
+        words = Tokenizer(models.BPE({special: 0, **{x: n + 1 for n, x in enumerate(letters)}}, []))
+        words.decoder = decoders.Fuse()
+        words.post_processor = processors.TemplateProcessing(
+            single=f"{special} $A", special_tokens=[(special, 0)]
+        )
+        make_hf_model("gpt2").save_pretrained(tmp_path)
+        PreTrainedTokenizerFast(tokenizer_object=words, bos_token=special).save_pretrained(tmp_path)
+        return load_model(str(tmp_path))
+
+    def test_begins_with_any_token(self, tmp_path):
+        from acdc_explain_plugins.top_examples import top_examples
+
+        from acdc_explain.corpus import own_text
+
+        model = self.folder(tmp_path, "pqrs")
+        assert model.token_ids(" a") == []
+        assert model.prefix == (0,)
+        batch = own_text(model)
+        assert batch is not None
+        assert len(batch.tokens) > 1
+        assert (batch.tokens < 5).all()
+        assert (batch.tokens[:, 0] == 0).all()
+        assert batch.tokens.equal(own_text(model).tokens)
+        examples = tuple(Example(x, y, ("p",), ("q",)) for x, y in (("pq", "rq"), ("ps", "rs")))
+        subject = Subject(model, Task("letters", "", "logit_diff", examples, ()), examples)
+        ((_, facts),) = top_examples(subject, [Node.parse("a0.h0")])
+        assert facts["top"]
+
+    def test_a_model_that_never_writes_an_ordinary_token(self, tmp_path, monkeypatch):
+        from acdc_explain.corpus import own_text
+
+        model = self.folder(tmp_path, "pqrs")
+        forward = model.forward
+
+        def only_beyond(batch, hooks=()):
+            logits = forward(batch, hooks)
+            return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([9]), 0.0)
+
+        monkeypatch.setattr(model, "forward", only_beyond)
+        assert (own_text(model).tokens < 5).all()
+
+    def test_without_ordinary_tokens_it_is_said(self, tmp_path, monkeypatch, small_model):
+        from acdc_explain_plugins.top_examples import top_examples
+
+        monkeypatch.setattr("acdc_explain.corpus._ordinary", lambda model: torch.tensor([]))
+        subject = Subject(small_model("gpt2"), word_task(2), word_task(2).discover)
+        ((_, facts),) = top_examples(subject, [Node.parse("a0.h0")])
+        assert facts == {
+            "corpus": "none: the model's vocabulary has no ordinary token",
+            "top": [],
+        }

@@ -60,6 +60,18 @@ def test_every_stage_leaves_its_records(store, model):
     assert run.header.versions["python"]
 
 
+@pytest.mark.parametrize("options", [{"tau": 1e6}, {"discoverer": "eap", "max_edges": 1}])
+def test_a_circuit_without_edges_is_refused(store, model, options):
+    """Nothing is labeled, and the same command says the same again."""
+    for _ in range(2):
+        with pytest.raises(UserError, match="found no path from the input to the logits"):
+            ax.explain(word_task(4, seed=3), model, store=store, **options)
+    (header,) = store.runs()
+    assert header.status == "unfinished"
+    assert store.get(header.id).circuit is None
+    assert rows(store)["labels"] == rows(store)["evidence"] == 0
+
+
 def test_the_same_command_adds_no_row(store, model):
     first = ax.explain(word_task(4), model, store=store, **OPTIONS)
     before = rows(store)

@@ -105,6 +105,8 @@ def test_json_of_auto_circuit(tmp_path):
         (".jsonl", lines(entry("p"), entry("q", answers=[" two words"])), "line 2: the answer ' two words' is 2 tokens"),
         (".jsonl", lines(entry("p"), entry("q", foils=[" two words"])), "line 2: the foil"),
         (".jsonl", lines(entry("p"), entry("q", answers=[])), "line 2: there is no answer"),
+        (".jsonl", lines(entry("p"), entry("q", corrupt="q b c")), "line 2: the corrupted prompt is the clean one"),
+        (".jsonl", lines(entry("p"), entry("q", positions={f"P{n}": 1 for n in range(51)})), "line 2: 51 positions have names; 50 are the most"),
         (".jsonl", lines(entry("p"), entry("q", answers=[" n"])), "line 2: ' n' is both"),
         (".jsonl", lines(entry("p"), entry("q", answers=[1])), "line 2: 'answers' must be a list"),
         (".jsonl", lines(entry("p"), entry("q", positions={"S": 3})), "line 2: position 'S' is 3, but the prompt has 3 tokens"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 import shutil
 import subprocess
@@ -11,18 +13,23 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from acdc_explain.circuit import Graph, Node
 from acdc_explain.cli import app
+from acdc_explain.curve import Sized, curve
 from acdc_explain.drawing import draw
 from acdc_explain.errors import UserError
 from acdc_explain.evidence import Evidence
+from acdc_explain.page_facts import PageFacts
 from acdc_explain.report import command, compare_page, index_page, page
 from acdc_explain.run import from_document, to_document
 from acdc_explain.store import Store
 
 from .samples import make_run, whole_run
+from .test_hostile import FUZZ, places, values
 
 NASTY = [
     "<script>document.title='stolen'</script>", "\"><img src=x onerror=alert(1)>", "'; --", "{{ 7 * 7 }}",
@@ -139,11 +146,48 @@ def test_the_null_of_a_measure_and_the_curve_of_sizes():
     run = whole_run()
     measures = {"copying": {"value": 0.5, "percentile": 0.9, "null": [0.0, 0.1, 0.2, 0.3, 1.0]}}
     evidence = [replace(e, facts={"measures": measures}) for e in run.evidence]
-    made = page(replace(run, evidence=evidence), sizes=[(6, 0.8), (20, 0.9)])
+    made = page(replace(run, evidence=evidence), sizes=[sized(6, 0.8), sized(20, 0.9)])
     assert "others: 0.000 to 1.000, quartiles 0.100, 0.200, 0.300" in made
     assert made.count('cx="80.0"') == 4  # 0.5, half way along the scale, in each panel
     assert "20 edges: 90%" in made
-    assert "edges: " not in page(run, sizes=[(6, 0.8)])  # one point is no curve
+    assert "edges: " not in page(run, sizes=[sized(6, 0.8)])  # one point is no curve
+
+
+def sized(n_edges: int, share: float, discoverer: str = "acdc", **settings) -> Sized:
+    return Sized(f"{discoverer} {n_edges} {settings}", discoverer, settings, n_edges, share)
+
+
+def test_a_line_for_each_way_of_finding_circuits(tmp_path):
+    """Discoverers, levels and ablations are not joined; thresholds and sizes are."""
+    store, run = Store(tmp_path / "s.duckdb"), whole_run()
+    assert run.circuit is not None
+    ways = [
+        ("acdc", {"tau": 0.1}), ("acdc", {"tau": 0.01}), ("acdc", {"tau": 0.1, "level": "layer"}),
+        ("acdc", {"tau": 0.1, "ablation": "zero"}), ("eap", {"max_edges": 2}), ("eap", {"max_edges": 4}),
+    ]  # fmt: skip
+    for n, (discoverer, settings) in enumerate(ways, start=1):
+        whole = {"metric": "logit_diff", "ablation": "corrupt", "level": "head", "engine": "auto"}
+        circuit = replace(
+            run.circuit, discoverer=discoverer, settings={**whole, **settings},
+            edges=run.circuit.edges[:n],
+        )  # fmt: skip
+        store.add_circuit(circuit)
+    own = replace(run.circuit, settings={**whole, "tau": 0.01}, edges=run.circuit.edges[:2])
+    drawn = curve(store.sizes(own), own.id)
+    assert drawn is not None
+    lines = {line.name: [point.n_edges for point in line.points] for line in drawn.lines}
+    assert lines == {
+        "acdc, ablation corrupt, level head": [1, 2],
+        "acdc, ablation corrupt, level layer": [3],
+        "acdc, ablation zero, level head": [4],
+        "eap": [5, 6],
+    }
+    (marked,) = [point for line in drawn.lines for point in line.points if point.own]
+    assert marked.n_edges == 2
+    made = page(replace(run, circuit=own), store.sizes(own))
+    assert made.count('<polyline class="curve"') == 4
+    assert made.count("(this run)") == made.count('r="5"') == 1
+    assert "eap, 6 edges: " in made
 
 
 def test_attention_on_an_example():
@@ -246,6 +290,140 @@ class TestCommand:
         assert complaint in str(done.exception)
 
 
+def everything_shown():
+    """A run whose evidence has all that a page knows how to show, as its document."""
+    run = nasty_run("x")
+    facts = {
+        "measures": {"copying": {"value": 0.5, "percentile": 0.9, "null": [0.0, 0.1, 0.2, 0.3, 1.0]}},
+        "example": {"tokens": ["a", "b"], "attention": [[1.0], [0.25, 0.75]]},
+        "between_positions": {"END to S1": 0.5},
+    }  # fmt: skip
+    node = Node.parse("m1")
+    assert run.circuit is not None
+    more = [Evidence(run.circuit.id, node, name, {}, facts) for name in ("attention", "weights")]
+    return json.loads(json.dumps(to_document(replace(run, evidence=[*run.evidence, *more]))))
+
+
+SHOWN = everything_shown()
+IN_FACTS = [path for path in places(SHOWN) if "facts" in path[:-1] or path[:1] == ("circuit",)]
+
+
+class TestAnyRunThatImportTakes:
+    def imported(self, tmp_path, document) -> Store | None:
+        """A store with this run and a good one; None if it is not taken."""
+        store, file = Store(tmp_path / "own.duckdb"), tmp_path / "run.json"
+        store.path.unlink(missing_ok=True)
+        store.add_run(whole_run())
+        file.write_text(json.dumps(document), encoding="utf-8")
+        done = CliRunner().invoke(app, ["import", str(file), "--db", str(store.path)])
+        return store if done.exit_code == 0 else None
+
+    def check(self, store: Store, tmp_path: Path) -> str:
+        """All three commands work; the page of the run."""
+        (other,) = [h.id for h in store.runs() if h.id != whole_run().id]
+        for arguments in (
+            [other, "-o", str(tmp_path / "run.html")],
+            ["--compare", other, whole_run().id, "-o", str(tmp_path / "two.html")],
+            ["--store", "-o", str(tmp_path / "all")],
+        ):
+            done = CliRunner().invoke(app, ["report", *arguments, "--db", str(store.path)])
+            assert done.exit_code == 0, (arguments, done.exception)
+            assert "has no page" not in done.output
+        return (tmp_path / "run.html").read_text()
+
+    @given(st.lists(st.tuples(st.sampled_from(IN_FACTS), values), min_size=1, max_size=4))
+    @FUZZ
+    def test_changed_anywhere(self, tmp_path, changes):
+        document = copy.deepcopy(SHOWN)
+        for path, value in changes:
+            at = document
+            try:
+                for key in path[:-1]:
+                    at = at[key]
+                at[path[-1]] = value
+            except (KeyError, IndexError, TypeError):
+                continue  # an earlier change took it away
+        if (store := self.imported(tmp_path, document)) is not None:
+            self.check(store, tmp_path)
+
+    def test_without_edges(self, tmp_path):
+        run = make_run(edges=(), roles={})
+        document = to_document(replace(run, motifs=[], summary=None, failures=[]))
+        store = self.imported(tmp_path, document)
+        assert store is not None
+        assert "This circuit has no edge." in self.check(store, tmp_path)
+        assert "This circuit has no edge." in (tmp_path / "two.html").read_text()
+        circuit = store.get(run.id).circuit
+        assert circuit is not None
+        assert "no edge" in circuit._repr_html_()
+
+    def test_without_components(self, tmp_path):
+        run = make_run(edges=("input->logits",), roles={})
+        document = to_document(replace(run, motifs=[], summary=None, failures=[]))
+        store = self.imported(tmp_path, document)
+        assert store is not None
+        assert "input-&gt;logits" in self.check(store, tmp_path)
+
+    def test_without_a_circuit(self, tmp_path):
+        document = {**to_document(make_run()), "circuit": None, "components": [], "summary": None}
+        store = self.imported(tmp_path, {**document, "motifs": []})
+        assert store is not None
+        assert "has no circuit yet" in self.check(store, tmp_path)
+
+    @pytest.mark.parametrize("number", [1e308, -1e308, 1e-300, 0, True])
+    def test_strange_numbers(self, number, tmp_path):
+        document = copy.deepcopy(SHOWN)
+        circuit = document["circuit"]
+        circuit["metric"] |= {"clean": number, "circuit": number, "corrupt": 0.0}
+        for edge in circuit["edges"]:
+            edge["effect"] = number
+        for component in document["components"]:
+            for evidence in component["evidence"]:
+                for measure in evidence["facts"].get("measures", {}).values():
+                    measure |= {"value": number, "null": [-1e308, None, 0, 1, number]}
+        store = self.imported(tmp_path, document)
+        assert store is not None
+        made = self.check(store, tmp_path)
+        assert max(map(len, re.findall(r"\d+", made))) < 40
+        assert not re.search(r'="-?(nan|inf)', made)
+
+    def test_one_bad_run_never_stops_the_site(self, tmp_path, monkeypatch):
+        store = Store(tmp_path / "s.duckdb")
+        good, bad, unreadable = whole_run(), make_run("induction"), make_run("greater_than")
+        for run in (good, bad, unreadable):
+            store.add_run(run)
+        get, measured = Store.get, PageFacts.of
+
+        def failing_get(self, name):
+            if name == unreadable.id:
+                raise ValueError("no\nnode")
+            return get(self, name)
+
+        def failing_facts(evidence):
+            found = list(evidence)
+            assert bad.circuit is not None
+            if found and found[0].circuit_id == bad.circuit.id:
+                raise KeyError("<strange>")
+            return measured(found)
+
+        monkeypatch.setattr(Store, "get", failing_get)
+        monkeypatch.setattr(PageFacts, "of", staticmethod(failing_facts))
+        folder = tmp_path / "all"
+        done = CliRunner().invoke(
+            app, ["report", "--store", "-o", str(folder), "--db", str(store.path)]
+        )
+        assert done.exit_code == 0, done.exception
+        assert {path.stem for path in folder.iterdir()} == {good.id, "index"}
+        listed = Page((folder / "index.html").read_text()).text
+        for run, reason in ((bad, "KeyError: '<strange>'"), (unreadable, "ValueError: no node")):
+            assert run.id in listed
+            assert reason in listed
+            assert f"run {run.id} has no page: " in done.stderr
+        done = CliRunner().invoke(app, ["report", bad.id, "--db", str(store.path)])
+        assert isinstance(done.exception, UserError)
+        assert "holds something that no page can show (KeyError" in str(done.exception)
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PLAY = """
 <script>
@@ -294,11 +472,9 @@ def browse(file: Path) -> tuple[str, str]:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 class TestInABrowser:
     def test_clicks_and_filters(self, tmp_path):
-        import json
-
         run = whole_run()
         file = tmp_path / "run.html"
-        made = page(run, sizes=[(6, 0.8), (20, 0.9), (3, -0.1)])
+        made = page(run, sizes=[sized(6, 0.8), sized(20, 0.9), sized(3, -0.1)])
         file.write_text(made.replace("</body>", PLAY + "</body>"))
         dom, console = browse(file)
         assert console == ""

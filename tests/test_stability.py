@@ -81,7 +81,8 @@ def test_draws_of_mini(mini, tmp_path, capsys):
     document = json.loads(json.dumps(found.as_dict()))
     assert document["runs"] == [run.id for run in found.runs]
     assert max(document["edges"].values()) <= 2
-    from acdc_explain.tables import console, show_stability
+    from acdc_explain.behavior_tables import show_stability
+    from acdc_explain.tables import console
 
     show_stability(found, console())
     told = capsys.readouterr().out
