@@ -7,14 +7,14 @@ import sys
 
 from . import cli_installed, cli_label, cli_report, cli_run, cli_store
 from .command import app
-from .errors import UserError
+from .errors import UserError, WrongUsage
 from .output import flush, say, standard_streams
 
 __all__ = ["app", "cli_installed", "cli_label", "cli_report", "cli_run", "cli_store", "main"]
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one sentence and exit code 1, never a traceback."""
+    """The entry point: a user's mistake is one sentence, never a traceback."""
     try:
         with standard_streams():
             try:
@@ -23,7 +23,7 @@ def main() -> None:
                 flush()
     except UserError as error:
         say(f"acdc-explain: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, WrongUsage) else 1)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,10 +93,15 @@ def plugins(as_json: Json = False) -> None:
 
 
 def _first_lines(things: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (name, (getattr(thing, "__doc__", None) or "").strip().split("\n")[0])
-        for name, thing in sorted(things.items())
-    ]
+    return [(name, _first_line(thing)) for name, thing in sorted(things.items())]
+
+
+def _first_line(thing: Any) -> str:
+    """Of what a plugin says about a thing; what partial arguments are bound to says it."""
+    while isinstance(thing, partial):
+        thing = thing.func
+    text = getattr(thing, "__doc__", None)
+    return text.strip().split("\n")[0] if isinstance(text, str) else ""
 
 
 def _list(rows: Sequence[Sequence[str | Lines]], columns: Sequence[str], as_json: bool) -> None:

@@ -32,7 +32,7 @@ from .command import (
     show_requests,
     show_result,
 )
-from .errors import UserError
+from .errors import WrongUsage, unknown
 from .output import print_json, say
 from .plugins import Plugins
 from .progress import on_terminal
@@ -231,11 +231,11 @@ def _check_run(plugins: Plugins, task: str, settings: Any) -> None:
         pick("task", plugins.tasks(), task)
     for option, file in (("--prompts", settings.prompts), ("--corpus", settings.corpus)):
         if file is not None and not Path(file).is_file():
-            raise UserError(f"There is no file {file}; {option} takes the path of one.")
+            raise WrongUsage(f"There is no file {file}; {option} takes the path of one.")
     if settings.metric is not None:
         known = ("kl", "logit_diff", "prob_diff", "nll")
         if settings.metric not in known:
-            raise UserError(f"There is no metric {settings.metric!r}; choose {', '.join(known)}.")
+            raise unknown("metric", settings.metric, known)
     Plan.of(plugins, settings, settings.labeler or default_labeler())
 
 

@@ -18,7 +18,7 @@ from .command import (
     interruptible,
     open_store,
 )
-from .errors import UserError
+from .errors import UserError, WrongUsage, nearest
 from .output import print_json, say
 from .progress import on_terminal
 
@@ -49,11 +49,13 @@ def search(
 
     plugins = installed()
     if verdict is not None and verdict not in WORST_FIRST:
-        raise UserError(
+        raise WrongUsage(
             f"There is no verdict {verdict!r}; verdicts are {', '.join(reversed(WORST_FIRST))}."
         )
     if role is not None and role not in plugins.roles():
-        say(f"No installed plugin knows the role {role!r}; searching anyway.", err=True)
+        near = nearest(role, plugins.roles())
+        meant = f" (did you mean {near}?)" if near else ""
+        say(f"No installed plugin knows the role {role!r}{meant}; searching anyway.", err=True)
     matches = open_store(db).search(
         text, role=role, pattern=pattern, like=like, verdict=verdict, task=task, model=model,
         limit=limit,
@@ -188,7 +190,9 @@ def export(
         say(f"{len(counts)} tables with {sum(counts.values())} rows in {parquet}")
         return
     if run is None:
-        raise UserError("export takes a RUN (`acdc-explain runs` lists them), or --parquet FOLDER.")
+        raise WrongUsage(
+            "export takes a RUN (`acdc-explain runs` lists them), or --parquet FOLDER."
+        )
     found = open_store(db).get(run)
     if prompts is not None:
         _write(prompts, _prompts_of(found))

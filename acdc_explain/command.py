@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import UserError
+from .errors import UserError, WrongUsage
 from .output import print_json, say
 from .plugins import Plugins, load_plugins
 
@@ -113,7 +113,7 @@ def settings_in(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise UserError(f"{option} takes NAME=VALUE, and {pair!r} has no '='.")
+            raise WrongUsage(f"{option} takes NAME=VALUE, and {pair!r} has no '='.")
         try:
             found[name] = json.loads(text)
         except ValueError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .circuit import Node, depth
-from .errors import UserError
+from .errors import WrongUsage
 from .ids import plain
 from .pipeline import explain, settings_from
 from .progress import Progress, silent
@@ -158,13 +158,13 @@ def stability(
     """
     chosen = settings_from(options, settings)
     if not isinstance(task, str) or chosen.prompts is not None:
-        raise UserError(
+        raise WrongUsage(
             "--seeds draws other prompts, and these prompts are given; "
             "use a task that writes its own, or leave out --seeds."
         )
     numbers = range(chosen.seed, chosen.seed + seeds) if isinstance(seeds, int) else seeds
     if not numbers:
-        raise UserError("--seeds is 0; at least 1 draw is needed.")
+        raise WrongUsage("--seeds is 0; at least 1 draw is needed.")
     if isinstance(model, str):
         model = _loaded(model, progress)
     return Stability(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .errors import UserError
+from .errors import unknown
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ LOWER_IS_BETTER = frozenset({"kl", "nll"})
 
 
 def metric_named(name: str) -> Metric:
-    """Raises UserError for an unknown name."""
+    """Raises WrongUsage for an unknown name."""
     if name not in METRICS:
-        raise UserError(f"There is no metric {name!r}; choose one of {', '.join(METRICS)}.")
+        raise unknown("metric", name, METRICS)
     return METRICS[name]

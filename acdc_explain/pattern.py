@@ -20,11 +20,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 from .circuit import Node, Port
-from .errors import UserError
+from .errors import UserError, nearest
 from .verdict import WORST_FIRST
 
 ANY = "*"
@@ -269,7 +268,7 @@ def _error(
 ) -> UserError:
     """One sentence with the place, and the known word that is nearest to what is written."""
     shown = text if len(text) <= 80 else text[:77] + "..."
-    near = get_close_matches(word.lower(), known, 1, 0.6) if word else []
-    meant = f"; did you mean {near[0]}?" if near else "."
+    near = nearest(word, known) if word else None
+    meant = f"; did you mean {near}?" if near else "."
     problem = problem if len(problem) < 150 else problem[:147] + "..."
     return UserError(f"Pattern {shown!r}, character {at + 1}: {problem}{meant}")

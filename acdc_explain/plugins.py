@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from .errors import UserError
+from .errors import UserError, WrongUsage, unknown
 from .guard import Unfit, printing_aside, sentence
 from .hookspecs import PROJECT, Hooks
 from .ids import canonical_json
@@ -223,7 +223,7 @@ def _no_pattern(text: Any) -> str | None:
 def pick(kind: str, found: Mapping[str, Any], name: str) -> Any:
     """One of a kind by name. Raises UserError that lists the names there are."""
     if name not in found:
-        raise UserError(f"There is no {kind} {name!r}; there are {', '.join(sorted(found))}.")
+        raise unknown(kind, name, found)
     return found[name]
 
 
@@ -239,7 +239,7 @@ def with_settings(kind: str, name: str, function: Any, given: Mapping[str, Any])
     for setting in given:
         if setting not in known:
             takes = ", ".join(known) or "no settings"
-            raise UserError(f"{kind} {name!r} has no setting {setting!r}; it takes {takes}.")
+            raise WrongUsage(f"{kind} {name!r} has no setting {setting!r}; it takes {takes}.")
     for setting, value in given.items():
         _check_type(f"Setting {setting!r} of {name!r}", function, setting, value)
     return {**known, **given}
@@ -250,6 +250,6 @@ def _check_type(what: str, function: Any, setting: str, value: Any) -> None:
     annotation = str(inspect.signature(function).parameters[setting].annotation)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if "float" in annotation and not (number and math.isfinite(value)):
-        raise UserError(f"{what} is {value!r}; give a finite number.")
+        raise WrongUsage(f"{what} is {value!r}; give a finite number.")
     if annotation.startswith("int") and not (number and value == int(value)):
-        raise UserError(f"{what} is {value!r}; give a whole number.")
+        raise WrongUsage(f"{what} is {value!r}; give a whole number.")

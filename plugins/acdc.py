@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from acdc_explain import hookimpl
 from acdc_explain.circuit import Edge, Found
-from acdc_explain.errors import UserError
+from acdc_explain.errors import UserError, WrongUsage
 from acdc_explain.hookspecs import Discoverer
 
 if TYPE_CHECKING:
@@ -81,21 +81,23 @@ def _check(
     from acdc_explain.view import LEVELS
 
     if tau is not None and not (math.isfinite(tau) and tau >= 0):
-        raise UserError(f"--tau is {tau}; give a number from 0 up.")
+        raise WrongUsage(f"--tau is {tau}; give a number from 0 up.")
     if tau is not None and max_edges is not None:
-        raise UserError("--tau and --max-edges exclude each other; give one of them.")
+        raise WrongUsage("--tau and --max-edges exclude each other; give one of them.")
     if max_edges is not None and max_edges < 1:
-        raise UserError(f"--max-edges is {max_edges}; it must be at least 1.")
+        raise WrongUsage(f"--max-edges is {max_edges}; it must be at least 1.")
     if orders < 0 or screen < 0:
-        raise UserError(f"--orders ({orders}) and --screen ({screen}) must not be negative.")
+        raise WrongUsage(f"--orders ({orders}) and --screen ({screen}) must not be negative.")
     for option, value, known in (
         ("level", level, LEVELS),
         ("engine", engine, ("auto", "fast", "reference")),
     ):
         if value not in known:
-            raise UserError(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
+            raise WrongUsage(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
     if screen and (positions or level != "head"):
-        raise UserError("--screen ranks edges between whole heads; leave out --positions, --level.")
+        raise WrongUsage(
+            "--screen ranks edges between whole heads; leave out --positions, --level."
+        )
 
 
 acdc.check = _check  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from acdc_explain import hookimpl
 from acdc_explain.circuit import Edge, Found, prune
-from acdc_explain.errors import UserError
+from acdc_explain.errors import WrongUsage
 from acdc_explain.hookspecs import Discoverer
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
     from acdc_explain.attribution import scored
 
     if max_edges < 1 or steps < 1:
-        raise UserError(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
+        raise WrongUsage(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
     if subject.metric_name == "kl" and steps == 1:
-        raise UserError(
+        raise WrongUsage(
             "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
             "use --steps 5 (EAP-IG) or another --metric."
         )

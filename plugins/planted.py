@@ -253,7 +253,7 @@ def word_tokenizer(vocabulary: Sequence[str], pattern: str) -> Any:
 
 
 def folder(size: str, seed: int) -> Path:
-    """The model, written for this process to load."""
+    """A transformer written by hand, whose heads' roles are known."""
     from acdc_explain.loading import quiet
 
     made = Path(mkdtemp(prefix="acdc-explain-planted-"))

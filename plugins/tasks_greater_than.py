@@ -25,7 +25,7 @@ CENTURIES = tuple(str(century) for century in range(12, 20))
 
 
 def greater_than(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
-    """The right answers are all later years, the foils all earlier ones.
+    """A year is named: the answers are all later years, the foils all earlier ones.
 
     A tokenizer that writes each digit as a token is asked for the next digit (the decade); one
     that has tokens of two digits for both. The corruption starts in the year 01 of the century,

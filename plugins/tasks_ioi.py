@@ -28,7 +28,9 @@ TEMPLATES = (
 
 
 def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
-    """Half the prompts are ABBA (the answer is named first), half BABA.
+    """Two people are named, one of them twice: the answer is the other one.
+
+    Half the prompts are ABBA (the answer is named first), half BABA.
 
     The corruption writes three new names (nobody is repeated). Schemes: `swap_s2` repeats the
     other name instead, so that the answer changes; `random_s2` names a third person second.

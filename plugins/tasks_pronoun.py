@@ -25,7 +25,7 @@ TEMPLATES = (
 
 
 def gendered_pronoun(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
-    """Female and male names in turn.
+    """A person is named: the answer is the pronoun for them. Female and male names in turn.
 
     The corruption is a name of the other gender. Scheme `neutral`: "this" instead of a name.
     Names and templates of held-out prompts differ from those of discovery.

@@ -258,7 +258,7 @@ def _padded(columns: Any, heads: int, d_head: int) -> Any:
 
 
 def folder(name: str) -> Path:
-    """The model, written for this process to load."""
+    """A RASP program that Tracr compiled to a transformer (extra `tracr`)."""
     from acdc_explain.loading import quiet
 
     from .planted import word_tokenizer
@@ -275,7 +275,10 @@ def folder(name: str) -> Path:
 
 
 def task(program: Program, tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
-    """Random letters; the corruption is other letters with another answer."""
+    """Random letters, and what the program of the name makes of them.
+
+    The corruption is other letters with another answer.
+    """
     rng = random.Random(f"tracr {program.name} {seed}")
     letters = LETTERS[:4] if program.name == "largest" else LETTERS
     made: dict[str, Example] = {}

@@ -94,34 +94,38 @@ class TestReading:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "complaint", "code"),
     [
-        (["show", "last"], "There is no store"),
-        (["run", "magic"], "There is no task 'magic'; there are gendered_pronoun"),
-        (["run", "ioi", "--discoverer", "magic"], "There is no discoverer 'magic'"),
-        (["run", "ioi", "--labeler", "magic"], "There is no labeler 'magic'"),
-        (["run", "ioi", "--metric", "magic"], "There is no metric 'magic'"),
-        (["run", "ioi", "--steps", "5"], "has no setting 'steps'"),
-        (["run", "ioi", "--ablation", "magic"], "There is no ablation 'magic'"),
-        (["run", "ioi", "--level", "neuron"], "There is no level 'neuron'"),
-        (["run", "ioi", "--tau", "0.1", "--max-edges", "5"], "exclude each other"),
-        (["run", "ioi", "--set", "magic=1"], "has no setting 'magic'"),
-        (["run", "ioi", "--set", "magic"], "--set takes NAME=VALUE"),
-        (["run", "mine", "--prompts", "none.jsonl"], "There is no file none.jsonl"),
-        (["run", "ioi", "--corpus", "none.txt"], "There is no file none.txt; --corpus takes"),
-        (["run", "ioi", "--tau", "nan"], "Setting 'tau' of 'acdc' is nan; give a finite number"),
-        (["run", "ioi", "--set", "tau=abc"], "is 'abc'; give a finite number"),
+        (["show", "last"], "There is no store", 1),
+        (["run", "iou"], "There is no task 'iou'; did you mean ioi? There are gendered", 2),
+        (["run", "ioi", "--discoverer", "acdcc"], "did you mean acdc?", 2),
+        (["run", "ioi", "--metric", "logit-diff"], "did you mean logit_diff?", 2),
+        (["run", "magic"], "There is no task 'magic'; there are gendered_pronoun", 2),
+        (["run", "ioi", "--discoverer", "magic"], "There is no discoverer 'magic'", 2),
+        (["run", "ioi", "--labeler", "magic"], "There is no labeler 'magic'", 2),
+        (["run", "ioi", "--metric", "magic"], "There is no metric 'magic'", 2),
+        (["run", "ioi", "--steps", "5"], "has no setting 'steps'", 2),
+        (["run", "ioi", "--ablation", "magic"], "There is no ablation 'magic'", 2),
+        (["run", "ioi", "--level", "neuron"], "There is no level 'neuron'", 2),
+        (["run", "ioi", "--tau", "0.1", "--max-edges", "5"], "exclude each other", 2),
+        (["run", "ioi", "--set", "magic=1"], "has no setting 'magic'", 2),
+        (["run", "ioi", "--set", "magic"], "--set takes NAME=VALUE", 2),
+        (["run", "mine", "--prompts", "none.jsonl"], "There is no file none.jsonl", 2),
+        (["run", "ioi", "--corpus", "none.txt"], "There is no file none.txt; --corpus takes", 2),
+        (["run", "ioi", "--tau", "nan"], "Setting 'tau' of 'acdc' is nan; give a finite number", 2),
+        (["run", "ioi", "--set", "tau=abc"], "is 'abc'; give a finite number", 2),
         (
             ["run", "ioi", "--discoverer", "eap", "--set", "steps=1.5"],
             "is 1.5; give a whole number",
+            2,
         ),
-        (["run", "ioi", "--db", "."], ". is a folder"),
-        (["run", "ioi", "--db", "none/s.duckdb"], "The folder none does not exist"),
-        (["import", "none.json"], "none.json cannot be read"),
-        (["run", "ioi", "--examples", "0"], "--examples"),
+        (["run", "ioi", "--db", "."], ". is a folder", 1),
+        (["run", "ioi", "--db", "none/s.duckdb"], "The folder none does not exist", 1),
+        (["import", "none.json"], "none.json cannot be read", 1),
+        (["run", "ioi", "--examples", "0"], "--examples", 2),
     ],
 )
-def test_mistakes_are_one_sentence(arguments, complaint, tmp_path, monkeypatch):
+def test_mistakes_are_one_sentence(arguments, complaint, code, tmp_path, monkeypatch):
     from acdc_explain.cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -132,7 +136,7 @@ def test_mistakes_are_one_sentence(arguments, complaint, tmp_path, monkeypatch):
     out, err = io.StringIO(), io.StringIO()
     with pytest.raises(SystemExit) as caught, redirect_stdout(out), redirect_stderr(err):
         main()
-    assert caught.value.code == 1
+    assert caught.value.code == code
     lines = err.getvalue().strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("acdc-explain: ")
@@ -176,6 +180,20 @@ def test_wrong_usage_is_exit_code_2():
     cli("run", code=2)
     cli("nonsense", code=2)
     cli("runs", "--nonsense", code=2)
+
+
+@pytest.mark.parametrize("command", ["tasks", "models"])
+def test_lists_say_what_a_thing_is(command):
+    for entry in json.loads(invoke(command, "--json")):
+        assert entry["what it is"]
+        assert not entry["what it is"].startswith("partial(")
+
+
+def test_a_role_that_nobody_knows(db):
+    done = cli("search", "--role", "name_mvoer", "--db", db)
+    assert (
+        "No installed plugin knows the role 'name_mvoer' (did you mean name_mover?)" in done.stderr
+    )
 
 
 def test_doctor(model_folder):
