@@ -15,6 +15,7 @@ from .asking import Shelf
 from .errors import UserError
 from .exchange import Exchange, NotAsked, Request
 from .llm import Manners, from_batch, to_exchange
+from .output import check_output
 from .prices import Prices, estimated_tokens
 
 URL = "/v1/chat/completions"
@@ -56,6 +57,7 @@ def write_requests(file: Path, requests: Iterable[Request]) -> int:
         {"custom_id": r.id, "method": "POST", "url": URL, "body": Manners().body(r)}
         for r in requests
     ]
+    check_output(file)
     try:
         with file.open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

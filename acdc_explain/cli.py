@@ -21,6 +21,9 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"acdc-explain: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:  # where a command has nothing more to say about it
+        typer.echo("acdc-explain: Stopped.", err=True)
+        sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -33,6 +33,7 @@ from .command import (
     show_requests,
     show_result,
 )
+from .output import check_output
 from .progress import on_terminal
 from .settings import (
     DEFAULT_CONCURRENCY,
@@ -90,6 +91,8 @@ def label(
     if (batch_out or batch_in) and labeler is None:
         settings = replace(settings, labeler="llm")  # no key is needed for a file
     found = store.get(run)
+    if batch_out:
+        check_output(batch_out, db)
     if dry_run or batch_out:
         _rehearse_label(found, store, settings, batch_out, as_json)
         return

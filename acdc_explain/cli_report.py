@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import DEFAULT_STORE, Db, app, installed, open_store
+from .command import DEFAULT_STORE, Db, app, installed, open_store, say_cut
 from .errors import UserError
+from .output import check_output
 
 if TYPE_CHECKING:
     from .run import Run
@@ -41,7 +42,10 @@ def report(
     held = open_store(db)
     if store:
         folder = output or Path("report")
-        found = [held.get(header.id) for header in held.runs()[:limit]]
+        headers = held.runs()
+        if len(headers) > limit:
+            say_cut(limit, len(headers))
+        found = [held.get(header.id) for header in headers[:limit]]
         for run in found:
             _write(folder / f"{run.id}.html", _page(run, held))
         _write(folder / "index.html", index_page(found))
@@ -58,6 +62,7 @@ def _page(run: Run, store: Store) -> str:
 
 
 def _write(file: Path, text: str) -> None:
+    check_output(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", errors="backslashreplace")

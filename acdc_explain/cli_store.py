@@ -1,4 +1,4 @@
-"""The commands that read the store: search, motifs, runs, show, compare, export, import."""
+"""The commands about the store: search, motifs, runs, show, compare, export, import and others."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ from .command import (
     interruptible,
     open_store,
     print_json,
+    say_cut,
 )
 from .errors import UserError
+from .output import write_text
 from .progress import on_terminal
+
+OfTask = Annotated[str | None, typer.Option("--task", help="Of runs of this task.")]
+OfModel = Annotated[str | None, typer.Option("--model", help="Of runs of this model.")]
+AnyVerdict = Annotated[
+    bool,
+    typer.Option("--any-verdict", help="Roles in patterns: also where the label did not pass."),
+]
 
 
 @app.command()
@@ -34,9 +43,10 @@ def search(
         str | None, typer.Option(metavar="RUN:NODE", help="What behaves like it, last:a1.h3.")
     ] = None,
     verdict: Annotated[str | None, typer.Option(help="Like supported.")] = None,
-    task: Annotated[str | None, typer.Option(help="Of runs of this task.")] = None,
-    model: Annotated[str | None, typer.Option(help="Of runs of this model.")] = None,
+    task: OfTask = None,
+    model: OfModel = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    any_verdict: AnyVerdict = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -53,8 +63,10 @@ def search(
         typer.echo(f"No installed plugin knows the role {role!r}; searching anyway.", err=True)
     matches = open_store(db).search(
         text, role=role, pattern=pattern, like=like, verdict=verdict, task=task, model=model,
-        limit=limit,
+        limit=limit, any_verdict=any_verdict,
     )  # fmt: skip
+    if len(matches) == limit and matches.total != limit:
+        say_cut(limit, matches.total)
     if as_json:
         print_json([plain(match) for match in matches])
         return
@@ -69,9 +81,10 @@ def motifs(
         list[str] | None,
         typer.Argument(metavar="PATTERN...", help="Names or patterns.", show_default="all named"),
     ] = None,
-    sample: Annotated[
-        int, typer.Option(min=0, help="Randomise so many circuits of each task and model.")
-    ] = 100,
+    chance: Annotated[
+        bool, typer.Option("--chance/--no-chance", help="Count in randomised circuits too.")
+    ] = True,
+    any_verdict: AnyVerdict = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +95,9 @@ def motifs(
     wanted = {text: named.get(text, text) for text in patterns} if patterns else named
     store = open_store(db)
     with interruptible(db), on_terminal() as report:
-        counts = motif_counts(store, wanted, sample=sample, progress=report)
+        counts = motif_counts(
+            store, wanted, chance=chance, any_verdict=any_verdict, progress=report
+        )
     if as_json:
         print_json([count.as_dict() for count in counts])
         return
@@ -92,18 +107,76 @@ def motifs(
 
 
 @app.command()
-def runs(db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
-    """List all runs, the newest first."""
+def runs(
+    task: OfTask = None,
+    model: OfModel = None,
+    status: Annotated[str | None, typer.Option(help="done, incomplete or unfinished ones.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    db: Db = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """List the runs, the newest first."""
+    from .checking import STATUSES
     from .ids import plain
 
     installed()
-    headers = open_store(db).runs()
+    if status is not None and status not in STATUSES:
+        raise UserError(f"There is no status {status!r}; runs are {', '.join(STATUSES)}.")
+    found = open_store(db).list_runs(task, model, status)
+    if len(found) > limit:
+        say_cut(limit, len(found))
+    listed = found[:limit]
     if as_json:
-        print_json([plain(header) for header in headers])
+        print_json(
+            [
+                {**plain(run.header), "edges": run.edges, "faithfulness": run.faithfulness}
+                for run in listed
+            ]
+        )
         return
     from .tables import console, show_runs
 
-    show_runs(headers, console())
+    show_runs(listed, console())
+
+
+@app.command(name="name")
+def name_(
+    run: RunName,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="'' takes the name away.")],
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Name a run: the name can be given wherever a RUN is asked for."""
+    installed()
+    header = open_store(db).name_run(run, name=name)
+    typer.echo(f"run {header.id} " + (f"is {header.name!r}" if header.name else "has no name"))
+
+
+@app.command()
+def note(
+    run: RunName,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="'' takes the note away.")],
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Write a note on a run; `show` and `export` have it."""
+    installed()
+    header = open_store(db).name_run(run, note=text)
+    typer.echo(f"run {header.id} has {'a' if header.note else 'no'} note")
+
+
+@app.command()
+def delete(
+    run: RunName,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")
+    ] = False,
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Remove a run, and the records that no other run uses."""
+    installed()
+    header, counts = open_store(db).delete(run, dry_run=dry_run)
+    rows = ", ".join(f"{table} {n}" for table, n in sorted(counts.items()))
+    would = "would remove" if dry_run else "removed"
+    typer.echo(f"{db}: {would} run {header.id} ({header.task} on {header.model}); rows: {rows}")
 
 
 @app.command()
@@ -168,17 +241,17 @@ def export(
         str | None, typer.Argument(metavar="RUN", help="An id, its beginning, or `last`.")
     ] = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="A folder: every table of the store, for pandas or polars.")
+        Path | None, typer.Option(help="A folder: every table, for pandas or polars.")
     ] = None,
     db: Db = DEFAULT_STORE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
 ) -> None:
-    """Print a run as one JSON document (schema acdc-explain/run/1), or write all tables."""
+    """Print a run as one JSON document (schema acdc-explain/run/1), or write tables of it or all."""
     from .run import to_document
 
     installed()
     if parquet is not None:
-        counts = open_store(db).write_parquet(parquet)
+        counts = open_store(db).write_parquet(parquet, run)
         typer.echo(f"{len(counts)} tables with {sum(counts.values())} rows in {parquet}")
         return
     if run is None:
@@ -187,10 +260,7 @@ def export(
     if output is None:
         print_json(document)
         return
-    try:
-        output.write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
+    write_text(output, json.dumps(document, indent=2, ensure_ascii=False), db)
 
 
 @app.command(name="import")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .circuit import Circuit
 from .errors import UserError
+from .output import check_output
 
 
 def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
@@ -28,6 +29,7 @@ def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
     axes.axhline(1, color="black", linewidth=0.5)
     axes.set(xscale="log", xlabel="edges", ylabel="faithfulness (held-out prompts)", title=title)
     axes.legend()
+    check_output(file)
     try:
         figure.savefig(file, dpi=150)
     except (OSError, ValueError) as error:
