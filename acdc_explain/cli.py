@@ -13,6 +13,8 @@ from .errors import UserError
 
 __all__ = ["app", "cli_installed", "cli_label", "cli_report", "cli_run", "cli_store", "main"]
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C where a command has nothing more to say about it
+
 
 def main() -> None:
     """The entry point: a user's mistake is one sentence and exit code 1, never a traceback."""
@@ -21,7 +23,9 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"acdc-explain: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:  # where a command has nothing more to say about it
+    except SystemExit as error:
+        if error.code != INTERRUPTED:
+            raise
         typer.echo("acdc-explain: Stopped.", err=True)
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone

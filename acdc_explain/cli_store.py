@@ -246,7 +246,7 @@ def export(
     db: Db = DEFAULT_STORE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
 ) -> None:
-    """Print a run as one JSON document (schema acdc-explain/run/1), or write tables of it or all."""
+    """Print a run as one JSON document (schema acdc-explain/run/1), or write its tables or all."""
     from .run import to_document
 
     installed()

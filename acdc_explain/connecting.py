@@ -6,6 +6,9 @@ import atexit
 import os
 import random
 import re
+import select
+import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -172,19 +175,10 @@ def search_limits(connection: Connection, narrow: str) -> Iterator[None]:
 
     Raises UserError.
     """
-    seconds, done, over = search_seconds(), threading.Lock(), threading.Event()
-
-    def stop() -> None:
-        with done:
-            if not timer.finished.is_set():  # or the next query would be interrupted
-                over.set()
-                connection.interrupt()
-
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
+    seconds, over = search_seconds(), threading.Event()
     try:
-        yield
+        with _watched(connection, seconds, over):
+            yield
     except duckdb.OutOfMemoryException as error:
         raise UserError(
             f"The search needs more than {_limit('STORE_MEMORY', MEMORY)} of memory and was "
@@ -197,9 +191,49 @@ def search_limits(connection: Connection, narrow: str) -> Iterator[None]:
             f"The search took longer than {seconds:g} s and was stopped; {narrow} "
             "(ACDC_EXPLAIN_SEARCH_SECONDS sets another limit)."
         ) from error
+
+
+@contextmanager
+def _watched(connection: Connection, seconds: float, over: threading.Event) -> Iterator[None]:
+    """Interrupt the connection when time is over, which `over` says, or on Ctrl-C.
+
+    DuckDB looks for Ctrl-C now and then only, and in a large join not at all.
+    """
+    here, there = socket.socketpair()
+    for end in (here, there):
+        end.setblocking(False)
+    under_way = threading.Lock()
+    ended = threading.Event()
+
+    def watch() -> None:
+        deadline = time.monotonic() + seconds
+        while not ended.is_set():
+            wait = max(0.0, deadline - time.monotonic())
+            told = here.recv(100) if select.select([here], [], [], wait)[0] else b""
+            with under_way:
+                if not ended.is_set() and (not told or signal.SIGINT in told):
+                    if not told:
+                        over.set()
+                    connection.interrupt()  # and no query after the last of these
+                    return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    try:
+        before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    except ValueError:  # signals go to the main thread
+        before = None
+    watcher.start()
+    try:
+        yield
     finally:
-        with done:
-            timer.cancel()
+        with under_way:
+            ended.set()
+        if before is not None:
+            signal.set_wakeup_fd(before)
+        there.send(b"\0")
+        watcher.join()
+        here.close()
+        there.close()
 
 
 # --- the file ----------------------------------------------------------------------------------
@@ -227,14 +261,14 @@ def attached(
 
 def _attach(path: Path, read_only: bool, folder: Path | None) -> Connection:
     deadline = time.monotonic() + LOCK_SECONDS
-    absolute = os.path.abspath(path)
+    real = os.path.realpath(path)  # where a link leads: there its log is, too
     how = "READ_ONLY" if read_only else "READ_WRITE"
-    reach = (absolute, None if folder is None else os.path.abspath(folder))
+    reach = (real, None if folder is None else os.path.realpath(folder))
     while True:
         engine = _engine(reach)
         try:
             with _not_while_replaced(path):
-                engine.execute(f"ATTACH {quoted(absolute)} AS store ({how})")
+                engine.execute(f"ATTACH {quoted(real)} AS store ({how})")
             return engine
         except duckdb.IOException as error:
             if "lock on file" not in str(error):
@@ -280,7 +314,7 @@ def _flock(path: Path, exclusive: bool) -> Iterator[None]:
     try:
         import fcntl
 
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY)
     except (ImportError, OSError):
         yield
         return

@@ -197,7 +197,7 @@ class Store(StoreAdding, StoreSearching):
                 file = check_output(folder / f"{table}.parquet", self.path)
                 copied = connection.execute(
                     f"COPY (SELECT * FROM {table} WHERE {condition}) TO "
-                    f"{quoted(os.path.abspath(file))} (FORMAT parquet)"
+                    f"{quoted(os.path.realpath(file))} (FORMAT parquet)"
                 )
                 counts[table] = copied.fetchall()[0][0]
         return counts

@@ -123,7 +123,13 @@ class StoreFile:
             connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value BIGINT)")
         for step in MIGRATIONS[found:]:
             connection.execute(step)
-        index_all(connection)
+        try:
+            index_all(connection)
+        except ValueError as error:  # a node that earlier versions took
+            raise UserError(
+                f"{self.path} cannot be brought up to date ({error}); export its other runs with "
+                "the version that wrote it, and import them into a new store."
+            ) from error
         connection.execute(
             "INSERT INTO meta VALUES ('schema', ?) "
             "ON CONFLICT DO UPDATE SET value = excluded.value",
@@ -136,7 +142,8 @@ class StoreFile:
         The old file is there until the new one is complete. Meanwhile no other process can open
         either: what one would write to the old file would be lost.
         """
-        new, before = self.path.with_name(f"{self.path.name}.new"), self.path.stat().st_size
+        file = Path(os.path.realpath(self.path))
+        new, before = file.with_name(f"{file.name}.new"), self.path.stat().st_size
         with self._open():
             pass  # brought up to date
         with self._attached(read_only=False) as connection:
@@ -144,11 +151,11 @@ class StoreFile:
                 for left in (new, new.with_name(f"{new.name}.wal")):
                     left.unlink(missing_ok=True)  # by one that was killed
                 connection.execute("CHECKPOINT store")  # no log of the old file is left beside
-                connection.execute(f"ATTACH {quoted(os.path.abspath(new))} AS compacted")
+                connection.execute(f"ATTACH {quoted(new)} AS compacted")
                 connection.execute("COPY FROM DATABASE store TO compacted")
                 connection.execute("DETACH compacted")
-                with replaced(self.path):
-                    new.replace(self.path)
+                with replaced(file):
+                    new.replace(file)
                     connection.execute("USE memory")
                     connection.execute("DETACH store")
             except (duckdb.Error, OSError) as error:

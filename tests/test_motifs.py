@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from acdc_explain.circuit import Edge, Graph, Node
 from acdc_explain.cli import app
+from acdc_explain.connecting import CONFIG
 from acdc_explain.enriching import enrich, motif_counts
 from acdc_explain.errors import UserError
 from acdc_explain.evidence import Evidence
@@ -22,7 +23,6 @@ from acdc_explain.motif import Enrichment
 from acdc_explain.pattern import Pattern
 from acdc_explain.randomised import randomised
 from acdc_explain.rows import node_key, node_of
-from acdc_explain.connecting import CONFIG
 from acdc_explain.store import Store
 
 from .samples import make_run, whole_run
