@@ -40,14 +40,15 @@ def dense(number: int) -> Run:
     return replace(run, summary=None, motifs=[], failures=[])
 
 
-class TestPatterns:
-    @pytest.fixture(scope="class")
-    def large(self, tmp_path_factory) -> Store:
-        store = Store(tmp_path_factory.mktemp("large") / "s.duckdb")
-        for number in range(5):
-            store.add_run(dense(number))
-        return store
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Store:
+    store = Store(tmp_path_factory.mktemp("large") / "s.duckdb")
+    for number in range(5):
+        store.add_run(dense(number))
+    return store
 
+
+class TestPatterns:
     @pytest.mark.parametrize("steps", [2, 3, 9, 12])
     def test_paths_are_counted_without_being_made(self, large, steps):
         """There are 10^13 of nine steps; memory and time are those of the edges."""
@@ -74,7 +75,7 @@ class TestPatterns:
 
 def chains(graph: Graph, steps: int) -> int:
     """Paths of so many heads and MLPs, counted node by node."""
-    ends = {node: 1 for node in graph.writers[1:]}
+    ends = dict.fromkeys(graph.writers[1:], 1)
     for _ in range(steps - 1):
         ends = {
             node: sum(n for sender, n in ends.items() if sender in graph.senders(node))
@@ -164,13 +165,12 @@ def test_readers_do_not_wait_for_each_other(store):
         assert store.verify() == []
         assert len(store.search(role="induction")) == 1
         assert time.monotonic() - started < 5
-        released = threading.Timer(0.5, lambda: reader.communicate("\n"))
+        released = threading.Timer(0.5, reader.communicate, ["\n"])
         released.start()
         assert store.add_run(whole_run("other"))  # a writer waits, and then writes
         released.join()
     finally:
         reader.kill()
-        reader.wait()
 
 
 COMMANDS = [
@@ -347,7 +347,7 @@ class TestCompacting:
                 "with _not_while_replaced(Path(sys.argv[1])): print('opened', flush=True)\n",
                 str(store.path),
             )
-            threading.Thread(target=lambda: (other.wait(), opened.set())).start()
+            threading.Thread(target=lambda: (other.communicate(), opened.set())).start()
             time.sleep(1.5)
             assert not opened.is_set()
             replaced.set()

@@ -156,9 +156,7 @@ class TestWhatIsWritten:
     def test_other_files_are_overwritten(self, store, tmp_path):
         file = tmp_path / "run.json"
         file.write_text("what was there")
-        done = CliRunner().invoke(
-            app, ["export", "last", "-o", str(file), "--db", str(store.path)]
-        )
+        done = CliRunner().invoke(app, ["export", "last", "-o", str(file), "--db", str(store.path)])
         assert done.exit_code == 0
         assert json.loads(file.read_text())["run"]["id"] == whole_run().id
 
