@@ -18,6 +18,7 @@ from .exchange import Exchange, Request, Waiting
 from .llm import Lost, Manners
 from .prices import Prices, tokens_in
 from .reply import from_batch, storable, to_exchange
+from .user_files import check_output
 
 URL = "/v1/chat/completions"
 
@@ -66,6 +67,7 @@ def write_requests(file: Path, requests: Iterable[Request]) -> int:
         {"custom_id": r.id, "method": "POST", "url": URL, "body": Manners().body(r)}
         for r in requests
     ]
+    check_output(file)
     try:
         with file.open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

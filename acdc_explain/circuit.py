@@ -14,6 +14,9 @@ Kind = Literal["input", "head", "attn", "mlp", "logits"]
 Port = Literal["q", "k", "v"]
 PORTS: tuple[Port, ...] = ("q", "k", "v")
 
+MOST_LAYERS, MOST_HEADS = (1 << 19) - 2, 4094
+"""No model has as many. Stores count on it: beyond, two nodes would share a key."""
+
 _NODE = re.compile(
     r"(?:(?P<end>input|logits)|m(?P<mlp>\d+)|a(?P<layer>\d+)(?:\.h(?P<head>\d+))?)"
     r"(?:@(?P<place>[\w.+']+))?"
@@ -33,6 +36,10 @@ class Node:
     layer: int | None = None
     head: int | None = None
     place: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= (self.layer or 0) < MOST_LAYERS or not 0 <= (self.head or 0) < MOST_HEADS:
+            raise ValueError(f"{str(self)[:40]!r} is no node: no model has such a layer or head")
 
     def __str__(self) -> str:
         names = {

@@ -12,6 +12,8 @@ from .output import flush, say, standard_streams
 
 __all__ = ["app", "cli_installed", "cli_label", "cli_report", "cli_run", "cli_store", "main"]
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C where a command has nothing more to say about it
+
 
 def main() -> None:
     """The entry point: a user's mistake is one sentence, never a traceback."""
@@ -24,6 +26,11 @@ def main() -> None:
     except UserError as error:
         say(f"acdc-explain: {error}", err=True)
         sys.exit(2 if isinstance(error, WrongUsage) else 1)
+    except SystemExit as error:
+        if error.code != INTERRUPTED:
+            raise
+        say("acdc-explain: Stopped.", err=True)
+        sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -40,6 +40,7 @@ from .settings import (
     DEFAULT_LLM,
     DEFAULT_TIMEOUT,
 )
+from .user_files import check_output
 
 if TYPE_CHECKING:
     from .run import Run
@@ -91,6 +92,8 @@ def label(
     if (batch_out or batch_in) and labeler is None:
         settings = replace(settings, labeler="llm")  # no key is needed for a file
     found = store.get(run)
+    if batch_out:
+        check_output(batch_out, db)
     if dry_run or batch_out:
         _rehearse_label(found, store, settings, batch_out, as_json)
         return

@@ -10,6 +10,7 @@ import typer
 from .command import DEFAULT_STORE, Db, app, installed, open_store
 from .errors import UserError
 from .output import say
+from .user_files import check_output
 
 if TYPE_CHECKING:
     from .run import Run, RunHeader
@@ -96,6 +97,7 @@ def _why(error: Exception) -> str:
 
 
 def _write(file: Path, text: str) -> None:
+    check_output(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,7 @@ from .settings import (
     DEFAULT_MODEL,
     DEFAULT_TIMEOUT,
 )
+from .user_files import check_output
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -125,6 +127,8 @@ def run(
         bool, typer.Option("--anyway", help="Go on where the model does not surely do the task.")
     ] = False,
     dry_run: DryRun = False,
+    name: Annotated[str | None, typer.Option(help="A name for the run.")] = None,
+    note: Annotated[str | None, typer.Option(help="A note on the run.")] = None,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -164,6 +168,8 @@ def run(
     )
     _check_run(plugins, task, settings)
     store = open_store(db, must_exist=False)
+    if name is not None:
+        store.check_name(name)
     if sweep:
         _sweep(task, model, store, settings, plot, as_json)
         return
@@ -177,6 +183,9 @@ def run(
 
     with interruptible(db), on_terminal() as report:
         result = explain(task, model, store=store, settings=settings, progress=report)
+    if name is not None or note is not None:
+        store.name_run(result.id, name, note)
+        result = replace(result, header=store.header(result.id))
     say_how_labeled(labeler, result.header.settings["labeler"])
     show_result(result, db, as_json)
 
@@ -188,9 +197,9 @@ def _sweep(
     from .pipeline import sweep
     from .plot import plot_sweep
 
+    file = check_output(plot or Path(f"{task}-{Path(model).stem}.png"), store.path)
     with interruptible(str(store.path)), on_terminal() as report:
         circuits = sweep(task, model, store=store, settings=settings, progress=report)
-    file = plot or Path(f"{task}-{Path(model).stem}.png")
     plot_sweep(circuits, f"{task} on {Path(model).stem}", file)
     if as_json:
         from .run import circuit_document

@@ -1,4 +1,4 @@
-"""The commands that read the store: search, motifs, runs, show, compare, export, import."""
+"""The commands about the store: search, motifs, runs, show, compare, export, import and others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ from .command import (
     installed,
     interruptible,
     open_store,
+    say_cut,
 )
 from .errors import UserError, WrongUsage, nearest
 from .output import print_json, say
 from .progress import on_terminal
+from .user_files import write_text
 
 if TYPE_CHECKING:
     from .run import Run
+
+OfTask = Annotated[str | None, typer.Option("--task", help="Of runs of this task.")]
+OfModel = Annotated[str | None, typer.Option("--model", help="Of runs of this model.")]
+AnyVerdict = Annotated[
+    bool,
+    typer.Option("--any-verdict", help="Roles in patterns: also where the label did not pass."),
+]
 
 
 @app.command()
@@ -37,9 +46,10 @@ def search(
         str | None, typer.Option(metavar="RUN:NODE", help="What behaves like it, last:a1.h3.")
     ] = None,
     verdict: Annotated[str | None, typer.Option(help="Like supported.")] = None,
-    task: Annotated[str | None, typer.Option(help="Of runs of this task.")] = None,
-    model: Annotated[str | None, typer.Option(help="Of runs of this model.")] = None,
+    task: OfTask = None,
+    model: OfModel = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    any_verdict: AnyVerdict = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -58,8 +68,10 @@ def search(
         say(f"No installed plugin knows the role {role!r}{meant}; searching anyway.", err=True)
     matches = open_store(db).search(
         text, role=role, pattern=pattern, like=like, verdict=verdict, task=task, model=model,
-        limit=limit,
+        limit=limit, any_verdict=any_verdict,
     )  # fmt: skip
+    if len(matches) == limit and matches.total != limit:
+        say_cut(limit, matches.total)
     if as_json:
         print_json([plain(match) for match in matches])
         return
@@ -74,9 +86,10 @@ def motifs(
         list[str] | None,
         typer.Argument(metavar="PATTERN...", help="Names or patterns.", show_default="all named"),
     ] = None,
-    sample: Annotated[
-        int, typer.Option(min=0, help="Randomise so many circuits of each task and model.")
-    ] = 100,
+    chance: Annotated[
+        bool, typer.Option("--chance/--no-chance", help="Count in randomised circuits too.")
+    ] = True,
+    any_verdict: AnyVerdict = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +100,9 @@ def motifs(
     wanted = {text: named.get(text, text) for text in patterns} if patterns else named
     store = open_store(db)
     with interruptible(db), on_terminal() as report:
-        counts = motif_counts(store, wanted, sample=sample, progress=report)
+        counts = motif_counts(
+            store, wanted, chance=chance, any_verdict=any_verdict, progress=report
+        )
     if as_json:
         print_json([count.as_dict() for count in counts])
         return
@@ -97,18 +112,76 @@ def motifs(
 
 
 @app.command()
-def runs(db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
-    """List all runs, the newest first."""
+def runs(
+    task: OfTask = None,
+    model: OfModel = None,
+    status: Annotated[str | None, typer.Option(help="done, incomplete or unfinished ones.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    db: Db = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """List the runs, the newest first."""
+    from .checking import STATUSES
     from .ids import plain
 
     installed()
-    headers = open_store(db).runs()
+    if status is not None and status not in STATUSES:
+        raise UserError(f"There is no status {status!r}; runs are {', '.join(STATUSES)}.")
+    found = open_store(db).list_runs(task, model, status)
+    if len(found) > limit:
+        say_cut(limit, len(found))
+    listed = found[:limit]
     if as_json:
-        print_json([plain(header) for header in headers])
+        print_json(
+            [
+                {**plain(run.header), "edges": run.edges, "faithfulness": run.faithfulness}
+                for run in listed
+            ]
+        )
         return
     from .tables import console, show_runs
 
-    show_runs(headers, console())
+    show_runs(listed, console())
+
+
+@app.command(name="name")
+def name_(
+    run: RunName,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="'' takes the name away.")],
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Name a run: the name can be given wherever a RUN is asked for."""
+    installed()
+    header = open_store(db).name_run(run, name=name)
+    say(f"run {header.id} " + (f"is {header.name!r}" if header.name else "has no name"))
+
+
+@app.command()
+def note(
+    run: RunName,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="'' takes the note away.")],
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Write a note on a run; `show` and `export` have it."""
+    installed()
+    header = open_store(db).name_run(run, note=text)
+    say(f"run {header.id} has {'a' if header.note else 'no'} note")
+
+
+@app.command()
+def delete(
+    run: RunName,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")
+    ] = False,
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Remove a run, and the records that no other run uses."""
+    installed()
+    header, counts = open_store(db).delete(run, dry_run=dry_run)
+    rows = ", ".join(f"{table} {n}" for table, n in sorted(counts.items()))
+    would = "would remove" if dry_run else "removed"
+    say(f"{db}: {would} run {header.id} ({header.task} on {header.model}); rows: {rows}")
 
 
 @app.command()
@@ -173,7 +246,7 @@ def export(
         str | None, typer.Argument(metavar="RUN", help="An id, its beginning, or `last`.")
     ] = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="A folder: every table of the store, for pandas or polars.")
+        Path | None, typer.Option(help="A folder: every table, for pandas or polars.")
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="Write the run's prompts, for `run --prompts`.")
@@ -181,12 +254,12 @@ def export(
     db: Db = DEFAULT_STORE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
 ) -> None:
-    """Print a run as one JSON document (schema acdc-explain/run/1), or write all tables."""
+    """Print a run as one JSON document (schema acdc-explain/run/1), or write its tables or all."""
     from .run import to_document
 
     installed()
     if parquet is not None:
-        counts = open_store(db).write_parquet(parquet)
+        counts = open_store(db).write_parquet(parquet, run)
         say(f"{len(counts)} tables with {sum(counts.values())} rows in {parquet}")
         return
     if run is None:
@@ -195,14 +268,14 @@ def export(
         )
     found = open_store(db).get(run)
     if prompts is not None:
-        _write(prompts, _prompts_of(found))
+        write_text(prompts, _prompts_of(found), db)
         say(f"{prompts}: the prompts of run {found.id}")
         return
     document = to_document(found)
     if output is None:
         print_json(document)
-    else:
-        _write(output, json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    write_text(output, json.dumps(document, indent=2, ensure_ascii=False), db)
 
 
 def _prompts_of(run: Run) -> str:
@@ -211,13 +284,6 @@ def _prompts_of(run: Run) -> str:
     if run.task is None:
         raise UserError(f"The prompts of run {run.id} are not in this store.")
     return write_prompts(run.task)
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}.") from error
 
 
 @app.command(name="import")

@@ -39,7 +39,9 @@ Db = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="An id, its beginning, or `last`.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="An id, its beginning, a name, or `last`.")
+]
 
 # how an LLM is asked
 
@@ -95,6 +97,16 @@ def open_store(db: str, *, must_exist: bool = True) -> Store:
             "or name another with --db."
         )
     return Store(db)
+
+
+def say_cut(shown: int, total: int | None) -> None:
+    """Whenever not all is shown."""
+    of = (
+        f"{shown} of {total} shown"
+        if total is not None
+        else f"{shown} shown, and there may be more"
+    )
+    say(f"{of}; --limit raises it.", err=True)
 
 
 @contextmanager

@@ -6,14 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .circuit import Circuit, Edge
+from .connecting import memory, search_limits
 from .motif import Enrichment, MotifCount
 from .pattern import Pattern
 from .progress import Progress, silent
 from .randomised import randomised
 from .rows import CIRCUIT_BITS, PLACE, edge_row
 from .schema import MIGRATIONS
-from .search import count_query
-from .store import Store, memory
+from .search import Filters, count_paths
+from .store import Store
+from .store_file import NARROW
 from .writing import append
 
 CIRCUITS = 100  # randomised ones a run
@@ -23,62 +25,60 @@ def motif_counts(
     store: Store,
     patterns: Mapping[str, str],
     *,
-    sample: int = CIRCUITS,
+    chance: bool = True,
+    any_verdict: bool = False,
     progress: Progress = silent,
 ) -> list[MotifCount]:
-    """Where patterns match, by task and model, of each circuit in its newest run.
+    """Where patterns match, by task and model: one run speaks for each (`Store.labeled_runs`).
 
-    Enrichment is of up to `sample` runs of each task and model; 0: leave it out.
+    `chance`: count in randomised circuits too. Roles count where the label is supported, with
+    `any_verdict` wherever it was proposed.
     """
     groups = store.labeled_runs()
-    counts = {name: store.count(Pattern.parse(text)) for name, text in patterns.items()}
-    sampled = [run_id for runs in groups.values() for run_id in runs[:sample]]
+    parsed = {name: Pattern.parse(text) for name, text in patterns.items()}
+    counts = {name: store.count(p, any_verdict=any_verdict) for name, p in parsed.items()}
+    texts = [pattern.text for pattern in parsed.values() if pattern.may_be_more_than_chance]
     beside: dict[str, dict[str, Enrichment]] = {}
-    for done, run_id in enumerate(sampled):
-        progress("randomise", done, len(sampled), run_id)
-        beside[run_id] = enrich(store, run_id, patterns.values())
-    if sampled:
-        progress("randomise", len(sampled), len(sampled))
+    if chance and texts:
+        for done, (voter, *_) in enumerate(groups.values()):
+            progress("randomise", done, len(groups), voter)
+            beside[voter] = enrich(store, voter, texts, any_verdict=any_verdict)
+        progress("randomise", len(groups), len(groups))
     return [
-        _count(name, text, task, model, [(run, counts[name].get(run, 0)) for run in runs], beside)
-        for name, text in patterns.items()
+        MotifCount(
+            name, task, model, runs[0],
+            matches=counts[name].get(runs[0], 0),
+            runs=len(runs),
+            runs_with=sum(run in counts[name] for run in runs),
+            enrichment=beside.get(runs[0], {}).get(patterns[name]),
+        )
+        for name in patterns
         for (task, model), runs in groups.items()
-    ]
+    ]  # fmt: skip
 
 
-def _count(
-    name: str,
-    text: str,
-    task: str,
-    model: str,
-    found: Sequence[tuple[str, int]],
-    beside: Mapping[str, Mapping[str, Enrichment]],
-) -> MotifCount:
-    each = [beside[run][text] for run, _ in found if run in beside]
-    return MotifCount(
-        name, task, model,
-        runs=len(found),
-        runs_with=sum(n > 0 for _, n in found),
-        matches=sum(n for _, n in found),
-        sampled=len(each),
-        enrichment=Enrichment.total(each) if each else None,
-    )  # fmt: skip
-
-
-def enrich(store: Store, run_id: str, patterns: Collection[str]) -> dict[str, Enrichment]:
+def enrich(
+    store: Store, run_id: str, patterns: Collection[str], *, any_verdict: bool = False
+) -> dict[str, Enrichment]:
     """How often patterns match in a run's circuit beside randomised ones; computed once."""
+    suffix = " (any verdict)" if any_verdict else ""
     held = store.enrichments(run_id)
-    missing = [Pattern.parse(text) for text in dict.fromkeys(patterns) if text not in held]
+    missing = [Pattern.parse(text) for text in dict.fromkeys(patterns) if text + suffix not in held]
     circuit = store.circuit(run_id)
     if missing and circuit is not None:
-        new = beside_random(circuit, store.standings(run_id), missing)
+        found = beside_random(circuit, store.standings(run_id), missing, any_verdict=any_verdict)
+        new = {text + suffix: enrichment for text, enrichment in found.items()}
         store.add_enrichments(run_id, new)
         held |= new
-    return {text: held[text] for text in patterns if text in held}
+    return {text: held[text + suffix] for text in patterns if text + suffix in held}
 
 
 def beside_random(
-    circuit: Circuit, standings: Sequence[Sequence[Any]], patterns: Sequence[Pattern]
+    circuit: Circuit,
+    standings: Sequence[Sequence[Any]],
+    patterns: Sequence[Pattern],
+    *,
+    any_verdict: bool = False,
 ) -> dict[str, Enrichment]:
     """Count in the circuit and in randomised ones, all in one database: number 0 is the circuit.
 
@@ -97,17 +97,10 @@ def beside_random(
             connection.execute(step)
         append(connection, "edges", edges)
         append(connection, "standings", stood)
-        connection.execute(
-            "INSERT INTO circuits (id, number) SELECT n, n FROM range(?) t(n)", [CIRCUITS + 1]
-        )
-        connection.execute(
-            "INSERT INTO runs (id, circuit_id, number) SELECT n, n, n FROM range(?) t(n)",
-            [CIRCUITS + 1],
-        )
-        found = {}
-        for pattern in patterns:
-            counts = dict(connection.execute(*count_query(pattern)).fetchall())
-            found[pattern.text] = Enrichment(
-                counts.get(0, 0), tuple(counts.get(n, 0) for n in range(1, CIRCUITS + 1))
-            )
+        found, numbers = {}, range(CIRCUITS + 1)
+        with search_limits(connection, NARROW):
+            for pattern in patterns:
+                counts = count_paths(connection, pattern, Filters(), numbers, any_verdict)
+                here, *others = (counts.get(n, 0) for n in numbers)
+                found[pattern.text] = Enrichment(here, tuple(others))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .connecting import has_extension
 from .schema import Connection
 from .writing import append
 
@@ -12,10 +13,7 @@ MOST = 100_000  # labels: the extension's index does not follow new rows, each s
 
 def usable(connection: Connection, words: Sequence[str]) -> bool:
     """Whether the extension is there and sees these words, and the labels are not too many."""
-    row = connection.execute(
-        "SELECT installed OR loaded FROM duckdb_extensions() WHERE extension_name = 'fts'"
-    ).fetchone()
-    if row is None or not row[0] or not all(w.isalpha() and w.isascii() for w in words):
+    if not has_extension("fts") or not all(w.isalpha() and w.isascii() for w in words):
         return False
     count = connection.execute("SELECT count(*) FROM standings WHERE role IS NOT NULL").fetchone()
     return bool(count[0] <= MOST)
@@ -35,9 +33,8 @@ def rank(
 ) -> list[tuple[int, float]]:
     """The texts with all words, or others of the same stem, with their BM25 scores.
 
-    `empty`: a database for the index, thrown away afterwards.
+    `empty`: a database with the extension, for the index, thrown away afterwards.
     """
-    empty.execute("LOAD fts")
     empty.execute("CREATE TABLE texts (id BIGINT, words TEXT)")
     append(empty, "texts", texts)
     empty.execute("PRAGMA create_fts_index('texts', 'id', 'words')")

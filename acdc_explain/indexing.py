@@ -26,6 +26,17 @@ LABELS = f"""
 """A run's labels, each with the worst of its verdicts: a contradicted label is downgraded."""
 
 
+EVIDENCE = """
+    WITH held AS (
+        SELECT evidence.id, node, facts, imported.id IS NULL AS own
+        FROM evidence LEFT JOIN (SELECT id FROM imported WHERE things = 'evidence'
+            AND number = $circuit) AS imported ON imported.id = evidence.id
+        WHERE circuit = $circuit AND node IN (SELECT unnest($nodes::VARCHAR[])))
+    SELECT node, facts FROM held
+    QUALIFY own OR NOT bool_or(own) OVER (PARTITION BY node) ORDER BY id
+"""
+
+
 def index_run(connection: Connection, run_id: str) -> None:
     """Write anew what a run says of each node: a row for every label, or one without a role."""
     row = connection.execute(
@@ -75,14 +86,16 @@ def index_evidence(connection: Connection, evidence: Sequence[Evidence]) -> None
 
 
 def index_nodes(connection: Connection, circuit_id: str, nodes: Iterable[Node]) -> None:
-    """Write anew the fingerprints of some nodes of a circuit, from all evidence there is."""
+    """Write anew the fingerprints of some nodes of a circuit, from all evidence there is.
+
+    What was imported counts only where nothing was measured here.
+    """
     number = number_of(connection, "circuits", circuit_id)
     wanted = {str(node): node for node in nodes}
     measures: dict[str, dict[str, Measure]] = {name: {} for name in wanted}
     for name, facts in connection.execute(
-        "SELECT node, facts FROM evidence WHERE circuit = ? AND node IN (SELECT unnest(?)) "
-        "ORDER BY id",
-        [number, list(wanted)],
+        EVIDENCE,
+        {"circuit": number, "nodes": list(wanted)},
     ).fetchall():
         measures[name].update(_measures(facts))
     (model_id,) = connection.execute(

@@ -1,13 +1,21 @@
-"""Patterns as SQL: joins of the edges, with a set of standings for each step."""
+"""Patterns as SQL: a set of nodes for each step, and the pairs of them that an arrow joins.
+
+A pattern is a chain, so its paths need not be made to be counted, or to know which of them there
+are: counts are summed from pair to pair, and of each node it is known whether the rest of the
+pattern can follow. So no query is larger than the edges times the steps, however many paths there
+are, and of a limited number of paths no other is begun.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .pattern import ANY, KINDS, Arrow, Part, Pattern, Step
-from .rows import CIRCUIT_BITS, FIRST, LAST, PLACE
+from .rows import CIRCUIT_BITS
+
+CIRCUIT = f">> {CIRCUIT_BITS}"  # of a key, its circuit
 
 
 @dataclass
@@ -24,77 +32,143 @@ class Query:
         self.values[name] = value
         return f"${name}"
 
+    def table(self, name: str, sql: str) -> None:
+        """A table that is computed once, for all that read it."""
+        self.tables.append(f"{name} AS MATERIALIZED ({sql})")
+
     def where(self) -> str:
         return " AND ".join(["TRUE", *self.conditions])
 
+    def sql(self, select: str) -> tuple[str, Mapping[str, Any]]:
+        return f"WITH RECURSIVE {', '.join(self.tables)} {select}", self.values
 
-@dataclass(frozen=True)
-class Paths:
-    """A compiled pattern: the key of each step, and what they come from."""
 
-    keys: Sequence[str]
-    joins: Sequence[str]
-    run: str  # the number of the run
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which paths are wanted.
+
+    `runs`: the numbers of the runs to look in, in the order of the results. `outcome`: what every
+    role must have that the pattern names without a verdict (None: whatever became of it); with
+    `always`, the others too. `through`: conditions on a standing, each of which some node of the
+    path must fulfil; their values are in `values`.
+    """
+
+    runs: Sequence[int]
+    outcome: str | None = None
+    always: bool = False
+    through: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def source(self) -> str:
-        return " ".join(self.joins)
+    def all(self) -> int:
+        """The bits of a path that fulfils every condition."""
+        return (1 << len(self.through)) - 1
 
 
-def compile_paths(
-    pattern: Pattern, query: Query, verdict: str | None = None, run: int | None = None
-) -> Paths:
-    """Add what a pattern needs to a query.
-
-    With `verdict`, every role in it must have that one; with `run`, in that run alone.
-    """
-    among = "" if run is None else f"run = {int(run)} AND "
-    sets = [
-        None if step.anything and run is None else _standings(at, step, query, verdict, among)
-        for at, step in enumerate(pattern.steps)
-    ]
-    if not pattern.arrows:
-        only = sets[0] or _standings(0, pattern.steps[0], query, verdict, among)
-        return Paths([f"{only}.key"], [only], f"{only}.run")
-    keys, joins = [""] * len(sets), []
-    for at, arrow in enumerate(pattern.arrows, start=1):
-        edges = f"e{at}"
-        left, right = ("dst_key", "src_key") if arrow.backward else ("src_key", "dst_key")
-        table = _far(at, arrow, sets, query) if arrow.far else "edges"
-        if at == 1:
-            keys[0] = f"{edges}.{left}"
-            joins.append(f"{table} AS {edges}")
-        else:
-            joins.append(f"JOIN {table} AS {edges} ON {edges}.{left} = {keys[at - 1]}")
-        keys[at] = f"{edges}.{right}"
-        if arrow.ports and not arrow.far:
-            query.conditions.append(_ports(edges, arrow, query))
-    whose = ""
-    for name, key in zip(sets, keys):
-        if name is None:
-            query.conditions.append(f"({key} & {PLACE}) NOT IN ({FIRST}, {LAST})")
-            continue
-        same = f" AND {name}.run = {whose}" if whose else ""
-        joins.append(f"JOIN {name} ON {name}.key = {key}{same}")
-        whose = whose or f"{name}.run"
-    if not whose:  # wildcards alone: whatever run has such a circuit
-        joins.append(f"JOIN circuits AS c ON c.number = {keys[0]} >> {CIRCUIT_BITS}")
-        joins.append("JOIN runs AS whose ON whose.circuit_id = c.id")
-        whose = "whose.number"
-    return Paths(keys, joins, whose)
-
-
-def _standings(at: int, step: Step, query: Query, verdict: str | None, among: str) -> str:
-    """The nodes of each run that a step allows."""
-    allowed = " OR ".join(f"({_allows(part, query, verdict)})" for part in step.parts)
-    name = f"s{at}"
-    query.tables.append(
-        f"{name} AS MATERIALIZED (SELECT DISTINCT run, key FROM standings WHERE {among}({allowed}))"
+def paths_query(
+    pattern: Pattern, wanted: Wanted, limit: int | None
+) -> tuple[str, Mapping[str, Any]]:
+    """The paths that fit a pattern: the number of the run, the key of each step."""
+    query, last = _pairs(pattern, wanted), len(pattern.arrows)
+    _rests(query, last)
+    cut = "" if limit is None else f"LIMIT {int(limit)}"
+    query.table(
+        "e0",
+        "SELECT DISTINCT place, f0.run, f0.key AS k0, f0.bits FROM f0 JOIN chosen USING (run) "
+        f"JOIN r0 ON r0.run = f0.run AND r0.key = f0.key AND r0.bits = {wanted.all} "
+        f"ORDER BY place, k0 {cut}",
     )
-    return name
+    for at in range(1, last + 1):
+        keys = ", ".join(f"k{i}" for i in range(at))
+        query.table(
+            f"e{at}",
+            f"SELECT DISTINCT place, e.run, {keys}, p.b AS k{at}, e.bits | p.bits AS bits "
+            f"FROM e{at - 1} AS e JOIN p{at} AS p ON p.run = e.run AND p.a = e.k{at - 1} "
+            f"JOIN r{at} AS r ON r.run = p.run AND r.key = p.b "
+            f"AND (e.bits | r.bits) = {wanted.all} ORDER BY place, {keys}, k{at} {cut}",
+        )
+    keys = ", ".join(f"k{i}" for i in range(last + 1))
+    return query.sql(f"SELECT run, {keys} FROM e{last} ORDER BY place, {keys}")
 
 
-def _allows(part: Part, query: Query, verdict: str | None) -> str:
+def count_query(pattern: Pattern, wanted: Wanted) -> tuple[str, Mapping[str, Any]]:
+    """How many paths fit a pattern in each run that has any: the run's number, the count."""
+    query, last = _pairs(pattern, wanted), len(pattern.arrows)
+    query.table("n0", "SELECT run, key, bits, 1::HUGEINT AS n FROM f0")
+    for at in range(1, last + 1):
+        query.table(
+            f"n{at}",
+            "SELECT p.run, p.b AS key, n.bits | p.bits AS bits, sum(n.n)::HUGEINT AS n "
+            f"FROM n{at - 1} AS n JOIN p{at} AS p ON p.run = n.run AND p.a = n.key GROUP BY ALL",
+        )
+    return query.sql(
+        f"SELECT run, sum(n)::HUGEINT FROM n{last} WHERE bits = {wanted.all} GROUP BY run"
+    )
+
+
+def _pairs(pattern: Pattern, wanted: Wanted) -> Query:
+    """Tables f0, f1 ...: the nodes that paths may begin with or reach, by step; p1, p2 ...: the
+    pairs of them that each arrow joins."""
+    query = Query(values=dict(wanted.values))
+    runs = query.value(list(wanted.runs))
+    query.table(
+        "chosen",
+        f"SELECT unnest({runs}::INTEGER[]) AS run, generate_subscripts({runs}::INTEGER[], 1) "
+        "AS place",
+    )
+    bits = [f"(bool_or({condition})::INTEGER << {i})" for i, condition in enumerate(wanted.through)]
+    query.table(
+        "has",
+        f"SELECT run, key, {' | '.join(bits)} AS bits FROM standings "
+        "WHERE run IN (SELECT run FROM chosen) GROUP BY run, key"
+        if bits
+        else "SELECT 0 AS run, 0::BIGINT AS key, 0 AS bits LIMIT 0",
+    )
+    for at, step in enumerate(pattern.steps):
+        query.table(f"s{at}", _standings(step, query, wanted))
+    within = " INTERSECT ".join(
+        f"SELECT key {CIRCUIT} FROM s{at}" for at in range(len(pattern.steps))
+    )
+    query.table(
+        "links",
+        f"SELECT DISTINCT src_key, dst_key, port FROM edges WHERE src_key {CIRCUIT} IN ({within})",
+    )
+    query.table("f0", "SELECT run, key, bits FROM s0")
+    for at, arrow in enumerate(pattern.arrows, start=1):
+        left, right = ("dst_key", "src_key") if arrow.backward else ("src_key", "dst_key")
+        table = _far(at, arrow, query) if arrow.far else _near(arrow, query)
+        query.table(
+            f"p{at}",
+            "SELECT DISTINCT f.run, f.key AS a, f.bits AS before, s.key AS b, s.bits AS bits "
+            f"FROM f{at - 1} AS f JOIN {table} AS link ON link.{left} = f.key "
+            f"JOIN s{at} AS s ON s.key = link.{right} AND s.run = f.run",
+        )
+        query.table(f"f{at}", f"SELECT DISTINCT run, b AS key, bits FROM p{at}")
+    return query
+
+
+def _rests(query: Query, last: int) -> None:
+    """Tables r0, r1 ...: from which nodes the rest of the pattern can follow, and what it has."""
+    query.table(f"r{last}", f"SELECT run, key, bits FROM f{last}")
+    for at in range(last, 0, -1):
+        query.table(
+            f"r{at - 1}",
+            "SELECT DISTINCT p.run, p.a AS key, p.before | r.bits AS bits "
+            f"FROM p{at} AS p JOIN r{at} AS r ON r.run = p.run AND r.key = p.b",
+        )
+
+
+def _standings(step: Step, query: Query, wanted: Wanted) -> str:
+    """The nodes of each run that a step allows, with the bits of what they fulfil."""
+    allowed = " OR ".join(f"({_allows(part, query, wanted)})" for part in step.parts)
+    return (
+        "SELECT DISTINCT s.run, s.key, coalesce(has.bits, 0) AS bits FROM standings AS s "
+        "LEFT JOIN has ON has.run = s.run AND has.key = s.key "
+        f"WHERE s.run IN (SELECT run FROM chosen) AND ({allowed})"
+    )
+
+
+def _allows(part: Part, query: Query, wanted: Wanted) -> str:
     conditions = []
     if part.name == ANY:
         conditions.append("kind NOT IN ('input', 'logits')")
@@ -103,8 +177,9 @@ def _allows(part: Part, query: Query, verdict: str | None) -> str:
     else:
         column = "node" if part.role is None else "role"
         conditions.append(f"{column} = {query.value(part.name)}")
-    if verdict is not None and part.role is not None:
-        conditions.append(f"outcome = {query.value(verdict)}")
+    said = any(condition.key == "verdict" for condition in part.conditions)
+    if part.role is not None and wanted.outcome is not None and (wanted.always or not said):
+        conditions.append(f"outcome = {query.value(wanted.outcome)}")
     if part.sign is not None:
         conditions.append(f"sign = {part.sign}")
     for condition in part.conditions:
@@ -116,27 +191,33 @@ def _allows(part: Part, query: Query, verdict: str | None) -> str:
     return " AND ".join(conditions)
 
 
-def _ports(edges: str, arrow: Arrow, query: Query) -> str:
+def _ports(arrow: Arrow, query: Query) -> str:
+    if not arrow.ports:
+        return "TRUE"
     allowed = ", ".join(query.value(port) for port in arrow.ports)
-    return f"{edges}.port IN ({allowed})"
+    return f"port IN ({allowed})"
 
 
-def _far(at: int, arrow: Arrow, sets: Sequence[str | None], query: Query) -> str:
+def _near(arrow: Arrow, query: Query) -> str:
+    """The edges an arrow may stand for."""
+    return f"(SELECT src_key, dst_key FROM links WHERE {_ports(arrow, query)})"
+
+
+def _far(at: int, arrow: Arrow, query: Query) -> str:
     """All pairs of a node the path starts from and one it may end in, as a table of edges."""
-    start, end = (sets[at], sets[at - 1]) if arrow.backward else (sets[at - 1], sets[at])
-    starts = f"SELECT DISTINCT key FROM {start}" if start else "SELECT DISTINCT src_key FROM edges"
-    ends = f"SELECT DISTINCT key FROM {end}" if end else "SELECT DISTINCT dst_key FROM edges"
-    both = f"WHERE key >> {CIRCUIT_BITS} IN (SELECT key >> {CIRCUIT_BITS} FROM end{at})"
-    query.tables += [
-        f"start{at}(key) AS MATERIALIZED ({starts})",
-        f"end{at}(key) AS MATERIALIZED ({ends})",
-        f"reach{at}(first, node) AS (SELECT key, key FROM start{at} {both} UNION SELECT first, "
-        f"dst_key FROM reach{at} JOIN edges ON edges.src_key = reach{at}.node)",
-    ]
-    port = f"AND {_ports('last', arrow, query)}" if arrow.ports else ""
+    here, there = f"SELECT DISTINCT key FROM f{at - 1}", f"SELECT DISTINCT key FROM s{at}"
+    starts, ends = (there, here) if arrow.backward else (here, there)
+    query.table(f"start{at}", starts)
+    query.table(f"end{at}", ends)
     query.tables.append(
-        f"far{at} AS MATERIALIZED (SELECT DISTINCT first AS src_key, last.dst_key FROM reach{at} "
-        f"JOIN edges AS last ON last.src_key = reach{at}.node {port} "
-        f"JOIN end{at} ON end{at}.key = last.dst_key)"
+        f"reach{at}(first, node) AS (SELECT key, key FROM start{at} "
+        f"WHERE key {CIRCUIT} IN (SELECT key {CIRCUIT} FROM end{at}) UNION "
+        f"SELECT first, dst_key FROM reach{at} JOIN links ON links.src_key = reach{at}.node)"
+    )
+    query.table(
+        f"far{at}",
+        f"SELECT DISTINCT first AS src_key, last.dst_key FROM reach{at} JOIN "
+        f"(SELECT src_key, dst_key FROM links WHERE {_ports(arrow, query)}) AS last "
+        f"ON last.src_key = reach{at}.node JOIN end{at} ON end{at}.key = last.dst_key",
     )
     return f"far{at}"

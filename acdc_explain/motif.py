@@ -10,6 +10,8 @@ from typing import Any
 from .circuit import Node
 from .ids import content_id
 
+MOST_MATCHES = 1000  # places of one pattern that are kept with a run; all are counted
+
 
 @dataclass(frozen=True, slots=True)
 class Motif:
@@ -64,18 +66,19 @@ class Enrichment:
 
 @dataclass(frozen=True, slots=True)
 class MotifCount:
-    """A pattern in all runs of a task on a model, of each circuit the newest.
+    """A pattern in the run that speaks for a task and a model, and in how many of their runs.
 
-    `enrichment` is of the newest `sampled` of them, those without a match as well.
+    Runs of one task and model are no independent witnesses: each pair has one vote.
+    `enrichment`: None where it was not asked for, or where chance always makes as many.
     """
 
     pattern: str
     task: str
     model: str
-    runs: int
-    runs_with: int
+    run: str
     matches: int
-    sampled: int
+    runs: int  # with labels
+    runs_with: int
     enrichment: Enrichment | None
 
     def as_dict(self) -> dict[str, Any]:

@@ -74,9 +74,9 @@ class Step:
         return "|".join(dict.fromkeys(part.name for part in self.parts))
 
     @property
-    def anything(self) -> bool:
-        """A bare wildcard: every head, MLP or attention layer."""
-        return any(p.name == ANY and p.sign is None and not p.conditions for p in self.parts)
+    def is_end(self) -> bool:
+        """The input or the logits, which every circuit has."""
+        return all(part.name in ("input", "logits") for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,12 @@ class Pattern:
         if len(steps) > MOST_STEPS:
             raise UserError(f"A pattern has at most {MOST_STEPS} steps; this has {len(steps)}.")
         return Pattern(text, tuple(steps), tuple(arrows))
+
+    @property
+    def may_be_more_than_chance(self) -> bool:
+        """Whether it joins two components. One alone, or one and the input or logits, says where
+        a role is and nothing of what works together."""
+        return sum(not step.is_end for step in self.steps) > 1
 
     @property
     def roles(self) -> Iterator[tuple[str, int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .circuit import Circuit
 from .errors import UserError
+from .user_files import check_output
 
 
 def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
@@ -29,6 +30,7 @@ def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
     axes.set(xscale="log", xlabel="edges", ylabel="faithfulness (held-out prompts)")
     axes.set_title(title, parse_math=False)  # a name may have dollars in it
     axes.legend()
+    check_output(file)
     try:
         figure.savefig(file, dpi=150)
     except (OSError, ValueError) as error:

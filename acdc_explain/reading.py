@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from . import rows
 from .behavior import Behavior, parse_behavior
-from .circuit import Circuit
+from .circuit import Circuit, Faithfulness
+from .errors import UserError
+from .evidence import Evidence
 from .exchange import Exchange
+from .ids import canonical_json
 from .label import Label, Labeling
 from .run import Run, RunHeader
 from .schema import Connection
 from .task import Task
 from .writing import IDENTITY, number_of
+
+FOREIGN = "SELECT id FROM imported WHERE things = '{}'"
+"""The ids of records that only imports brought."""
+
+
+def find_run(connection: Connection, path: Path, run: str) -> RunHeader:
+    """A run by id, name, unique prefix of an id, or `last`. Raises UserError."""
+    if run == "last":
+        found = read_headers(connection, "ORDER BY created_at DESC, id LIMIT 1")
+    else:
+        found = read_headers(connection, "WHERE name = $name", {"name": run}) or read_headers(
+            connection, "WHERE starts_with(id, $name) ORDER BY id", {"name": run}
+        )
+    if len(found) == 1:
+        return found[0]
+    if not found and connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None:
+        raise UserError(f"{path} holds no run yet; make one with `acdc-explain run ioi`.")
+    if not found:
+        raise UserError(f"{path} holds no run {run[:80]!r}; see `acdc-explain runs`.")
+    ids = ", ".join(header.id for header in found[:5])
+    raise UserError(f"{run!r} is the beginning of {len(found)} runs ({ids}); write more of it.")
 
 
 def read_run(connection: Connection, header: RunHeader) -> Run:
@@ -47,8 +73,8 @@ def read_run(connection: Connection, header: RunHeader) -> Run:
 
 
 def read_behavior(connection: Connection, run_id: str) -> dict[str, Behavior]:
-    row = connection.execute("SELECT body FROM behaviors WHERE run_id = ?", [run_id]).fetchone()
-    return parse_behavior(json.loads(row[0]) if row else {})
+    row = connection.execute("SELECT behavior FROM runs WHERE id = ?", [run_id]).fetchone()
+    return parse_behavior(json.loads(row[0]) if row and row[0] else {})
 
 
 def read_task(connection: Connection, task_id: str) -> Task | None:
@@ -70,23 +96,25 @@ def read_headers(
 ) -> list[RunHeader]:
     found = connection.execute(
         "SELECT id, task, task_id, model, model_id, circuit_id, status, "
-        f"strftime(created_at, '%Y-%m-%dT%H:%M:%SZ'), seed, settings, versions FROM runs {clause}",
+        f"strftime(created_at, '%Y-%m-%dT%H:%M:%SZ'), seed, settings, versions, "
+        f"origin, name, note FROM runs {clause}",
         values,
     ).fetchall()
     return [rows.to_header(row) for row in found]
 
 
 def read_replies(connection: Connection, request_id: str) -> list[Exchange]:
-    """What was replied to a request, good or bad."""
+    """What was replied to a request of ours, good or bad."""
     found = connection.execute(
-        "SELECT * FROM exchanges WHERE request_id = ? AND reply IS NOT NULL ORDER BY id",
+        "SELECT * FROM exchanges WHERE request_id = ? AND reply IS NOT NULL "
+        f"AND id NOT IN ({FOREIGN.format('exchanges')}) ORDER BY id",
         [request_id],
     ).fetchall()
     return [rows.to_exchange(row) for row in found]
 
 
 def read_labelings(connection: Connection, question_ids: Sequence[str]) -> list[Labeling]:
-    """The labels that were given in answer to questions."""
+    """The labels that were given here in answer to questions. Imports bring none."""
     if not question_ids:
         return []
     found = connection.execute(
@@ -120,3 +148,107 @@ def read_linked(
         [run],
     ).fetchall()
     return found
+
+
+# --- what was found here, and not imported -----------------------------------------------------
+
+
+def own_circuit(
+    connection: Connection,
+    task_id: str,
+    model_id: str,
+    discoverer: str,
+    settings: Mapping[str, Any],
+) -> Circuit | None:
+    """The circuit that the same discovery found here before."""
+    row = connection.execute(
+        "SELECT id FROM circuits WHERE task_id = ? AND model_id = ? AND discoverer = ? "
+        f"AND settings = ? AND id NOT IN ({FOREIGN.format('circuits')})",
+        [task_id, model_id, discoverer, canonical_json(settings)],
+    ).fetchone()
+    return read_circuit(connection, row[0]) if row else None
+
+
+def own_evidence(
+    connection: Connection, circuit_id: str, collector: str, settings: Mapping[str, Any]
+) -> list[Evidence]:
+    """What the same collector measured here before."""
+    number = number_of(connection, "circuits", circuit_id)
+    found = connection.execute(
+        "SELECT * FROM evidence WHERE circuit = ? AND collector = ? AND settings = ? "
+        f"AND id NOT IN ({FOREIGN.format('evidence')} AND number = ?)",
+        [number, collector, canonical_json(settings), number],
+    ).fetchall()
+    return [rows.to_evidence(row) for row in found]
+
+
+# --- lists and tables --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run in a list: what was asked, and how large and how faithful its circuit is."""
+
+    header: RunHeader
+    edges: int | None
+    faithfulness: float | None
+
+
+def read_list(
+    connection: Connection, task: str | None, model: str | None, status: str | None
+) -> list[Listed]:
+    """Runs with some task, model and status, the newest first."""
+    wanted = {"task": task, "model": model, "status": status}
+    headers = read_headers(
+        connection,
+        "WHERE ($task IS NULL OR task = $task) AND ($status IS NULL OR status = $status) "
+        "AND ($model IS NULL OR model = $model OR model_id = $model) "
+        "ORDER BY created_at DESC, id",
+        wanted,
+    )
+    circuits = {
+        identity: (number, Faithfulness(*values))
+        for identity, number, *values in connection.execute(
+            "SELECT id, number, metric, clean, circuit, corrupt FROM circuits"
+        ).fetchall()
+    }
+    edges = dict(
+        connection.execute(
+            f"SELECT src_key >> {rows.CIRCUIT_BITS} AS number, count(*) FROM edges GROUP BY number"
+        ).fetchall()
+    )
+    listed = []
+    for header in headers:
+        number, found = circuits.get(header.circuit_id or "", (None, None))
+        n = None if number is None else edges.get(number, 0)
+        listed.append(Listed(header, n, found.share if found else None))
+    return listed
+
+
+def selections(connection: Connection, header: RunHeader) -> dict[str, str]:
+    """Of each table with something of a run, the condition on its rows."""
+    run = number_of(connection, "runs", header.id)
+    this = f"SELECT id FROM runs WHERE number = {run}"
+    chosen = {
+        **dict.fromkeys(("failures", "summaries"), f"run_id = ({this})"),
+        **dict.fromkeys(("motifs", "standings", "enrichments"), f"run = {run}"),
+        "runs": f"number = {run}",
+    }
+    for things in ("evidence", "labels", "verdicts", "exchanges"):
+        link = f"run_{things}"
+        chosen[link] = f"run = {run}"
+        chosen[things] = f"id IN (SELECT {IDENTITY[link][0]} FROM {link} WHERE run = {run})"
+    verdicts, labels = chosen["verdicts"], chosen["labels"]
+    chosen["judgings"] = f"verdict_id IN (SELECT id FROM verdicts WHERE {verdicts})"
+    chosen["labelings"] = (
+        "id IN (SELECT id FROM (SELECT id, unnest(from_json(label_ids, '[\"VARCHAR\"]')) AS label "
+        f"FROM labelings) WHERE label IN (SELECT id FROM labels WHERE {labels}))"
+    )
+    chosen["tasks"] = f"id IN (SELECT task_id FROM runs WHERE number = {run})"
+    if header.circuit_id is not None:
+        circuit = number_of(connection, "circuits", header.circuit_id)
+        low, high = rows.keys_of(circuit)
+        chosen["circuits"] = f"number = {circuit}"
+        for table, key in (("nodes", "key"), ("edges", "src_key"), ("fingerprints", "key")):
+            chosen[table] = f"{key} >= {low} AND {key} < {high}"
+    return chosen

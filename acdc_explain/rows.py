@@ -25,6 +25,8 @@ Row = tuple[Any, ...]
 CIRCUIT_BITS = 32  # a key: the circuit's number, then the node's place in the forward pass
 PLACE = (1 << CIRCUIT_BITS) - 1  # the bits of the place
 FIRST, LAST = 0, (1 << 31) - 1  # the places of the input and of the logits
+WIDTH = 4096  # places a layer: all of it, its heads, its MLP
+MLP = WIDTH - 1
 
 
 def keys_of(number: int) -> tuple[int, int]:
@@ -33,7 +35,10 @@ def keys_of(number: int) -> tuple[int, int]:
 
 
 def node_key(number: int, node: Node) -> int:
-    """The key of a node, wherever it is read: sorts by circuit, then in the forward pass' order."""
+    """The key of a node, wherever it is read: sorts by circuit, then in the forward pass' order.
+
+    No two nodes share one: circuit.py has the limits of layers and heads.
+    """
     base = node.base
     if base == INPUT:
         place = FIRST
@@ -41,8 +46,8 @@ def node_key(number: int, node: Node) -> int:
         place = LAST
     else:
         assert node.layer is not None
-        within = {"attn": 0, "head": 1 + (node.head or 0), "mlp": 4095}[node.kind]
-        place = (node.layer + 1) * 4096 + within
+        within = {"attn": 0, "head": 1 + (node.head or 0), "mlp": MLP}[node.kind]
+        place = (node.layer + 1) * WIDTH + within
     return (number << CIRCUIT_BITS) + place
 
 
@@ -53,10 +58,16 @@ def node_of(key: int) -> Node:
         return INPUT
     if place == LAST:
         return LOGITS
-    layer, within = divmod(place, 4096)
-    if within == 4095:
+    layer, within = divmod(place, WIDTH)
+    if within == MLP:
         return Node("mlp", layer - 1)
     return Node("attn", layer - 1) if within == 0 else Node("head", layer - 1, within - 1)
+
+
+RUN_COLUMNS = (
+    *("id", "task", "task_id", "model", "model_id", "circuit_id", "status", "created_at", "seed"),
+    *("settings", "versions", "number", "origin", "name", "note"),
+)
 
 
 def run_row(header: RunHeader, number: int) -> tuple[Any, ...]:
@@ -73,11 +84,14 @@ def run_row(header: RunHeader, number: int) -> tuple[Any, ...]:
         canonical_json(header.settings),
         canonical_json(header.versions),
         number,
+        header.origin,
+        header.name,
+        header.note,
     )
 
 
 def to_header(row: Row) -> RunHeader:
-    values = [*row[:9], *map(json.loads, row[9:])]
+    values = [*row[:9], *map(json.loads, row[9:11]), *row[11:]]
     return RunHeader(*values)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from .behavior import Behavior, parse_behavior
@@ -22,6 +22,11 @@ from .verdict import WORST_FIRST, Verdict, worst
 
 SCHEMA = "acdc-explain/run/1"
 WAITS = "no answer of the LLM yet"
+REQUIRED = (
+    *("id", "task", "task_id", "model", "model_id", "status", "created_at", "seed"),
+    *("settings", "versions"),
+)
+"""What an exported run says of itself; other entries came later and may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,9 @@ class RunHeader:
     seed: int
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    origin: str | None = None  # the file it was imported from and when; None: it was made here
+    name: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,9 @@ def to_document(run: Run) -> dict[str, Any]:
             "versions": plain(header.versions),
             "task_id": header.task_id,
             "model_id": header.model_id,
+            "origin": header.origin,
+            "name": header.name,
+            "note": header.note,
         },
         "behavior": plain(run.behavior),
         "task": None if run.task is None else plain(run.task),
@@ -223,7 +234,12 @@ def _exchanges(run: Run) -> dict[str, Any]:
 
 
 def from_document(document: Any, where: str) -> Run:
-    """The run in an exported document. Raises UserError that begins with `where`."""
+    """The run in an exported document, with its origin. Raises UserError that begins with `where`.
+
+    Nothing that the document says of ids and references is believed; numbers must be.
+    """
+    from .checking import mistakes
+
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
         raise UserError(
@@ -231,9 +247,11 @@ def from_document(document: Any, where: str) -> Run:
             "write one with `acdc-explain export RUN`."
         )
     try:
-        run = _read(document)
+        run = _read(document, f"{where}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
         canonical_json(to_document(run))  # no value that JSON cannot hold
         _check(run)
+        for wrong in mistakes(run, document):
+            raise ValueError(wrong)
         return run
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -252,6 +270,8 @@ def _check(run: Run) -> None:
         raise ValueError(f"{header.id[:40]!r} is no id of a run")
     if not isinstance(header.settings, Mapping) or not isinstance(header.versions, Mapping):
         raise ValueError("run: settings and versions must be objects")
+    if not all(text is None or isinstance(text, str) for text in (header.name, header.note)):
+        raise ValueError("run: name and note must be texts")
     datetime.fromisoformat(header.created_at)
     if run.task is not None and run.task.id != header.task_id:
         raise ValueError("task: these are not the prompts that the run's task_id stands for")
@@ -272,12 +292,15 @@ def _check(run: Run) -> None:
             raise ValueError("circuit: metric, seconds and effects must be numbers")
 
 
-def _read(document: Mapping[str, Any]) -> Run:
+def _read(document: Mapping[str, Any], origin: str) -> Run:
     head = document["run"]
     circuit = _read_circuit(document["circuit"], head) if document["circuit"] else None
     header = RunHeader(
         circuit_id=circuit.id if circuit else None,
-        **{key: head[key] for key in RunHeader.__slots__ if key != "circuit_id"},
+        origin=origin,
+        name=head.get("name"),
+        note=head.get("note"),
+        **{key: head[key] for key in REQUIRED},
     )
     evidence, labels, verdicts, failures = [], [], [], []
     for component in document["components"]:

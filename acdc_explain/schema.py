@@ -14,6 +14,8 @@ class Connection(Protocol):
 
     def execute(self, query: str, parameters: Any = ...) -> Any: ...
 
+    def interrupt(self) -> None: ...
+
 
 def _numbered(table: str, column: str, parent: str, link: str) -> str:
     """The table anew, without a key and with the number of the row of `parent` it belongs to.
@@ -86,14 +88,44 @@ _NUMBERS = f"""
         run INTEGER, pattern TEXT, found INTEGER, counts INTEGER[]);
     """
 
-_TRUST = """
+_FROM_BEFORE = "imported by an earlier version"
+_IMPORTED = "SELECT number FROM runs WHERE origin IS NOT NULL"
+_TRUST = f"""
     CREATE TABLE verdicts_new AS SELECT id, label_id, judge, outcome, score, chance, percentile, n,
         reason, NULL::TEXT AS measure, NULL::TEXT AS unit, NULL::DOUBLE AS low,
         NULL::DOUBLE AS high, circuit FROM verdicts;
     DROP TABLE verdicts;
     ALTER TABLE verdicts_new RENAME TO verdicts;
-    CREATE TABLE behaviors (run_id TEXT PRIMARY KEY, body TEXT);
+    ALTER TABLE runs ADD COLUMN origin TEXT;
+    ALTER TABLE runs ADD COLUMN name TEXT;
+    ALTER TABLE runs ADD COLUMN note TEXT;
+    ALTER TABLE runs ADD COLUMN behavior TEXT;
+    CREATE TABLE imported (things TEXT, id TEXT, number INTEGER);
+    UPDATE runs SET origin = '{_FROM_BEFORE}' WHERE task_id NOT IN (SELECT id FROM tasks)
+        OR number IN (SELECT run FROM run_labels WHERE label_id NOT IN
+            (SELECT unnest(from_json(label_ids, '["VARCHAR"]')) FROM labelings))
+        OR number IN (SELECT run FROM run_verdicts WHERE verdict_id NOT IN
+            (SELECT verdict_id FROM judgings));
+    INSERT INTO imported SELECT 'circuits', circuits.id, number FROM circuits
+        SEMI JOIN (SELECT * FROM runs WHERE origin IS NOT NULL) AS r ON r.circuit_id = circuits.id
+        ANTI JOIN (SELECT * FROM runs WHERE origin IS NULL) AS r ON r.circuit_id = circuits.id;
+    INSERT INTO imported SELECT 'evidence', id, circuit FROM evidence WHERE
+        id IN (SELECT evidence_id FROM run_evidence WHERE run IN ({_IMPORTED})) AND
+        id NOT IN (SELECT evidence_id FROM run_evidence WHERE run NOT IN ({_IMPORTED}));
+    INSERT INTO imported SELECT 'exchanges', id, NULL FROM exchanges WHERE
+        id IN (SELECT exchange_id FROM run_exchanges WHERE run IN ({_IMPORTED})) AND
+        id NOT IN (SELECT exchange_id FROM run_exchanges WHERE run NOT IN ({_IMPORTED}));
+    DROP TABLE enrichments;
+    CREATE TABLE enrichments (
+        run INTEGER, pattern TEXT, found HUGEINT, counts HUGEINT[]);
     """
+"""Verdicts say what was measured; runs say how the model did, and what came from elsewhere.
+
+`imported`: records that only imports brought, by table and id.
+
+Older stores did not say which runs were imported: those whose prompts, questions or judgings
+are not there, which an own run always leaves.
+"""
 
 MIGRATIONS: tuple[str, ...] = (
     """

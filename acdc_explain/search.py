@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .circuit import Node
 from .errors import UserError
-from .matching import Query, compile_paths
+from .matching import Query, Wanted, count_query, paths_query
 from .pattern import Pattern
 from .plugins import load_plugins
 from .rows import node_of
 from .schema import Connection
 
 MOST_WORDS = 16
+SUPPORTED = "supported"
+FIRST_BATCH, LARGEST_BATCH = 256, 2048  # runs in one query
 K1, B = 1.2, 0.75  # of BM25, as Lucene and DuckDB's fts have them
 
 
@@ -37,7 +39,14 @@ class Match:
 
 
 class Matches(list[Match]):
-    """What a search found; a table in a notebook."""
+    """What a search found, and of how many; a table in a notebook.
+
+    `total`: how many there are without the limit; None: not known, or not counted.
+    """
+
+    def __init__(self, found: Iterable[Match] = (), total: int | None = None) -> None:
+        super().__init__(found)
+        self.total = total
 
     def to_pandas(self) -> Any:
         """A pandas.DataFrame with a row for every match; paths have their nodes joined by `, `."""
@@ -114,7 +123,7 @@ def labels_query(
         query.tables.append(
             f"said AS (SELECT unnest({ids}::BIGINT[]) AS id, unnest({scores}::DOUBLE[]) AS score)"
         )
-    sql = f"""{_with(query)} SELECT {COLUMNS}, {score} AS score
+    sql = f"""{_with(query)} SELECT {COLUMNS}, {score} AS score, count(*) OVER () AS total
         FROM standings AS s JOIN runs AS r ON r.number = s.run {said} WHERE {query.where()}
         ORDER BY score DESC NULLS LAST, r.created_at DESC, r.id, s.confidence DESC, s.key, s.role
         {_limit(limit)}"""
@@ -148,7 +157,7 @@ def _score(words: Sequence[str], query: Query) -> str:
 
 
 def label_match(row: tuple[Any, ...]) -> Match:
-    run_id, task, model, key, role, outcome, confidence, description, score = row
+    run_id, task, model, key, role, outcome, confidence, description, score = row[:9]
     nodes = {role or "component": node_of(key)}
     score = None if score is None else round(score, 4)
     return Match(
@@ -156,49 +165,79 @@ def label_match(row: tuple[Any, ...]) -> Match:
     )
 
 
-def paths_query(
-    pattern: Pattern, filters: Filters, limit: int | None, run: int | None = None
-) -> tuple[str, Mapping[str, Any]]:
-    """Paths whose nodes fit a pattern, those of the newest run first. Rows: see `path_match`.
+def wanted_paths(filters: Filters, runs: Sequence[int], *, any_verdict: bool = False) -> Wanted:
+    """With a role or a text, paths through a node that has it.
 
-    With a role or a text, paths through a node that has it. `run`: the number of a run to look in.
+    A role counts where its label is supported; with the filter `verdict` where it has that one;
+    with `any_verdict` wherever it was proposed.
     """
     query = Query()
-    paths = compile_paths(pattern, query, filters.verdict, run)
-    filters.on_run(query)
+    outcome = filters.verdict or (None if any_verdict else SUPPORTED)
+    through = []
     if filters.role is not None:
-        having = f"SELECT run, key FROM standings WHERE role = {query.value(filters.role)}"
-        query.conditions.append(_some(paths.run, paths.keys, having))
+        through.append(f"coalesce(role = {query.value(filters.role)}, FALSE)")
+        if outcome is not None:
+            through[0] += f" AND coalesce(outcome = {query.value(outcome)}, FALSE)"
     if words := filters.words:
         says = " AND ".join(SAYS.format("standings", query.value(word)) for word in words)
-        having = f"SELECT run, key FROM standings WHERE {says}"
-        query.conditions.append(_some(paths.run, paths.keys, having))
-    sql = f"""{_with(query)} SELECT DISTINCT r.created_at, r.id, r.task, r.model,
-        {", ".join(f"{key} AS k{i}" for i, key in enumerate(paths.keys))}
-        FROM {paths.source} JOIN runs AS r ON r.number = {paths.run} WHERE {query.where()}
-        ORDER BY r.created_at DESC, r.id, {", ".join(f"k{i}" for i in range(len(paths.keys)))}
-        {_limit(limit)}"""
+        through.append(f"coalesce({says}, FALSE)")
+    return Wanted(runs, outcome, filters.verdict is not None, through, query.values)
+
+
+def runs_query(filters: Filters) -> tuple[str, Mapping[str, Any]]:
+    """The runs that may have matches, the newest first: number, id, task, model."""
+    query = Query(conditions=["r.circuit_id IS NOT NULL"])
+    filters.on_run(query)
+    sql = f"""SELECT r.number, r.id, r.task, r.model FROM runs AS r WHERE {query.where()}
+        ORDER BY r.created_at DESC, r.id"""
     return sql, query.values
 
 
-def count_query(pattern: Pattern) -> tuple[str, Mapping[str, Any]]:
-    """How many paths fit a pattern in each run that has any: the run's number, the count."""
-    query = Query()
-    paths = compile_paths(pattern, query)
-    keys = ", ".join(f"{key} AS k{i}" for i, key in enumerate(paths.keys))
-    sql = f"""{_with(query)} SELECT run, count(*) FROM
-        (SELECT DISTINCT {paths.run} AS run, {keys} FROM {paths.source} WHERE {query.where()})
-        GROUP BY run"""
-    return sql, query.values
+def search_paths(
+    connection: Connection, pattern: Pattern, filters: Filters, limit: int, any_verdict: bool
+) -> tuple[list[Match], int | None]:
+    """Paths whose nodes fit a pattern, those of the newest run first; of how many."""
+    check_roles(connection, pattern)
+    runs = {number: told for number, *told in connection.execute(*runs_query(filters)).fetchall()}
+    found: list[Match] = []
+    for batch in batches(list(runs)):
+        wanted = wanted_paths(filters, batch, any_verdict=any_verdict)
+        query = paths_query(pattern, wanted, limit - len(found))
+        for number, *keys in connection.execute(*query).fetchall():
+            found.append(path_match(pattern, runs[number], keys))
+        if len(found) >= limit:
+            counts = count_paths(connection, pattern, filters, list(runs), any_verdict)
+            return found, sum(counts.values())
+    return found, len(found)
 
 
-def _some(run: str, keys: Sequence[str], having: str) -> str:
-    return "(" + " OR ".join(f"({run}, {key}) IN ({having})" for key in keys) + ")"
+def count_paths(
+    connection: Connection,
+    pattern: Pattern,
+    filters: Filters,
+    runs: Sequence[int],
+    any_verdict: bool,
+) -> dict[int, int]:
+    """How many paths fit a pattern, by the number of the run; runs without any are left out."""
+    found: dict[int, int] = {}
+    for batch in batches(runs):
+        wanted = wanted_paths(filters, batch, any_verdict=any_verdict)
+        found |= dict(connection.execute(*count_query(pattern, wanted)).fetchall())
+    return found
 
 
-def path_match(pattern: Pattern, row: tuple[Any, ...]) -> Match:
-    _, run_id, task, model, *keys = row
+def batches(runs: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The newest few first, which may be enough; then more at once, but not all that there are."""
+    start, size = 0, FIRST_BATCH
+    while start < len(runs):
+        yield runs[start : start + size]
+        start, size = start + size, min(4 * size, LARGEST_BATCH)
+
+
+def path_match(pattern: Pattern, run: Sequence[str], keys: Sequence[int]) -> Match:
+    """`run`: its id, task and model."""
     named = dict(zip(pattern.step_names, map(node_of, keys)))
+    run_id, task, model = run
     return Match(run_id, task, model, named, "", None, None, pattern.text)
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .behavior_tables import show_behavior
 from .circuit import in_order
+from .motif import MOST_MATCHES
 from .run import WAITS
 from .terminal import Lines, PlainConsole, PlainTable
 from .verdict import worst
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from .comparing import Comparison, Shared
     from .motif import Enrichment, MotifCount
     from .plugins import Plugins
-    from .run import Run, RunHeader
+    from .reading import Listed
+    from .run import Run
     from .search import Match
     from .summary import Sentence
     from .verdict import Verdict
@@ -74,6 +76,9 @@ def show_run(run: Run, out: PlainConsole) -> None:
     """The circuit in a few lines, its components with roles and verdicts, the motifs found."""
     header, circuit = run.header, run.circuit
     out.print(f"run {header.id}  {header.task} on {header.model}  ({header.status})", style="bold")
+    for what, told in (("name", header.name), ("note", header.note), ("origin", header.origin)):
+        if told is not None:
+            out.print(f"{what}: {told}")
     show_behavior(run, out)
     if circuit is None:
         out.print("No circuit yet; repeat the same command to go on.")
@@ -227,7 +232,8 @@ def _motifs(run: Run) -> Table:
     names = dict.fromkeys(motif.pattern for motif in run.motifs)
     for name in names:
         matches = [motif for motif in run.motifs if motif.pattern == name]
-        table.add_row(name, str(len(matches)), _path(matches[0].nodes))
+        n = f"{MOST_MATCHES} or more" if len(matches) >= MOST_MATCHES else str(len(matches))
+        table.add_row(name, n, _path(matches[0].nodes))
     return table
 
 
@@ -238,19 +244,43 @@ def _path(nodes: Mapping[str, Node]) -> str:
     )
 
 
-def show_runs(headers: Sequence[RunHeader], out: PlainConsole) -> None:
-    table = _table("run", "task", "model", "discoverer", "labeler", "status", "created")
-    for header in headers:
-        table.add_row(
+def show_runs(runs: Sequence[Listed], out: PlainConsole) -> None:
+    """One row a run; columns that would be empty are left out."""
+    columns = ["run", "task", "model", "discoverer", "labeler", "edges", "faithfulness", "status"]
+    more = [x for x in ("name", "note", "origin") if any(getattr(r.header, x) for r in runs)]
+    table = _table(*columns, "created", *more)
+    for run in runs:
+        header = run.header
+        cells = [
             header.id,
             header.task,
             header.model,
-            str(header.settings.get("discoverer", "-")),
+            _discovery(header.settings),
             str(header.settings.get("labeler", "-")),
+            "-" if run.edges is None else str(run.edges),
+            _number(run.faithfulness, ".0%"),
             header.status,
             header.created_at.replace("T", " ").rstrip("Z"),
-        )
+            *(getattr(header, column) or "" for column in more),
+        ]
+        table.add_row(*map(Text, cells))
     out.print(table)
+
+
+def _discovery(settings: Mapping[str, Any]) -> str:
+    """The discoverer, with what decides how large the circuit is and what a cut edge carries."""
+    found = settings.get("discoverer_settings")
+    known: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    parts = [str(settings.get("discoverer", "-"))]
+    parts += [f"{x} {known[x]:.4g}" for x in ("tau", "max_edges") if _is_number(known.get(x))]
+    parts += [x for x in ("positions",) if known.get(x)]
+    parts += [str(known["level"])] if known.get("level") not in (None, "head") else []
+    ablation = settings.get("ablation", "corrupt")
+    return ", ".join(parts + ([] if ablation == "corrupt" else [str(ablation)]))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def show_comparison(runs: tuple[Run, Run], found: Comparison, out: PlainConsole) -> None:
@@ -337,18 +367,20 @@ def show_matches(matches: Sequence[Match], out: PlainConsole) -> None:
 
 def show_motifs(counts: Sequence[MotifCount], out: PlainConsole) -> None:
     """Only where a pattern occurs, or would by chance; what occurs nowhere is named below."""
-    columns = ["motif", "task", "model", "runs", "with it", "matches"]
-    table = _table(*columns, "expected", "times", "z", "p")
+    columns = ["motif", "task", "model", "run", "matches", "expected", "times", "z", "p"]
+    table = _table(*columns, "runs", "with it")
     seen = set()
     for count in counts:
         beside = count.enrichment
-        if not count.matches and (beside is None or not beside.expected):
+        if not count.runs_with and (beside is None or not beside.expected):
             continue
         seen.add(count.pattern)
-        cells = [count.pattern, count.task, count.model, count.runs, count.runs_with, count.matches]
-        table.add_row(*map(str, cells), *_beside(beside))
+        cells = [count.pattern, count.task, count.model, count.run[:8], str(count.matches)]
+        cells += [*_beside(beside), str(count.runs), str(count.runs_with)]
+        table.add_row(*map(Text, cells))
     if seen:
         out.print(table)
+        out.print("one run speaks for a task and a model; runs: how many there are of them")
     if absent := [name for name in dict.fromkeys(c.pattern for c in counts) if name not in seen]:
         out.print(f"nowhere: {', '.join(absent)}")
     if not counts:

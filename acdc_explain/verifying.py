@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from . import rows
+from .checking import derived_id
 from .circuit import Circuit
+from .reading import read_headers
 from .schema import Connection
-from .settings import run_id
 from .task import Task
 from .writing import IDENTITY
 
@@ -127,13 +128,8 @@ def _rows(connection: Connection, table: str, identity: str, number: str | None)
 
 
 def _runs(connection: Connection) -> Iterator[str]:
-    found = connection.execute("SELECT id, task_id, model_id, settings, versions FROM runs")
-    for identity, *held in found.fetchall():
-        yield from _record("runs", identity, partial(_run_id, *held))
-
-
-def _run_id(task_id: str, model_id: str, settings: str, versions: str) -> str:
-    return run_id(task_id, model_id, json.loads(settings), json.loads(versions))
+    for header in read_headers(connection, "ORDER BY id"):
+        yield from _record("runs", header.id, partial(derived_id, header))
 
 
 def _dangling(

@@ -93,13 +93,46 @@ def next_number(connection: Connection, table: str) -> int:
     return int(found[0])
 
 
-def add_header(connection: Connection, header: RunHeader) -> int:
-    """Add a run, or bring its status and circuit up to date; its number."""
-    new = rows.run_row(header, next_number(connection, "runs"))
-    add_keyed(connection, "runs", [new])
+def is_own(connection: Connection, run_id: str | None) -> bool:
+    """Whether what is added to a run was found here. None: no run, a benchmark."""
+    found = connection.execute("SELECT origin FROM runs WHERE id = ?", [run_id]).fetchone()
+    return found is None or found[0] is None
+
+
+def mark(
+    connection: Connection, things: str, ids: Sequence[str], number: int | None, *, own: bool
+) -> None:
+    """Before records are added: say which are imported, and that own ones no longer are."""
+    if own:
+        connection.execute(
+            "DELETE FROM imported WHERE things = ? AND number IS NOT DISTINCT FROM ? "
+            "AND id IN (SELECT unnest(?::VARCHAR[]))",
+            [things, number, list(ids)],
+        )
+        return
+    among = "" if number is None or things == "circuits" else f"WHERE circuit = {int(number)}"
     connection.execute(
-        "UPDATE runs SET status = ?, circuit_id = ? WHERE id = ?",
-        [header.status, header.circuit_id, header.id],
+        f"INSERT INTO imported SELECT DISTINCT ?, id, ?::INTEGER FROM (SELECT unnest(?::VARCHAR[]) "
+        f"AS id) AS new ANTI JOIN (SELECT id FROM {things} {among}) AS held USING (id)",
+        [things, number, list(ids)],
+    )
+
+
+def add_header(connection: Connection, header: RunHeader) -> int:
+    """Add a run, or bring its status and circuit up to date; its number.
+
+    A name or a note that it was given stays, where the header has none.
+    """
+    new = rows.run_row(header, next_number(connection, "runs"))
+    marks = ", ".join("?" * len(new))
+    connection.execute(
+        f"INSERT INTO runs ({', '.join(rows.RUN_COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING",
+        list(new),
+    )
+    connection.execute(
+        "UPDATE runs SET status = ?, circuit_id = ?, name = coalesce(?, name), "
+        "note = coalesce(?, note) WHERE id = ?",
+        [header.status, header.circuit_id, header.name, header.note, header.id],
     )
     return number_of(connection, "runs", header.id)
 
@@ -111,31 +144,61 @@ def add_task(connection: Connection, task: Task) -> None:
 def add_behavior(connection: Connection, run_id: str, behavior: Mapping[str, Behavior]) -> None:
     """In place of an earlier one of the same run; nothing where it is not known."""
     if behavior:
-        update = "UPDATE SET body = excluded.body"
-        add_keyed(connection, "behaviors", [(run_id, canonical_json(behavior))], update)
+        text = canonical_json(behavior)
+        connection.execute("UPDATE runs SET behavior = ? WHERE id = ?", [text, run_id])
 
 
-def add_circuit(connection: Connection, circuit: Circuit) -> int:
-    """Add a circuit that is not there yet; its number."""
-    identity = circuit.id
-    try:
-        return number_of(connection, "circuits", identity)
-    except KeyError:
+def add_circuit(connection: Connection, circuit: Circuit, *, own: bool = True) -> int:
+    """Add a circuit that is not there yet; its number.
+
+    One found here takes the place of one that was only imported: the id does not say how
+    faithful it is, and how large the effects of its edges are.
+    """
+    identity, number = circuit.id, None
+    held = connection.execute(
+        "SELECT circuits.number, imported.id IS NULL FROM circuits LEFT JOIN imported "
+        "ON things = 'circuits' AND imported.id = circuits.id WHERE circuits.id = ?",
+        [identity],
+    ).fetchone()
+    if held is not None:
+        number, found_here = held
+        if found_here or not own:
+            return int(number)
+        remove_circuit(connection, number)
+    if number is None:
         number = next_number(connection, "circuits")
+    mark(connection, "circuits", [identity], number, own=own)
     add_keyed(connection, "circuits", [rows.circuit_row(circuit, number)])
     append(connection, "nodes", [rows.node_row(identity, number, node) for node in circuit.nodes])
     edges = [rows.edge_row(identity, number, at, edge) for at, edge in enumerate(circuit.edges)]
     append(connection, "edges", edges)
-    return number
+    return int(number)
+
+
+def remove_circuit(connection: Connection, number: int) -> dict[str, int]:
+    """The circuit itself, and not what was found out about it; how many rows of what."""
+    low, high = rows.keys_of(number)
+    return {
+        table: removed(connection, table, f"{column} >= {low} AND {column} < {high}")
+        for table, column in (("nodes", "key"), ("edges", "src_key"))
+    } | {"circuits": removed(connection, "circuits", f"number = {int(number)}")}
+
+
+def removed(connection: Connection, table: str, condition: str, values: Any = None) -> int:
+    """Delete rows; how many there were."""
+    return int(
+        connection.execute(f"DELETE FROM {table} WHERE {condition}", values or []).fetchone()[0]
+    )
 
 
 def add_evidence(connection: Connection, run_id: str, evidence: Sequence[Evidence]) -> None:
     if not evidence:
         return
     circuit = number_of(connection, "circuits", evidence[0].circuit_id)
-    add_linked(
-        connection, "evidence", run_id, [rows.evidence_row(item, circuit) for item in evidence]
-    )
+    new = [rows.evidence_row(item, circuit) for item in evidence]
+    own = is_own(connection, run_id)
+    mark(connection, "evidence", [row[0] for row in new], circuit, own=own)
+    add_linked(connection, "evidence", run_id, new)
 
 
 def add_labels(connection: Connection, run_id: str, labels: Sequence[Label]) -> None:
@@ -218,9 +281,13 @@ def add_verdicts(connection: Connection, run_id: str, verdicts: Sequence[Verdict
     )
 
 
-def add_exchanges(connection: Connection, run_id: str | None, new: Sequence[Exchange]) -> None:
-    """Of a run, or of none: a benchmark's."""
-    add_linked(connection, "exchanges", run_id, list(map(rows.exchange_row, new)))
+def add_exchanges(
+    connection: Connection, run_id: str | None, new: Sequence[Exchange], *, own: bool = True
+) -> None:
+    """Of a run, or of none: a benchmark's. `own`: they were asked here."""
+    found = list(map(rows.exchange_row, new))
+    mark(connection, "exchanges", [row[0] for row in found], None, own=own)
+    add_linked(connection, "exchanges", run_id, found)
 
 
 def add_motifs(connection: Connection, run_id: str, motifs: Sequence[Motif]) -> None:
@@ -231,7 +298,7 @@ def add_motifs(connection: Connection, run_id: str, motifs: Sequence[Motif]) -> 
 def add_found(connection: Connection, run_id: str, run: Run) -> None:
     """The evidence and labels of a run, with all behind them."""
     add_evidence(connection, run_id, run.evidence)
-    add_exchanges(connection, run_id, run.exchanges)
+    add_exchanges(connection, run_id, run.exchanges, own=is_own(connection, run_id))
     add_labels(connection, run_id, run.labels)
     add_keyed(connection, "failures", [rows.failure_row(run_id, f) for f in run.failures])
 

@@ -8,7 +8,6 @@ PATTERNS = {
     # Olsson et al. 2022: what stood before a token reaches the keys of the head that looks for it.
     "induction": "previous_token -k-> induction",
     "previous-token chain": "previous_token -*k-> induction -*-> logits",
-    "induction to output": "induction -> logits",
     # Wang et al. 2022: duplicates are told to the S-inhibition heads, which steer the movers.
     "IOI core": "s_inhibition -q-> (name_mover|backup_name_mover) -> logits",
     "IOI upstream": "(duplicate_token|induction) -v-> s_inhibition",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from acdc_explain.circuit import Circuit, Edge, Faithfulness, Node
 from acdc_explain.evidence import Evidence
 from acdc_explain.exchange import Exchange
@@ -63,8 +61,9 @@ def make_run(
         evidence.append(found)
         labels.append(label)
         verdicts.append(Verdict(label.id, "role_card", outcome, 0.8, 0.1, 0.99, 32, "holds"))
+    asked = {"discoverer": "acdc", "labeler": "rules", "edges": list(edges)}
     header = RunHeader(
-        id=circuit.id[::-1],
+        id=run_id(circuit.task_id, circuit.model_id, asked, "0.1.0"),
         task=task,
         task_id=circuit.task_id,
         model=model,
@@ -73,8 +72,8 @@ def make_run(
         status="done",
         created_at=created,
         seed=0,
-        settings={"discoverer": "acdc", "labeler": "rules"},
-        versions={"python": "3.11"},
+        settings=asked,
+        versions={"python": "3.11", "acdc-explain": "0.1.0"},
     )
     motif = Motif("chain", header.id, circuit.id, {"induction": Node.parse("a1.h0")})
     nodes = (Node.parse("a1.h0"), Node.parse("m1"))
@@ -84,13 +83,5 @@ def make_run(
 
 
 def whole_run(task: str = "ioi") -> Run:
-    """A sample whose id is what its content says."""
-    run = make_run(task)
-    header = run.header
-    versions = {"python": "3.11", "acdc-explain": "0.1.0"}
-    identity = run_id(header.task_id, header.model_id, header.settings, header.versions)
-    header = replace(header, id=identity, versions=versions)
-    assert run.summary is not None
-    summary = replace(run.summary, run_id=identity)
-    motifs = [replace(motif, run_id=identity) for motif in run.motifs]
-    return replace(run, header=header, motifs=motifs, summary=summary)
+    """A sample by its task alone."""
+    return make_run(task)

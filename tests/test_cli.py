@@ -67,7 +67,10 @@ class TestReading:
         other = str(tmp_path / "o.duckdb")
         assert "added" in invoke("import", str(file), "--db", other)
         assert "was there already" in invoke("import", str(file), "--db", other)
-        assert invoke("export", "last", "--db", other) == text
+        found, exported = json.loads(invoke("export", "last", "--db", other)), json.loads(text)
+        assert found["run"].pop("origin").startswith(str(file))
+        assert exported["run"].pop("origin") is None
+        assert found == exported
         assert json.loads(text) == to_document(Store(db).get("last"))
 
     def test_export_to_a_file(self, db, tmp_path):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from acdc_explain.circuit import Edge, Graph, Node
 from acdc_explain.cli import app
+from acdc_explain.connecting import CONFIG
 from acdc_explain.enriching import enrich, motif_counts
 from acdc_explain.errors import UserError
 from acdc_explain.evidence import Evidence
@@ -22,7 +23,7 @@ from acdc_explain.motif import Enrichment
 from acdc_explain.pattern import Pattern
 from acdc_explain.randomised import randomised
 from acdc_explain.rows import node_key, node_of
-from acdc_explain.store import CONFIG, Store
+from acdc_explain.store import Store
 
 from .samples import make_run, whole_run
 from .test_patterns import brute_force
@@ -275,11 +276,20 @@ class TestEnrichment:
         store.add_run(
             replace(again, header=header, labels=labels, verdicts=[], motifs=[], summary=None)
         )
-        counts = motif_counts(store, {"chain": "previous_token -k-> induction"}, sample=1)
-        assert {(c.task, c.model): (c.runs, c.runs_with, c.matches, c.sampled) for c in counts} == {
-            ("ioi", "mini"): (1, 0, 0, 1), ("ioi", "big"): (1, 1, 1, 1), ("induction", "mini"): (1, 1, 1, 1),
+        named = {"chain": "previous_token -k-> induction"}
+        counts = motif_counts(store, named)
+        assert {(c.task, c.model): (c.run, c.runs, c.runs_with, c.matches) for c in counts} == {
+            ("ioi", "mini"): ("f" * 16, 2, 1, 0),
+            ("ioi", "big"): (make_run("ioi", "big").id, 1, 1, 1),
+            ("induction", "mini"): (make_run("induction").id, 1, 1, 1),
         }  # fmt: skip
-        assert {c.enrichment for c in motif_counts(store, {"c": "induction"}, sample=0)} == {None}
+        assert all(count.enrichment is not None for count in counts)
+        for other, chance in (
+            (named, False),
+            ({"c": "induction"}, True),
+            ({"c": "m1 -> logits"}, True),
+        ):
+            assert {c.enrichment for c in motif_counts(store, other, chance=chance)} == {None}
 
     def test_the_command(self, tmp_path):
         store = Store(tmp_path / "s.duckdb")

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from acdc_explain import store as store_module
+from acdc_explain import connecting
 from acdc_explain.circuit import Edge
 from acdc_explain.errors import UserError
 from acdc_explain.exchange import Exchange
@@ -132,7 +132,10 @@ def test_document_round_trip(store, tmp_path):
     assert other.add_run(from_document(document, "f.json"))
     assert to_document(other.get(run.id)) == to_document(other.get("last"))
     store.add_run(run)
-    assert to_document(store.get(run.id)) == to_document(other.get(run.id))
+    own, imported = (to_document(held.get(run.id)) for held in (store, other))
+    assert own["run"].pop("origin") is None
+    assert imported["run"].pop("origin").startswith("f.json, 20")
+    assert own == imported
 
 
 def test_document_keeps_the_contract():
@@ -373,7 +376,7 @@ class TestSeveralProcesses:
 
     def test_a_lock_that_stays_is_named(self, store, monkeypatch):
         store.add_run(make_run())
-        monkeypatch.setattr("acdc_explain.store.LOCK_SECONDS", 0.2)
+        monkeypatch.setattr("acdc_explain.connecting.LOCK_SECONDS", 0.2)
         held = self.context.Event()
         holder = self.context.Process(target=_hold, args=(str(store.path), held))
         holder.start()
@@ -433,8 +436,8 @@ def test_ctrl_c_at_any_moment(store, monkeypatch, statement, interrupt, after):
                 self.engine.execute(query, *values)
             raise interrupt("Interrupted!")
 
-    real = store_module._engine
-    monkeypatch.setattr(store_module, "_engine", lambda: Interrupted(real()))
+    real = connecting._engine
+    monkeypatch.setattr(connecting, "_engine", lambda reach: Interrupted(real(reach)))
     with suppress(KeyboardInterrupt):
         store.add_run(whole_run("during"))
     assert {header.task for header in store.runs()} <= {"before", "during"}
@@ -447,7 +450,7 @@ def test_ctrl_c_at_any_moment(store, monkeypatch, statement, interrupt, after):
 def test_a_file_that_may_only_be_read(store, monkeypatch):
     store.add_run(whole_run())
     before = store.path.read_bytes()
-    monkeypatch.setattr("acdc_explain.store.os.access", lambda path, mode: False)
+    monkeypatch.setattr("acdc_explain.store_file.os.access", lambda path, mode: False)
     assert len(store.search(role="induction")) == 1
     assert store.verify() == []
     with pytest.raises(UserError, match="may only be read: nothing was written"):
