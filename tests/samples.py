@@ -63,7 +63,7 @@ def make_run(
         verdicts.append(Verdict(label.id, "role_card", outcome, 0.8, 0.1, 0.99, 32, "holds"))
     asked = {"discoverer": "acdc", "labeler": "rules", "edges": list(edges)}
     header = RunHeader(
-        id=run_id(circuit.task_id, circuit.model_id, asked, "0.1.0"),
+        id=run_id(circuit.task_id, circuit.model_id, asked, {"acdc-explain": "0.1.0"}),
         task=task,
         task_id=circuit.task_id,
         model=model,
