@@ -47,6 +47,7 @@ class LabelWork:
     name: str
     labeler: Labeler
     settings: Mapping[str, Any]
+    code: Mapping[str, str]  # of a labeler of another package (Plugins.code)
     roles: Mapping[str, RoleCard]
     task: Task
     model: str
@@ -98,7 +99,7 @@ class LabelWork:
             "circuit_id": question.circuit.id,
             "node": question.node,
             "labeler": self.name,
-            "settings": self.settings,
+            "settings": {**self.settings, **self.code},
             "prompt": prompt,
         }
         return Asked(content_id("question", asked), question, prompt, fault)

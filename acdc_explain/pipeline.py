@@ -240,6 +240,7 @@ def prepare(
     made_by = versions()
     resolved = {
         **plan.as_dict(),
+        **plan.code(plugins),
         "task_from": task_from,
         "examples": len(task.discover),
         "metric": settings.metric or task.metric,
@@ -300,7 +301,9 @@ def reopen(
         _check_labeler(plan, transport)
         resolved.pop("prompts", None)
         resolved |= _prompts(plan, plugins, settings)
-    resolved |= plan.as_dict() | {"roles": content_id("roles", plugins.roles())}
+    resolved.pop("code", None)
+    resolved |= plan.as_dict() | plan.code(plugins)
+    resolved["roles"] = content_id("roles", plugins.roles())
     try:
         task = store.task(header.task_id)
     except KeyError:

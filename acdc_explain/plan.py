@@ -76,6 +76,18 @@ class Plan:
         more = {n: with_shared(pick("judge", judges, n), shared) for n in named}
         return replace(self, judges={**self.judges, **more})
 
+    def code(self, plugins: Plugins) -> dict[str, Any]:
+        """The code of other packages that takes part, by name: it decides the result, too."""
+        used = [
+            ("register_discoverers", self.discoverer),
+            *(("register_collectors", name) for name in self.collectors),
+            ("register_labelers", self.labeler),
+            *(("register_judges", name) for name in self.judges),
+        ]
+        found = {name: plugins.code(hook, name) for hook, name in used}
+        foreign = {name: code["plugin_code"] for name, code in found.items() if code}
+        return {"code": foreign} if foreign else {}
+
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 

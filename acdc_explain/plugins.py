@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 import re
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from inspect import ismodule
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import pluggy
 from .errors import UserError, WrongUsage, unknown
 from .guard import Unfit, printing_aside, sentence
 from .hookspecs import PROJECT, Hooks
-from .ids import canonical_json
+from .ids import ID_LENGTH, canonical_json
 from .pattern import Pattern
 from .role import Requirement, RoleCard
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
 DISTRIBUTION = "acdc-explain"
+UNKNOWN = "unknown"
 
 
 @dataclass
@@ -79,7 +82,18 @@ class Plugins:
     def owner(self, hook: str, name: str) -> str:
         """The plugin that registers a name."""
         found = self.by_plugin(hook).items()
-        return next((plugin for plugin, names in found if name in names), "unknown")
+        return next((plugin for plugin, names in found if name in names), UNKNOWN)
+
+    def code(self, hook: str, name: str) -> dict[str, str]:
+        """What tells the code behind a name from what it was before, for whatever it found.
+
+        Empty for what is built in, where `settings.RESULTS` does it.
+        """
+        owner = self.owner(hook, name)
+        if owner in self.built_in or owner == UNKNOWN:
+            return {}
+        plugin = self.manager.get_plugin(owner)
+        return {"plugin_code": _digest(plugin if ismodule(plugin) else type(plugin))}
 
     def usual_judges(self) -> list[str]:
         """Those that test every label: built in, and not only on request."""
@@ -161,6 +175,16 @@ def _load(plugins: Plugins, entry: EntryPoint) -> None:
         return
     if _ours(entry):
         plugins.built_in.add(entry.name)
+
+
+def _digest(plugin: Any) -> str:
+    """Of the file that a plugin is in."""
+    try:
+        file = inspect.getsourcefile(plugin)
+        content = Path(file).read_bytes() if file else b""
+    except (TypeError, OSError):
+        content = b""
+    return hashlib.sha256(content).hexdigest()[:ID_LENGTH]
 
 
 # --- what hooks return -------------------------------------------------------------------------

@@ -25,6 +25,21 @@ from .schema import MIGRATIONS, VERSION, Connection
 
 NARROW = "name more of the steps, or narrow it with --task or --model"
 
+State = tuple[tuple[int, ...] | None, ...]
+_checked: dict[Path, State] = {}  # files with nothing but our tables, as this process left them
+
+
+def _state(path: Path) -> State:
+    """What changes whenever a file or its log is written to or replaced."""
+    found: list[tuple[int, ...] | None] = []
+    for file in (path, path.with_name(f"{path.name}.wal")):
+        try:
+            held = file.stat()
+            found.append((held.st_dev, held.st_ino, held.st_size, held.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
 
 class StoreFile:
     """What all of a store's methods open and close; the file is not kept open."""
@@ -75,17 +90,24 @@ class StoreFile:
         """A connection to the file, in which there is nothing but tables of ours."""
         with attached(self.path, read_only=read_only, folder=folder) as connection:
             try:
-                for stranger in strangers(connection):
-                    raise UserError(
-                        f"{self.path} is a database of something else (it has {stranger}, which "
-                        "no store has) and is not read; give another --db."
-                    )
+                self._check(connection)
                 connection.execute("USE store")
                 yield connection
             except (duckdb.Error, RuntimeError) as error:
                 stop_engine()
                 pass_on_interrupt(error)
                 raise self._failed(error) from error
+        _checked[self.path] = _state(self.path)
+
+    def _check(self, connection: Connection) -> None:
+        """Once for each state of the file: it takes longer than a search. Raises UserError."""
+        if _checked.get(self.path) == _state(self.path):
+            return
+        for stranger in strangers(connection):
+            raise UserError(
+                f"{self.path} is a database of something else (it has {stranger}, which no store "
+                "has) and is not read; give another --db."
+            )
 
     def _failed(self, error: Exception) -> UserError:
         if self._read_only:

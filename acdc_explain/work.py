@@ -157,6 +157,7 @@ class Work:
             "metric": self.subject.metric_name,
             "ablation": self.subject.ablation,
             "results": RESULTS,
+            **self.plugins.code("register_discoverers", plan.discoverer),
         }
         circuit = self.store.find_circuit(
             header.task_id, header.model_id, plan.discoverer, settings
@@ -208,7 +209,8 @@ class Work:
     def _collect(
         self, circuit: Circuit, name: str, settings: Mapping[str, Any]
     ) -> Iterator[Evidence]:
-        held = self.store.find_evidence(circuit.id, name, settings)
+        recorded = {**settings, **self.plugins.code("register_collectors", name)}
+        held = self.store.find_evidence(circuit.id, name, recorded)
         yield from held
         done, total = len(held), len(circuit.components)
         self.progress(name, done, total)
@@ -219,7 +221,7 @@ class Work:
             if not missing:
                 return
             for node, facts in self._collected(name, settings, missing):
-                item = Evidence(circuit.id, node, name, settings, facts)
+                item = Evidence(circuit.id, node, name, recorded, facts)
                 outbox.put(item)
                 done += 1
                 self.progress(name, done, total, str(node))
@@ -254,6 +256,7 @@ class Work:
             name=self.plan.labeler,
             labeler=pick("labeler", self.plugins.labelers(), self.plan.labeler),
             settings=self.plan.labeler_settings,
+            code=self.plugins.code("register_labelers", self.plan.labeler),
             roles=self.plugins.roles(),
             task=self.task,
             model=self.header.model,
@@ -346,7 +349,7 @@ class Work:
         asked = {
             "label_id": label.id,
             "judge": judge,
-            "settings": settings,
+            "settings": {**settings, **self.plugins.code("register_judges", judge)},
             "card": self.plugins.roles().get(label.role),
         }
         return content_id("judging", asked)
@@ -362,7 +365,9 @@ class Work:
         run, rules = self.store.get(self.header.id), self.plugins.labelers().get("rules")
         ways, had = [self.labels], True
         if rules is not None:
-            ways.append(replace(self.labels, name="rules", labeler=rules, settings={}, desk=None))
+            ways.append(
+                replace(self.labels, name="rules", labeler=rules, settings={}, code={}, desk=None)
+            )
         for way in ways:
             summary = None
             try:

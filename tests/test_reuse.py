@@ -40,3 +40,49 @@ def test_runs_from_before_results_were_counted_keep_their_ids():
     versions = {"acdc-explain": "0.1.0"}
     assert settings.results_of(versions) == "0.1.0"
     assert settings.results_of({**versions, "results": "7"}) == "results 7"
+
+
+JUDGE = """
+from acdc_explain import hookimpl
+from acdc_explain.verdict import Verdict
+
+def strict(subject, labels, roles):
+    for label in labels:
+        yield Verdict(label.id, "strict", "OUTCOME", None, None, None, 1, "so it is")
+
+@hookimpl
+def register_judges():
+    return {"strict": strict}
+"""
+
+
+def test_a_plugin_that_was_edited_is_asked_again(small_model, tmp_path, monkeypatch):
+    """Without it, whoever writes a judge would see the verdicts of yesterday's."""
+    import importlib
+
+    from acdc_explain.plugins import load_plugins
+
+    store, model, found = Store(tmp_path / "s.duckdb"), small_model("neox"), []
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, outcome in enumerate(("refuted", "causal_only", "causal_only")):
+        name = f"strict_judge_{number}"
+        file = tmp_path / f"{name}.py"
+        file.write_text(JUDGE.replace("OUTCOME", outcome))
+        importlib.invalidate_caches()
+        plugins = load_plugins()
+        plugin = importlib.import_module(name)
+        plugins.manager.register(plugin, name="strict")
+        plugins._returned.clear()
+        try:
+            run = ax.explain(word_task(4), model, store=store, more_judges=("strict",), **OPTIONS)
+        finally:
+            plugins.manager.unregister(plugin)
+            plugins._returned.clear()
+        found.append(run)
+    outcomes = [{v.outcome for v in run.verdicts if v.judge == "strict"} for run in found]
+    assert outcomes == [{"refuted"}, {"causal_only"}, {"causal_only"}]
+    assert [run.reused for run in found] == [False, False, True]
+    assert found[0].id != found[1].id == found[2].id
+    assert found[0].circuit is not None
+    assert found[1].circuit is not None
+    assert found[0].circuit.id == found[1].circuit.id  # what is built in is not done again
