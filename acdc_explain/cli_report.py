@@ -53,7 +53,10 @@ def _write_all(held: Store, limit: int, folder: Path) -> None:
 
     shown: list[Run] = []
     failed: list[tuple[RunHeader, str]] = []
-    for header in held.runs()[:limit]:
+    headers = held.runs()
+    if len(headers) > limit:
+        say_cut(limit, len(headers))
+    for header in headers[:limit]:
         try:
             run = held.get(header.id)
             text = _page(run, held)

@@ -44,6 +44,15 @@ class Plugins:
     built_in: set[str] = field(default_factory=set)
     _returned: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
 
+    def register(self, plugin: Any, name: str) -> None:
+        """Add a plugin that no package brings, until `unregister`."""
+        self.manager.register(plugin, name=name)
+        self._returned.clear()
+
+    def unregister(self, plugin: Any) -> None:
+        self.manager.unregister(plugin)
+        self._returned.clear()
+
     def registered(self, hook: str) -> dict[str, Any]:
         """Everything one hook brings, by name. Raises UserError if two plugins use one name."""
         found: dict[str, Any] = {}

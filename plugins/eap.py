@@ -24,8 +24,7 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
     """
     from acdc_explain.attribution import scored
 
-    if max_edges < 1 or steps < 1:
-        raise WrongUsage(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
+    _check(max_edges=max_edges, steps=steps)
     if subject.metric_name == "kl" and steps == 1:
         raise WrongUsage(
             "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
@@ -33,6 +32,15 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
         )
     scores = scored(subject, progress, steps)
     return Found(tuple(_largest(scores, max_edges)), len(scores))
+
+
+def _check(*, max_edges: int, steps: int) -> None:
+    """Raises WrongUsage for settings that cannot be."""
+    if max_edges < 1 or steps < 1:
+        raise WrongUsage(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
+
+
+eap.check = _check  # type: ignore[attr-defined]
 
 
 def _largest(scores: Scores, max_edges: int) -> list[Edge]:

@@ -21,7 +21,9 @@ from acdc_explain.store import Store
 from .conftest import word_task
 from .samples import make_run, whole_run
 
-OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 12, "judges": ("role_card",)}
+OPTIONS: dict[str, Any] = {
+    "discoverer": "eap", "max_edges": 12, "judges": ("role_card",), "anyway": True,
+}  # fmt: skip
 
 
 def imported(run: Run, where: str = "f.json") -> Run:

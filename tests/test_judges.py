@@ -99,9 +99,9 @@ class TestSufficiency:
     def test_a_share_that_may_be_too_large_says_nothing(self):
         """The effect is small beside its error, so that shares of it run from 0 to many."""
         noise = torch.randn(32, generator=torch.Generator().manual_seed(0))
-        whole = 0.3 + 0.5 * noise.abs()
-        shares = shares_kept(-whole - noise, whole, [whole])
-        assert shares.interval[0] < 1.5 < shares.kept
+        whole = torch.ones(32)
+        shares = shares_kept(-0.6 + 2 * noise, whole, [whole])
+        assert shares.interval[0] < 1.5 < shares.kept < shares.interval[1]
         assert _verdict(label(nodes("mover")[0], "name_mover"), shares) is None
 
     def test_an_effect_that_may_be_none_is_not_taken_apart(self):

@@ -46,5 +46,5 @@ def test_differentiable(name):
 
 
 def test_unknown_metric():
-    with pytest.raises(UserError, match="There is no metric 'accuracy'; choose one of kl"):
+    with pytest.raises(UserError, match="There is no metric 'accuracy'; there are kl, logit_diff"):
         metric_named("accuracy")

@@ -122,7 +122,9 @@ def test_garbage_from_a_hook(hook, garbage, installed):  # noqa: F811
 
 # --- in a run ----------------------------------------------------------------------------------
 
-OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 12, "labeler": "rules"}
+OPTIONS: dict[str, Any] = {
+    "discoverer": "eap", "max_edges": 12, "labeler": "rules", "anyway": True,
+}  # fmt: skip
 
 
 @pytest.fixture

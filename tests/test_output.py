@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from acdc_explain.checking import derived_id
 from acdc_explain.cli import main
 from acdc_explain.label import Failure
 from acdc_explain.output import print_json, say, shown
@@ -44,21 +45,28 @@ def evil_run() -> Run:
     """Every text that can come from outside is hostile."""
     run = make_run(task=f"t{EVIL}", model=f"m{EVIL}")
     assert run.circuit is not None
-    labels = [replace(x, role=EVIL, description=f"first\n{EVIL}", labeler=EVIL) for x in run.labels]
+    exchanges = [replace(x, llm=EVIL) for x in run.exchanges]
+    said = {"role": EVIL, "description": f"first\n{EVIL}", "labeler": EVIL}
+    labels = [replace(x, **said, exchange_id=x.exchange_id and exchanges[0].id) for x in run.labels]
     verdicts = [
         replace(v, label_id=x.id, judge=EVIL, reason=EVIL) for v, x in zip(run.verdicts, labels)
     ]
     node = run.circuit.components[0]
     assert run.summary is not None
+    header = replace(run.header, settings={"discoverer": EVIL, "labeler": f"l\n{EVIL}"})
+    header = replace(header, id=derived_id(header))
+    sentences = (Sentence(f"one\ntwo {EVIL}", (node,)),)
     return replace(
         run,
-        header=replace(run.header, settings={"discoverer": EVIL, "labeler": f"l\n{EVIL}"}),
+        header=header,
         labels=labels[1:],
         verdicts=verdicts[1:],
-        motifs=[replace(m, pattern=EVIL, nodes={EVIL: node}) for m in run.motifs],
+        motifs=[replace(m, pattern=EVIL, run_id=header.id, nodes={EVIL: node}) for m in run.motifs],
         failures=[Failure(node, EVIL, f"reply\n{EVIL}")],
-        exchanges=[replace(x, llm=EVIL) for x in run.exchanges],
-        summary=replace(run.summary, sentences=(Sentence(f"one\ntwo {EVIL}", (node,)),)),
+        exchanges=exchanges,
+        summary=replace(
+            run.summary, run_id=header.id, sentences=sentences, exchange_id=exchanges[0].id
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from acdc_explain.again import commands
 from acdc_explain.circuit import Graph, Node
 from acdc_explain.cli import app
 from acdc_explain.curve import Sized, curve
@@ -24,7 +25,8 @@ from acdc_explain.drawing import draw
 from acdc_explain.errors import UserError
 from acdc_explain.evidence import Evidence
 from acdc_explain.page_facts import PageFacts
-from acdc_explain.report import command, compare_page, index_page, page
+from acdc_explain.plugins import load_plugins
+from acdc_explain.report import compare_page, index_page, page
 from acdc_explain.run import from_document, to_document
 from acdc_explain.store import Store
 
@@ -215,11 +217,14 @@ def test_a_run_without_a_circuit():
 
 
 def test_the_command_that_made_it():
+    """What the settings of a run say, quoted for a shell; `test_again.py` types it."""
     run = whole_run()
     settings = {**run.header.settings, "discoverer_settings": {"tau": 0.05, "max_edges": None}}
-    assert command(replace(run, header=replace(run.header, settings=settings))) == (
-        "acdc-explain run ioi --model mini --seed 0 --discoverer acdc --labeler rules --tau 0.05"
-    )
+    header = replace(run.header, settings=settings, model="my model")
+    assert commands(replace(run, header=header), load_plugins()) == [
+        "acdc-explain run ioi --model 'my model' --seed 0 --discoverer acdc --labeler rules "
+        "--set tau=0.05"
+    ]
 
 
 def test_layers_go_up():

@@ -71,13 +71,11 @@ def test_a_plugin_that_was_edited_is_asked_again(small_model, tmp_path, monkeypa
         importlib.invalidate_caches()
         plugins = load_plugins()
         plugin = importlib.import_module(name)
-        plugins.manager.register(plugin, name="strict")
-        plugins._returned.clear()
+        plugins.register(plugin, "strict")
         try:
             run = ax.explain(word_task(4), model, store=store, more_judges=("strict",), **OPTIONS)
         finally:
-            plugins.manager.unregister(plugin)
-            plugins._returned.clear()
+            plugins.unregister(plugin)
         found.append(run)
     outcomes = [{v.outcome for v in run.verdicts if v.judge == "strict"} for run in found]
     assert outcomes == [{"refuted"}, {"causal_only"}, {"causal_only"}]

@@ -164,7 +164,8 @@ def test_document_keeps_the_contract():
         label
     )
     assert set(label["verdicts"][0]) == {
-        "judge", "outcome", "score", "chance", "percentile", "n", "reason",
+        "judge", "outcome", "score", "chance", "percentile", "n", "reason", "measure", "unit", "low",
+        "high",
     }  # fmt: skip
     assert document["motifs"] == [{"pattern": "chain", "nodes": {"induction": "a1.h0"}}]
     exchanges = {"n": 1, "failed": 0, "tokens_in": 10, "tokens_out": 5, "cost_usd": None}
