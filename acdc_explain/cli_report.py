@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import DEFAULT_STORE, Db, app, installed, open_store
+from .command import DEFAULT_STORE, Db, app, installed, open_store, say_cut
 from .errors import UserError
 from .output import say
 from .user_files import check_output
