@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,50 @@ def test_the_example_plugin_is_installed_and_runs(example, tmp_path):
     )
     assert "again on mini  (done)" in shown
     assert "copier" in cli("search", "--role", "copier", "--db", db)
+
+
+def test_every_dependency_has_a_lower_and_an_upper_bound():
+    from .lowest import NEEDED, PROJECT, constraints, requirements
+
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    found = requirements()
+    assert len(found) > len(PROJECT["dependencies"]) > 10
+    for requirement in (*found, *build):
+        assert NEEDED.fullmatch(requirement), f"{requirement} needs >= and <"
+    lowest = dict(line.split("==") for line in constraints())
+    assert len(lowest) == len(found) - 1  # without torch
+    assert "torch" not in lowest
+    tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    names = {name.lower().replace("_", "-") for name in tested}
+    assert {name.lower() for name in lowest} <= names
+
+
+def test_what_is_imported_directly_is_a_dependency():
+    from .lowest import PROJECT
+
+    named = {re.split("[<>=]", r)[0].replace("-", "_") for r in PROJECT["dependencies"]}
+    known = named | sys.stdlib_module_names | {
+        "acdc_explain", "acdc_explain_plugins", "acdc_explain_prompts",
+        "tracr",  # an extra
+        "tokenizers", "safetensors", "huggingface_hub",  # those that transformers needs
+    }  # fmt: skip
+    for folder in ("acdc_explain", "plugins"):
+        for file in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    modules = [node.module or ""]
+                for module in modules:
+                    assert module.split(".")[0] in known, f"{file.name} imports {module}"
+
+
+def test_nothing_that_reports_to_others_is_imported():
+    code = (
+        "import sys, acdc_explain; acdc_explain.load_model('mini'); "
+        "print({'wandb', 'opentelemetry', 'cwevals', 'sentry_sdk'} & {m.split('.')[0] for m in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_built_in_plugins_are_not_broken():

@@ -319,10 +319,10 @@ def write_gguf(file: Path, leave_out: str = "", more: str = "") -> None:
         "block_count": config.num_hidden_layers, "feed_forward_length": config.intermediate_size,
         "head_count": config.num_attention_heads, "head_count_kv": config.num_key_value_heads,
         "layer_norm_rms_eps": config.rms_norm_eps, "vocab_size": config.vocab_size,
-        "tokenizer_model": "gpt2", "token_merges": ["a b"], "bos_token_id": 0, "eos_token_id": 0,
+        "tokenizer_model": "gpt2", "token_merges": ["a b", "c d"], "bos_token_id": 0, "eos_token_id": 0,
     }.items():  # fmt: skip
         getattr(writer, f"add_{field}")(value)
-    tokens = ["<bos>", "<unk>", "ab", "Ġ", *(chr(97 + n) for n in range(26))]
+    tokens = ["<bos>", "<unk>", "ab", "cd", "Ġ", *(chr(97 + n) for n in range(26))]
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)

@@ -1,0 +1,28 @@
+"""Prints the lowest versions that pyproject.toml allows, as constraints: `make lowest` tests them.
+
+torch is left out: its older wheels are many hundred megabytes each, so the tested one stays.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+NEEDED = re.compile(r"(?P<name>[\w-]+)>=(?P<lower>[\w.]+),<(?P<upper>[\w.]+)")
+
+
+def requirements() -> list[str]:
+    """Everything this project asks for, but for its own extras."""
+    extras = [r for group in PROJECT["optional-dependencies"].values() for r in group]
+    return [r for r in [*PROJECT["dependencies"], *extras] if not r.startswith("acdc-explain[")]
+
+
+def constraints() -> list[str]:
+    found = [NEEDED.fullmatch(requirement) for requirement in requirements()]
+    return [f"{m['name']}=={m['lower']}" for m in found if m and m["name"] != "torch"]
+
+
+if __name__ == "__main__":
+    print("\n".join(constraints()))
