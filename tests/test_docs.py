@@ -94,7 +94,7 @@ def test_options_in_the_examples_exist():
         option
         for command in (*commands.values(), *commands["bench"].commands.values())
         for parameter in command.params
-        for option in parameter.opts
+        for option in (*parameter.opts, *parameter.secondary_opts)
     }
     for line in re.findall(r"^acdc-explain .*$", README + PLUGINS + LABELING + SEARCH, re.M):
         for option in re.findall(r" (--[a-z-]+)", line.split("#")[0]):
