@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import duckdb
-
+from .connecting import NotThere
 from .schema import MIGRATIONS, Connection
 
 TABLES = frozenset({"meta", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))})
@@ -61,7 +60,7 @@ def strangers(connection: Connection) -> Iterator[str]:
 
 
 def _rows(connection: Connection, query: str) -> list[tuple[Any, ...]]:
-    with suppress(duckdb.CatalogException):  # triggers are new in DuckDB 2
+    with suppress(NotThere):  # triggers are new in DuckDB 2
         found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
         return found
     return []

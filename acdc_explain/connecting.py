@@ -22,6 +22,7 @@ import duckdb
 from .errors import UserError
 from .schema import Connection
 
+DatabaseError, NotThere = duckdb.Error, duckdb.CatalogException  # as other files know them
 LOCK_SECONDS = 60.0  # more than a search may take, or a writer would give up during one
 SEARCH_SECONDS = 20.0
 MEMORY = "2GB"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import duckdb
-
 from .catalog import strangers
 from .connecting import (
+    DatabaseError,
+    NotThere,
     attached,
     first_line,
     pass_on_interrupt,
@@ -93,7 +93,7 @@ class StoreFile:
                 self._check(connection)
                 connection.execute("USE store")
                 yield connection
-            except (duckdb.Error, RuntimeError) as error:
+            except (DatabaseError, RuntimeError) as error:
                 stop_engine()
                 pass_on_interrupt(error)
                 raise self._failed(error) from error
@@ -125,7 +125,7 @@ class StoreFile:
         """Of the schema; 0: a new file."""
         try:
             row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        except duckdb.CatalogException:
+        except NotThere:
             tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
             if tables:
                 raise UserError(
@@ -180,7 +180,7 @@ class StoreFile:
                     new.replace(file)
                     connection.execute("USE memory")
                     connection.execute("DETACH store")
-            except (duckdb.Error, OSError) as error:
+            except (DatabaseError, OSError) as error:
                 stop_engine()
                 pass_on_interrupt(error)
                 new.unlink(missing_ok=True)

@@ -389,7 +389,7 @@ class TestMini:
         document = to_document(replace(run, reused=False))
         other = Store(tmp_path / "other.duckdb")
         other.add_run(from_document(json.loads(json.dumps(document)), "x"))
-        again = to_document(other.get("last"))
-        assert again["run"].pop("origin").startswith("x")
+        found = to_document(other.get("last"))
+        assert found["run"].pop("origin").startswith("x, 20")
         assert document["run"].pop("origin") is None
-        assert again == document
+        assert found == document
