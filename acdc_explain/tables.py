@@ -224,7 +224,8 @@ def measured(verdict: Verdict | None) -> str:
     if verdict is None or verdict.score is None:
         return "-"
     name = (verdict.measure or "").replace("_", " ")
-    return " ".join(part for part in (name, f"{verdict.score:.2f}", verdict.unit) if part)
+    score = round(verdict.score, 2) + 0.0  # and not -0.00
+    return " ".join(part for part in (name, f"{score:.2f}", verdict.unit) if part)
 
 
 def _motifs(run: Run) -> Table:

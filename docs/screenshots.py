@@ -9,11 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
 from acdc_explain import Store, explain
 from acdc_explain.report import page
 from acdc_explain.tables import show_matches, show_run
+from acdc_explain.terminal import PlainConsole
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 1400, 1150
@@ -47,7 +46,7 @@ def main() -> None:
 def terminal(name: str, show) -> None:  # type: ignore[no-untyped-def]
     """What a command prints, as a picture."""
     with open("/dev/null", "w") as nowhere:
-        out = Console(record=True, width=140, file=nowhere, highlight=False, markup=False)
+        out = PlainConsole(record=True, width=140, file=nowhere)
         show(out)
     picture = HERE / f"{name}.svg"
     drawn = out.export_svg(title=f"acdc-explain {name}")
