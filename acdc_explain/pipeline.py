@@ -237,6 +237,8 @@ def prepare(
     task_from = "python" if isinstance(task, Task) else "file" if settings.prompts else "plugin"
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
+    else:
+        check_examples(task, model)
     made_by = versions()
     resolved = {
         **plan.as_dict(),

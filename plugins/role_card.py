@@ -139,23 +139,26 @@ def _verdict(label: Label, tests: list[Test]) -> Verdict:
 def verdict_of(
     label: Label, judge: str, outcome: Outcome, tests: Sequence[Test], reason: str
 ) -> Verdict:
-    """A verdict that shows the test that decided it."""
+    """A verdict that shows the test that decided it; of a size, whatever its sign, the size."""
     from acdc_explain.experiments import UNITS
 
     deciding = deciding_of(tests)
+    measure, low, high = deciding.requirement.measure, deciding.low, deciding.high
+    negative = deciding.requirement.away_from_zero is not None and deciding.value < 0
+    score = -deciding.value if negative else deciding.value
     return Verdict(
         label_id=label.id,
         judge=judge,
         outcome=outcome,
-        score=round(deciding.value, 5),
+        score=round(score, 5),
         chance=round(deciding.chance, 5),
         percentile=round(deciding.percentile, 4),
         n=deciding.n,
         reason=reason,
-        measure=deciding.requirement.measure,
-        unit=UNITS.get(deciding.requirement.measure),
-        low=round(deciding.low, 5),
-        high=round(deciding.high, 5),
+        measure=f"minus {measure}" if negative else measure,
+        unit=UNITS.get(measure),
+        low=round(-high if negative else low, 5),
+        high=round(-low if negative else high, 5),
     )
 
 

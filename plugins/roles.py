@@ -5,7 +5,7 @@ from __future__ import annotations
 from acdc_explain import hookimpl
 from acdc_explain.role import Requirement, RoleCard
 
-ACTS = Requirement("causal", "ablation_effect", away_from_zero=0.01)
+ACTS = Requirement("causal", "ablation_effect", at_least=0.01)
 
 HEADS = (
     RoleCard(
@@ -206,7 +206,7 @@ OTHER = RoleCard(
     name="other",
     kind="any",
     claim="does something that no other word says, described in free text",
-    requirements=(ACTS,),
+    requirements=(Requirement("causal", "ablation_effect", away_from_zero=0.01),),
 )
 
 CARDS = (*HEADS, *MLPS, OTHER)

@@ -39,7 +39,12 @@ WAYS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
+SLOW = ("plain", "seed and examples", "a corpus")
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow if way in SLOW else ()) for way in WAYS]
+)
 def test_the_command_on_the_page_is_the_same_run(way, mini, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some text.txt").write_text("the store was near the park and the school\n" * 5)

@@ -219,6 +219,13 @@ def test_a_user_plugin_takes_part(store, model, monkeypatch):
     assert "supported" not in outcomes
 
 
+def test_prompts_given_in_python_are_checked_too(store, model):
+    task = word_task(4)
+    same = replace(task.held_out[1], corrupt=task.held_out[1].clean)
+    with pytest.raises(UserError, match=r"held-out example 2"):
+        ax.explain(replace(task, held_out=(task.held_out[0], same)), model, store=store, **OPTIONS)
+
+
 def test_another_card_is_judged_again(store, model, monkeypatch):
     """A plugin that changes what a role demands changes the verdicts, and nothing else."""
     from acdc_explain.role import Requirement, RoleCard
@@ -370,6 +377,18 @@ class TestMini:
         for run in mini_runs[1].values():
             assert run.circuit.faithfulness.share > at_least[run.circuit.discoverer]
             assert len(run.circuit.edges) < 0.5 * run.circuit.n_edges_total
+
+    def test_nothing_at_or_below_chance_is_support(self, mini_runs):
+        """And what decided is said: measure, unit, interval, judge."""
+        supported = [
+            v for run in mini_runs[1].values() for v in run.verdicts if v.outcome == "supported"
+        ]
+        assert supported
+        for verdict in supported:
+            assert verdict.score > max(verdict.chance, 0)
+            assert verdict.low <= verdict.score <= verdict.high
+            assert verdict.measure
+            assert verdict.unit
 
     def test_induction_heads_of_both_runs_are_found(self, mini_runs):
         store, found = mini_runs
