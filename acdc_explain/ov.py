@@ -14,6 +14,7 @@ from .measurement import Measurement, NotMeasurable, per_head
 from .model import Model
 from .subject import Subject
 
+OTHER_WORDS = 5  # of the task, for each attended one: the control
 TOP = 5  # a token is copied if it is among so many highest logits
 
 
@@ -93,20 +94,22 @@ class WordLogits:
 
 
 @torch.no_grad()
-def word_logits(subject: Subject) -> tuple[WordLogits, WordLogits]:
+def word_logits(subject: Subject) -> tuple[WordLogits, list[WordLogits]]:
     """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding.
 
-    The logits of the attended words themselves, and as a control those of another word each.
+    The logits of the attended words themselves, and as a control those of other words of the task,
+    on average over some.
     """
     model, words = subject.model, copying_words(subject)
     stream = effective_embedding(model, words)
     own = torch.tensor(words, device=model.device)
-    found: list[list[tuple[Tensor, ...]]] = [[], []]
+    shifts = range(1, min(OTHER_WORDS, len(words) - 1) + 1) or range(1)
+    found: list[list[tuple[Tensor, ...]]] = [[], *([] for _ in shifts)]
     for layer in range(model.graph.n_layers):
         logits = model.unembed(head_output_attending_to(model, stream, layer))
-        for ids, kept in zip((own, own.roll(1)), found):
+        for ids, kept in zip((own, *(own.roll(shift) for shift in shifts)), found):
             kept.append(_among_all(logits, ids))
-    own_logits, others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in found)
+    own_logits, *others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in found)
     return own_logits, others
 
 
@@ -124,7 +127,8 @@ def _of_words(
     subject: Subject, name: str, of: Callable[[WordLogits], Float[Tensor, "layer head word"]]
 ) -> Measurement:
     own, others = subject.once(word_logits)
-    return per_head(name, subject.model.graph, of(own), of(others))
+    control = torch.stack([of(other) for other in others]).mean(0)
+    return per_head(name, subject.model.graph, of(own), control)
 
 
 def copying(subject: Subject) -> Measurement:

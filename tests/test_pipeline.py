@@ -318,7 +318,7 @@ def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):
     command = [
         sys.executable, "-m", "acdc_explain", "run", "mine", "--model", str(model_folder("gpt2")),
         "--discoverer", "eap", "--max-edges", "60", "--prompts", str(prompts),
-        "--db", str(store.path), "--json",
+        "--db", str(store.path), "--json", "--anyway",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
