@@ -250,7 +250,7 @@ def gaps(subject: Subject) -> Float[Tensor, "sample"]:
 # --- MLPs --------------------------------------------------------------------------------------
 
 CONTEXTS = 4  # random ones, in which the same token is read
-MOST_WORDS = 100
+MOST_WORDS = 200
 
 
 @torch.no_grad()
