@@ -253,9 +253,13 @@ CONTEXTS = 4  # random ones, in which the same token is read
 MOST_WORDS = 200
 
 
-@torch.no_grad()
 def token_share(subject: Subject) -> Measurement:
     """R^2 of an MLP's output from the current token alone, over random tokens before it."""
+    return subject.once_for_clean(_token_share)
+
+
+@torch.no_grad()
+def _token_share(subject: Subject) -> Measurement:
     model, words = subject.model, _words_and_others(subject)
     if len(words) < 5 or not model.graph.has_mlps:
         raise NotMeasurable("it takes MLPs and five different tokens")

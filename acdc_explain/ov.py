@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .measurement import Measurement, NotMeasurable, per_head
@@ -88,8 +88,8 @@ def qk_affinity(
 class WordLogits:
     """One word's logit in what a head writes, among all logits."""
 
-    above: Float[Tensor, "layer head word"]  # how many tokens have a higher one
-    below: Float[Tensor, "layer head word"]  # how many have a lower one
+    highest: Bool[Tensor, "layer head word"]  # fewer than TOP tokens have a higher one
+    lowest: Bool[Tensor, "layer head word"]  # fewer than TOP have a lower one
     z: Float[Tensor, "layer head word"]  # distance from the mean, in standard deviations
 
 
@@ -107,38 +107,57 @@ def word_logits(subject: Subject) -> tuple[WordLogits, list[WordLogits]]:
     found: list[list[tuple[Tensor, ...]]] = [[], *([] for _ in shifts)]
     for layer in range(model.graph.n_layers):
         logits = model.unembed(head_output_attending_to(model, stream, layer))
+        among_all = _Spread.of(logits)
         for ids, kept in zip((own, *(own.roll(shift) for shift in shifts)), found):
-            kept.append(_among_all(logits, ids))
+            kept.append(among_all.place(logits, ids))
     own_logits, *others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in found)
     return own_logits, others
 
 
-def _among_all(
-    logits: Float[Tensor, "head word vocab"], ids: Int[Tensor, " word"]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """How many logits are above and below those of some words, and their distance from the mean."""
-    chosen = logits.gather(-1, ids[None, :, None].expand(len(logits), -1, 1))
-    spread = logits.std(-1, keepdim=True).clamp_min(1e-12)  # a head may write nothing
-    z = (chosen - logits.mean(-1, keepdim=True)) / spread
-    return (logits > chosen).sum(-1), (logits < chosen).sum(-1), z[..., 0]
+@dataclass(frozen=True)
+class _Spread:
+    """Of all logits that a head writes for a word: what a single one is compared with."""
+
+    high: Float[Tensor, "head word 1"]  # the TOP-th largest
+    low: Float[Tensor, "head word 1"]  # the TOP-th smallest
+    mean: Float[Tensor, "head word 1"]
+    deviation: Float[Tensor, "head word 1"]
+
+    @staticmethod
+    def of(logits: Float[Tensor, "head word vocab"]) -> _Spread:
+        few = min(TOP, logits.shape[-1])
+        return _Spread(
+            logits.topk(few).values[..., -1:],
+            logits.topk(few, largest=False).values[..., -1:],
+            logits.mean(-1, keepdim=True),
+            logits.std(-1, keepdim=True).clamp_min(1e-12),  # a head may write nothing
+        )
+
+    def place(
+        self, logits: Float[Tensor, "head word vocab"], ids: Int[Tensor, " word"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where one word's logit of each stands, as in `WordLogits`."""
+        chosen = logits.gather(-1, ids[None, :, None].expand(len(logits), -1, 1))
+        z = (chosen - self.mean) / self.deviation
+        return (chosen >= self.high)[..., 0], (chosen <= self.low)[..., 0], z[..., 0]
 
 
 def _of_words(
     subject: Subject, name: str, of: Callable[[WordLogits], Float[Tensor, "layer head word"]]
 ) -> Measurement:
-    own, others = subject.once(word_logits)
+    own, others = subject.once_for_clean(word_logits)
     control = torch.stack([of(other) for other in others]).mean(0)
     return per_head(name, subject.model.graph, of(own), control)
 
 
 def copying(subject: Subject) -> Measurement:
     """Share of tokens that a head raises into the top 5 by attending to them."""
-    return _of_words(subject, "copying", lambda logits: (logits.above < TOP).float())
+    return _of_words(subject, "copying", lambda logits: logits.highest.float())
 
 
 def negative_copying(subject: Subject) -> Measurement:
     """Share of tokens that a head pushes into the bottom 5 by attending to them."""
-    return _of_words(subject, "negative_copying", lambda logits: (logits.below < TOP).float())
+    return _of_words(subject, "negative_copying", lambda logits: logits.lowest.float())
 
 
 def copying_strength(subject: Subject) -> Measurement:

@@ -67,6 +67,7 @@ class Subject:
         self.notebook: Notebook = notebook or Loose()
         self.memory = memory
         self._remembered: dict[str, Any] = {}
+        self._of_clean: dict[Any, Any] = {}  # what other corruptions of the prompts leave alone
         self.clean = model.batch([example.clean for example in self.examples])
         self.corrupt = model.batch([example.corrupt for example in self.examples])
 
@@ -220,6 +221,16 @@ class Subject:
         """The result of an experiment on this subject, computed at most once."""
         return self.remember(experiment.__name__, lambda: experiment(self))
 
+    def once_for_clean(self, experiment: Callable[[Subject], T]) -> T:
+        """The result of an experiment that does not look at the corrupted prompts.
+
+        Computed once for all corruptions of the same prompts.
+        """
+        if experiment not in self._of_clean:
+            self._of_clean[experiment] = experiment(self)
+        found: T = self._of_clean[experiment]
+        return found
+
     @cached_property
     def schemes(self) -> dict[str, Subject]:
         """The same clean prompts with the task's other corruptions, by name."""
@@ -232,6 +243,7 @@ class Subject:
                 self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
             )
             subject.clean_run, subject.replay = self.clean_run, self.replay
+            subject._of_clean = self._of_clean
             found[scheme] = subject
         return found
 
