@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .evidence import finite
 from .task import Split
 
 if TYPE_CHECKING:
@@ -61,7 +62,31 @@ class Behavior:
     def parse(entry: Mapping[str, Any]) -> Behavior:
         """From its JSON form. Raises KeyError, TypeError, ValueError."""
         low, high = entry["interval"]
-        return Behavior(**{**entry, "interval": (float(low), float(high))})
+        found = Behavior(**{**entry, "interval": (low, high)})
+        numbers = [found.accuracy, found.p_answer, found.clean, found.ablated, found.gap, low, high]
+        numbers += [] if found.prefers_answer is None else [found.prefers_answer]
+        if any(finite(number) is None for number in numbers):
+            raise ValueError("behavior: every number must be finite")
+        if type(found.n) is not int or found.n < 1 or not isinstance(found.metric, str):
+            raise ValueError("behavior: n must be a whole number from 1 up, metric a text")
+        return found
+
+
+def told(behavior: Mapping[str, Behavior]) -> list[str]:
+    """How the model does: a sentence a split, without the full stop."""
+    lines = []
+    for split, name in (("discover", "to discover on"), ("held_out", "held out")):
+        if (found := behavior.get(split)) is None:
+            continue
+        low, high = found.interval
+        share = found.prefers_answer
+        beside = "" if share is None else f", before the foils on {round(share * found.n)}"
+        lines.append(
+            f"{found.n} prompts {name}: the answer comes first on "
+            f"{round(found.accuracy * found.n)}{beside}; p(answer) {found.p_answer:.2f}, "
+            f"{found.metric} gap {found.gap:.2f} [{low:.2f}, {high:.2f}]"
+        )
+    return lines
 
 
 def parse_behavior(entries: Mapping[str, Any]) -> dict[str, Behavior]:

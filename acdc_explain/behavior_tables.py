@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from .behavior import doubt
+from .behavior import doubt, told
 from .terminal import PlainConsole, PlainTable
 
 if TYPE_CHECKING:
@@ -17,21 +17,8 @@ if TYPE_CHECKING:
 
 def show_behavior(run: Run, out: PlainConsole) -> None:
     """How the model does on the prompts: a line a split."""
-    for split, name in (("discover", "to discover on"), ("held_out", "held out")):
-        found = run.behavior.get(split)
-        if found is None:
-            continue
-        low, high = found.interval
-        beside = (
-            ""
-            if found.prefers_answer is None
-            else f", before the foils on {round(found.prefers_answer * found.n)}"
-        )
-        out.print(
-            f"{found.n} prompts {name}: the answer comes first on "
-            f"{round(found.accuracy * found.n)}{beside}; p(answer) {found.p_answer:.2f}, "
-            f"{found.metric} gap {found.gap:.2f} [{low:.2f}, {high:.2f}]"
-        )
+    for line in told(run.behavior):
+        out.print(line)
     if reason := doubt(run.behavior):
         out.print(
             f"The model does not surely do this task: {reason}. No label is supported.",

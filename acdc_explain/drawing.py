@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .circuit import Circuit, Edge, Node, Port, depth
-from .page_facts import finite
+from .evidence import finite
 
 WIDTH, ROW, NODE = 1000, 66, 86  # pixels: of the page, from row to row, a node's least share
 MARGIN, LANE = 60, 130  # left for captions, right for MLPs

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .circuit import Kind
+from .evidence import finite
 
 HEADS: Mapping[str, float] = {
     "previous_token_attention": 0.3,
@@ -80,11 +81,4 @@ def sign(measures: Mapping[str, Measure]) -> int | None:
 
 def _number(found: Measure | None, key: str) -> float | None:
     """Evidence from elsewhere may hold anything: what is no finite number was not measured."""
-    value = None if found is None else found.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    return None if found is None else finite(found.get(key))

@@ -3,12 +3,11 @@ of the expected form is left out."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .evidence import Evidence
+from .evidence import Evidence, finite
 
 Text = tuple[str, str, str]  # before the token that a head reads, that token, and after it
 
@@ -62,17 +61,6 @@ class PageFacts:
             corpus=str(top.get("corpus", "")),
             texts=tuple(_marked(str(example.get("text", ""))) for example in examples),
         )
-
-
-def finite(value: Any) -> float | None:
-    """A number that can be drawn; None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _measures(facts: Iterable[Mapping[str, Any]]) -> tuple[Measured, ...]:

@@ -11,14 +11,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .again import commands
-from .behavior import doubt
+from .behavior import doubt, told
 from .circuit import Circuit, Node, in_order
 from .comparing import compare
 from .curve import Sized, curve
 from .drawing import Drawing, draw
+from .evidence import finite
 from .exchange import Exchange
 from .label import Label
-from .page_facts import PageFacts, finite
+from .page_facts import PageFacts
 from .plugins import load_plugins
 from .run import WAITS, Run, RunHeader
 from .verdict import Verdict, worst
@@ -95,6 +96,7 @@ def page(run: Run, sizes: Sequence[Sized] = ()) -> str:
         unlabeled=UNLABELED,
         outcomes=list(dict.fromkeys(p.best.outcome for p in side.panels if p.best)),
         commands=commands(run, load_plugins()),
+        told=told(run.behavior),
         doubt=doubt(run.behavior),
         curve=curve(sizes, run.circuit.id if run.circuit else None),
         line_colors=COLORS,

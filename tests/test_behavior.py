@@ -11,6 +11,7 @@ import torch
 import acdc_explain as ax
 from acdc_explain.behavior import Behavior, behavior_of, doubt
 from acdc_explain.errors import UserError
+from acdc_explain.ids import plain
 from acdc_explain.plugins import load_plugins
 from acdc_explain.run import from_document, to_document
 from acdc_explain.store import Store
@@ -66,6 +67,18 @@ class TestDoubt:
         assert doubt({"discover": SURE, "held_out": coin}).startswith("on held-out prompts it")
         assert doubt({"discover": coin, "held_out": SURE}).startswith("on the discovery prompts")
         assert doubt({}) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n": "8"}, {"n": 0}, {"gap": None}, {"interval": ["a", 1.0]}, {"interval": [1.0]},
+     {"metric": 7}, {"accuracy": float("inf")}, {"more": 1}],
+)  # fmt: skip
+def test_what_is_no_behavior_is_not_imported(change):
+    """Or whatever shows it would fail."""
+    entry = {**json.loads(json.dumps(plain(SURE))), **change}
+    with pytest.raises((ValueError, TypeError)):
+        Behavior.parse(entry)
 
 
 def test_the_numbers_are_those_of_plain_transformers(mini):

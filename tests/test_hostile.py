@@ -84,11 +84,9 @@ values = st.one_of(
 )  # fmt: skip
 
 
-@given(st.lists(st.tuples(st.sampled_from(PLACES), values), min_size=1, max_size=3))
-@FUZZ
-def test_imported_documents(store, tmp_path, changes):
-    """A document changed anywhere is refused in one sentence, or is a run that can be read."""
-    document = copy.deepcopy(DOCUMENT)
+def changed(document, changes):
+    """A copy with other values at some places."""
+    document = copy.deepcopy(document)
     for path, value in changes:
         at = document
         try:
@@ -97,6 +95,14 @@ def test_imported_documents(store, tmp_path, changes):
             at[path[-1]] = value
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took it away
+    return document
+
+
+@given(st.lists(st.tuples(st.sampled_from(PLACES), values), min_size=1, max_size=3))
+@FUZZ
+def test_imported_documents(store, tmp_path, changes):
+    """A document changed anywhere is refused in one sentence, or is a run that can be read."""
+    document = changed(DOCUMENT, changes)
     file, own = tmp_path / "run.json", Store(tmp_path / "own.duckdb")
     own.path.unlink(missing_ok=True)
     file.write_text(json.dumps(document), encoding="utf-8")

@@ -34,7 +34,7 @@ from acdc_explain.run import _read, from_document, to_document
 from acdc_explain.store import Store
 
 from .samples import make_run, whole_run
-from .test_hostile import FUZZ, places, values
+from .test_hostile import FUZZ, changed, places, values
 
 NASTY = [
     "<script>document.title='stolen'</script>", "\"><img src=x onerror=alert(1)>", "'; --", "{{ 7 * 7 }}",
@@ -354,15 +354,7 @@ class TestAnyRunThatImportTakes:
     @given(st.lists(st.tuples(st.sampled_from(IN_FACTS), values), min_size=1, max_size=4))
     @FUZZ
     def test_changed_anywhere(self, tmp_path, changes):
-        document = copy.deepcopy(SHOWN)
-        for path, value in changes:
-            at = document
-            try:
-                for key in path[:-1]:
-                    at = at[key]
-                at[path[-1]] = value
-            except (KeyError, IndexError, TypeError):
-                continue  # an earlier change took it away
+        document = changed(SHOWN, changes)
         with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):
             document = consistent(document)
         if (store := self.imported(tmp_path, document)) is not None:
