@@ -11,7 +11,7 @@ from typing import Any
 from .behavior import Behavior, parse_behavior
 from .circuit import Circuit, Edge, Faithfulness, Node
 from .errors import UserError
-from .evidence import Evidence
+from .evidence import Evidence, finite
 from .exchange import Exchange
 from .ids import ID_LENGTH, canonical_json, plain
 from .label import Failure, Label
@@ -278,6 +278,13 @@ def _check(run: Run) -> None:
     for verdict in run.verdicts:
         if verdict.outcome not in WORST_FIRST:
             raise ValueError(f"there is no verdict {verdict.outcome!r}")
+        told = (verdict.score, verdict.chance, verdict.percentile, verdict.low, verdict.high)
+        if any(x is not None and finite(x) is None for x in told) or type(verdict.n) is not int:
+            raise ValueError("verdict: score, chance, percentile, low, high and n must be numbers")
+        if not all(
+            isinstance(x, str | None) for x in (verdict.reason, verdict.measure, verdict.unit)
+        ):
+            raise ValueError("verdict: reason, measure and unit must be texts")
     if run.circuit is not None:
         found = run.circuit.faithfulness
         numbers = [found.clean, found.circuit, found.corrupt, run.circuit.seconds]
