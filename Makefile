@@ -22,8 +22,8 @@ slow:
 	$(PYTHON) -m pytest --slow
 
 # The lowest versions of what pyproject.toml asks for, torch aside, in an environment of their own.
-LOWEST_TESTS = tests/test_store.py tests/test_search.py tests/test_cli.py tests/test_llm.py \
-	tests/test_loading.py tests/test_plugins.py tests/test_prompt_file.py tests/test_output.py
+LOWEST_TESTS = tests/store/test_store.py tests/store/test_search.py tests/cli/test_commands.py tests/llm/test_client.py \
+	tests/models/test_loading.py tests/plugins/test_plugins.py tests/pipeline/test_prompt_file.py tests/output/test_text.py
 
 lowest:
 	rm -rf .lowest && $(PYTHON) -m venv .lowest

@@ -8,19 +8,19 @@ from .errors import UserError
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from .draws import stability
-    from .loading import load_model
-    from .pipeline import explain, sweep
-    from .store import Store
+    from .evaluation.stability import stability
+    from .models.loading import load_model
+    from .pipeline.flow import explain, sweep
+    from .store.store import Store
 
 __all__ = ["Store", "UserError", "explain", "hookimpl", "load_model", "stability", "sweep"]
 
 _LATE = {
-    "Store": "store",
-    "explain": "pipeline",
-    "load_model": "loading",
-    "stability": "draws",
-    "sweep": "pipeline",
+    "Store": "store.store",
+    "explain": "pipeline.flow",
+    "load_model": "models.loading",
+    "stability": "evaluation.stability",
+    "sweep": "pipeline.flow",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m acdc_explain` is `acdc-explain`."""
 
-from .cli import main
+from .cli.main import main
 
 main()

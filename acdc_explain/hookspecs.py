@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import pluggy
 
 if TYPE_CHECKING:
-    from .answer_key import AnswerKey
-    from .circuit import Found, Node
-    from .exchange import Ask
-    from .label import Proposed
-    from .question import Question
-    from .role import RoleCard
-    from .task import Task, Tokenizer
-    from .verdict import Verdict
+    from .llm.exchange import Ask
+    from .records.answer_key import AnswerKey
+    from .records.circuit import Found, Node
+    from .records.label import Proposed
+    from .records.question import Question
+    from .records.role import RoleCard
+    from .records.task import Task, Tokenizer
+    from .records.verdict import Verdict
 
 PROJECT = "acdc_explain"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -20,12 +20,12 @@ from .errors import UserError, WrongUsage, unknown
 from .guard import Unfit, printing_aside, sentence
 from .hookspecs import PROJECT, Hooks
 from .ids import ID_LENGTH, canonical_json
-from .pattern import Pattern
-from .role import Requirement, RoleCard
+from .records.pattern import Pattern
+from .records.role import Requirement, RoleCard
 
 if TYPE_CHECKING:
-    from .answer_key import AnswerKey
     from .hookspecs import Collector, Discoverer, Judge, Labeler, ModelSource, TaskBuilder
+    from .records.answer_key import AnswerKey
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
 DISTRIBUTION = "acdc-explain"

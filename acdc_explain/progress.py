@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from .guard import printing_aside
-from .output import shown
+from .output.text import shown
 
 
 class Progress(Protocol):
@@ -28,7 +28,7 @@ def on_terminal() -> Iterator[Progress]:
     """
     from rich import progress as rich
 
-    from .terminal import PlainConsole
+    from .output.terminal import PlainConsole
 
     err = PlainConsole(stderr=True)
     columns = (

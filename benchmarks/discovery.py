@@ -23,14 +23,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from acdc_explain import load_model
-from acdc_explain.acdc import Outcome, Search
-from acdc_explain.attribution import scored
-from acdc_explain.circuit import Edge
-from acdc_explain.engine import Engine
+from acdc_explain.discovery.acdc import Outcome, Search
+from acdc_explain.discovery.attribution import scored
+from acdc_explain.discovery.engine.fast import Engine
+from acdc_explain.discovery.engine.reference import ReferenceEngine
+from acdc_explain.models.contrast import Subject
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
-from acdc_explain.reference import ReferenceEngine
-from acdc_explain.subject import Subject
+from acdc_explain.records.circuit import Edge
 from benchmarks.shapes import random_model, random_task
 
 

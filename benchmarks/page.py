@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from acdc_explain.circuit import Circuit, Faithfulness, Graph
-from acdc_explain.report import page
-from acdc_explain.run import Run, RunHeader
+from acdc_explain.records.circuit import Circuit, Faithfulness, Graph
+from acdc_explain.records.run.run import Run, RunHeader
+from acdc_explain.report.html import page
 from benchmarks.store import described
 
 EDGES, LAYERS, HEADS = 300, 30, 9

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from acdc_explain import load_model
-from acdc_explain.loading import quiet
-from acdc_explain.model import Model
-from acdc_explain.task import Example, Task
+from acdc_explain.models.loading import quiet
+from acdc_explain.models.model import Model
+from acdc_explain.records.task import Example, Task
 
 WORDS = [f"w{number}" for number in range(500)]
 

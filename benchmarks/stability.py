@@ -16,7 +16,7 @@ import time
 from tempfile import TemporaryDirectory
 
 import acdc_explain as ax
-from acdc_explain.draws import share_stable
+from acdc_explain.evaluation.stability import share_stable
 
 TASKS = ("ioi", "induction", "greater_than", "gendered_pronoun")
 

@@ -21,16 +21,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from acdc_explain.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
-from acdc_explain.enriching import enrich
-from acdc_explain.evidence import Evidence
-from acdc_explain.fingerprint import HEADS as MEASURES
-from acdc_explain.fingerprint import SIZE
-from acdc_explain.label import Label
-from acdc_explain.run import Run, RunHeader
-from acdc_explain.settings import run_id
-from acdc_explain.store import Store
-from acdc_explain.verdict import Verdict
+from acdc_explain.pipeline.settings import run_id
+from acdc_explain.records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
+from acdc_explain.records.evidence import Evidence
+from acdc_explain.records.label import Label
+from acdc_explain.records.run.run import Run, RunHeader
+from acdc_explain.records.verdict import Verdict
+from acdc_explain.store.motifs import enrich
+from acdc_explain.store.search.fingerprint import HEADS as MEASURES
+from acdc_explain.store.search.fingerprint import SIZE
+from acdc_explain.store.store import Store
 
 LAYERS, HEADS, MLPS, EDGES = 12, 90, 10, 500
 FREQUENCIES = {

@@ -15,15 +15,21 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from acdc_explain_plugins.acdc import acdc
-from acdc_explain_plugins.tracr_programs import PROGRAMS, Program, any_prompts, task, wiring
+from acdc_explain_plugins.discoverers.acdc import acdc
+from acdc_explain_plugins.known_roles.tracr_programs import (
+    PROGRAMS,
+    Program,
+    any_prompts,
+    task,
+    wiring,
+)
 
 from acdc_explain import load_model
-from acdc_explain.circuit import Edge
+from acdc_explain.discovery.engine.reference import ReferenceEngine
+from acdc_explain.models.contrast import Subject
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
-from acdc_explain.reference import ReferenceEngine
-from acdc_explain.subject import Subject
+from acdc_explain.records.circuit import Edge
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from acdc_explain import hookimpl
-from acdc_explain.role import Requirement, RoleCard
+from acdc_explain.records.role import Requirement, RoleCard
 
 ACTS = Requirement("causal", "ablation_effect", at_least=0.01)
 

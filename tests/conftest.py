@@ -129,7 +129,7 @@ def word_task(n: int = 4, *, seed: int = 0, length: int = 6) -> Any:
     """Random words; clean and corrupted prompts differ in two places."""
     import random
 
-    from acdc_explain.task import Example, Task
+    from acdc_explain.records.task import Example, Task
 
     rng = random.Random(seed)
     examples = []

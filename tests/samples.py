@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from acdc_explain.circuit import Circuit, Edge, Faithfulness, Node
-from acdc_explain.evidence import Evidence
-from acdc_explain.exchange import Exchange
-from acdc_explain.label import Failure, Label
-from acdc_explain.motif import Motif
-from acdc_explain.run import Run, RunHeader
-from acdc_explain.settings import run_id
-from acdc_explain.summary import Sentence, Summary
-from acdc_explain.verdict import Outcome, Verdict
+from acdc_explain.llm.exchange import Exchange
+from acdc_explain.pipeline.settings import run_id
+from acdc_explain.records.circuit import Circuit, Edge, Faithfulness, Node
+from acdc_explain.records.evidence import Evidence
+from acdc_explain.records.label import Failure, Label
+from acdc_explain.records.run.motif import Motif
+from acdc_explain.records.run.run import Run, RunHeader
+from acdc_explain.records.run.summary import Sentence, Summary
+from acdc_explain.records.verdict import Outcome, Verdict
 
 EDGES = (
     "a0.h1->a1.h0<k>",

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acdc_explain.circuit import Node
 from acdc_explain.ids import canonical_json, content_id
+from acdc_explain.records.circuit import Node
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

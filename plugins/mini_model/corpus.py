@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from string import Formatter
 
-from .. import tasks_greater_than, tasks_ioi, tasks_pronoun
-from ..words import EVENTS, FEMALE, MALE, NOUNS, OBJECTS, PLACES
+from ..tasks import greater_than as tasks_greater_than
+from ..tasks import ioi as tasks_ioi
+from ..tasks import pronoun as tasks_pronoun
+from ..tasks.words import EVENTS, FEMALE, MALE, NOUNS, OBJECTS, PLACES
 
 NAMES = FEMALE + MALE
 CENTURIES = tuple(range(11, 20))

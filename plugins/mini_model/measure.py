@@ -15,9 +15,20 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from acdc_explain.task import Example, Task, check_examples
+from acdc_explain.records.task import Example, Task, check_examples
 
-from .. import tasks_greater_than, tasks_induction, tasks_ioi, tasks_pronoun
+from ..tasks import (
+    greater_than as tasks_greater_than,
+)
+from ..tasks import (
+    induction as tasks_induction,
+)
+from ..tasks import (
+    ioi as tasks_ioi,
+)
+from ..tasks import (
+    pronoun as tasks_pronoun,
+)
 from . import corpus
 
 TASKS: dict[str, Callable[..., Task]] = {

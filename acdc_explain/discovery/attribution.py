@@ -1,0 +1,271 @@
+"""First-order estimates of what cutting each edge does (Syed et al. 2023; Hanna et al. 2024).
+
+One backward pass through the layers gives the gradient at every query, key, value and MLP input.
+What a port reads reaches these through a norm and a linear map, so the gradient at each port of
+each head follows without a pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..models.contrast import Subject
+from ..models.layers import Attention, Layers
+from ..models.model import Hook
+from ..progress import Progress
+from ..records.circuit import PORTS, Edge, Graph, Node
+from .engine.fast import fast_trouble
+from .engine.reference import readers
+
+Gradients: TypeAlias = tuple[list[int], Float[Tensor, "receiver *row d_model"]]
+
+
+class Scores:
+    """For every edge an estimate of how much worse the metric becomes without it."""
+
+    def __init__(self, graph: Graph, effects: Float[Tensor, "receiver writer"]) -> None:
+        self.graph, self.effects = graph, effects
+        self.exists = torch.zeros_like(effects, dtype=torch.bool)
+        for row, (node, _) in enumerate(graph.receivers):
+            self.exists[row, : graph.n_senders(node)] = True
+
+    def __len__(self) -> int:
+        return self.graph.n_edges
+
+    @cached_property
+    def _order(self) -> Int[Tensor, "edge"]:
+        """The largest first, by sign or not; those of equal size as they are visited."""
+        sizes = self.effects.abs().masked_fill(~self.exists, -1.0).flip(1).flatten()
+        return sizes.argsort(descending=True, stable=True)[: len(self)]
+
+    def largest(self, n: int) -> list[Edge]:
+        """The `n` edges with the largest estimates, whatever their sign."""
+        width = self.effects.shape[1]
+        edges = []
+        for index in self._order[:n].tolist():
+            row, column = index // width, width - 1 - index % width
+            node, port = self.graph.receivers[row]
+            effect = float(self.effects[row, column])
+            edges.append(Edge(self.graph.writers[column], node, port, effect))
+        return edges
+
+
+def scored(subject: Subject, progress: Progress, steps: int = 1) -> Scores:
+    """`steps` > 1 averages the gradient over inputs between the ablated and the clean one
+    (EAP-IG)."""
+    graph = subject.model.graph
+    passes = Hooked(subject) if fast_trouble(subject) else Backward(subject)
+    effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.double)
+    for step in range(steps, 0, -1):  # from the clean input on
+        done = steps - step
+        progress("discover", done, steps, f"gradient {done + 1} of {steps}")
+        for rows, gradients in passes.gradients(step / steps):
+            n = graph.n_senders(graph.receivers[rows[0]][0])
+            found = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
+            effects[rows, :n] += found.cpu()
+    effects *= -subject.sign / (steps * len(subject))
+    progress("discover", steps, steps, f"{graph.n_edges} edges scored")
+    return Scores(graph, effects)
+
+
+@dataclass
+class _Passed:
+    """What a layer's ports read, what they made of it, and what the nodes wrote."""
+
+    attention_stream: Tensor
+    mlp_stream: Tensor
+    ports: dict[str, Float[Tensor, "batch pos head d_head"]]
+    mixed: Float[Tensor, "batch pos head*d_head"]
+    mlp_output: Tensor | None
+
+
+class Backward:
+    """Forward and backward passes, with the gradients at all ports.
+
+    Only rows (tokens of prompts) that a cut can change are kept of what they read and write.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        model, batch = subject.model, subject.clean
+        self.subject, self.graph = subject, model.graph
+        self.layers = Layers.of(model)
+        self.places = torch.arange(batch.tokens.shape[1], device=batch.end.device)
+        self.kept = subject.within & (self.places >= subject.first_change[:, None])
+        self.clean = model.embed(batch)
+        self.table = self.layers.tables(len(self.places), self.clean)
+        self.difference = self._ablated()
+        self.input_difference = torch.zeros_like(self.clean)
+        self.input_difference[self.kept] = self.difference[0] - self.clean[self.kept]
+        self._complete = False
+
+    @torch.no_grad()
+    def _ablated(self) -> Float[Tensor, "writer row d_model"]:
+        """What every node writes when ablated."""
+        size = len(self.graph.writers), int(self.kept.sum()), self.clean.shape[-1]
+        ablated, ablation = self.clean.new_zeros(size), self.subject.ablation
+        if ablation != "zero":
+            corrupt = self.subject.model.embed(self.subject.corrupt)
+            for here, written in self._written(corrupt, self._forward(corrupt)[0]):
+                ablated[here] = written.mean(1, keepdim=True) if ablation == "mean" else written
+        return ablated
+
+    @torch.no_grad()
+    def _subtract_clean(self, passed: Sequence[_Passed]) -> None:
+        for here, written in self._written(self.clean, passed):
+            self.difference[here] -= written
+        self._complete = True
+
+    def _written(
+        self, x: Float[Tensor, "batch pos d_model"], passed: Sequence[_Passed]
+    ) -> Iterator[tuple[slice, Float[Tensor, "writer row d_model"]]]:
+        """What the nodes write, from the input's on."""
+        yield slice(0, 1), x[self.kept][None]
+        n, start = self.graph.n_heads, 1
+        for attention, one in zip(self.layers.attention, passed):
+            heads = one.mixed[self.kept].view(-1, n, one.mixed.shape[-1] // n).transpose(0, 1)
+            yield slice(start, start + n), heads @ attention.output.view(n, -1, x.shape[-1])
+            start += n
+            if one.mlp_output is not None:
+                yield slice(start, start + 1), one.mlp_output[self.kept][None]
+                start += 1
+
+    def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
+        """Of the summed metric; the input is the clean one times `share` plus the ablated one
+        times the rest. What is yielded is overwritten by the next.
+
+        The first pass must be the clean one: `difference` takes what nodes write from it.
+        """
+        start = self.clean + (1 - share) * self.input_difference
+        with torch.enable_grad():
+            passed, last = self._forward(start.requires_grad_(True))
+            final = self.subject.clean.at_end(last)
+            logits = self.layers.unembedding(final, self.layers.norm.inverse_scale(final))
+            self.subject.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
+        if not self._complete:
+            assert share == 1
+            self._subtract_clean(passed)
+        yield [0], self._gradient(last)[None]
+        rows = self.graph.receiver_index
+        found = last.new_empty(len(PORTS), self.graph.n_heads, *self.difference.shape[1:])
+        for layer, one in enumerate(passed):
+            for port, here in zip(PORTS, found):
+                self._at_port(self.layers.attention[layer], port, one, here)
+            heads = self.graph.heads_of(layer)
+            yield [rows[head, port] for port in PORTS for head in heads], found.flatten(0, 1)
+            if self.graph.has_mlps:
+                yield [rows[Node("mlp", layer), None]], self._gradient(one.mlp_stream)[None]
+
+    def _gradient(self, value: Float[Tensor, "batch pos *d"]) -> Float[Tensor, "row *d"]:
+        assert value.grad is not None
+        return value.grad[self.kept]
+
+    def _forward(self, x: Tensor) -> tuple[list[_Passed], Tensor]:
+        passed = []
+        for attention, mlp in zip(self.layers.attention, self.layers.mlp):
+            normed = x * attention.norm.inverse_scale(x)
+            ports: dict[str, Tensor] = {p: self._project(attention, p, normed) for p in PORTS}
+            mixed = self._mixed(attention, ports)
+            written = mixed @ attention.output
+            if attention.output_bias is not None:
+                written = written + attention.output_bias
+            after = x + written
+            read = _kept(x if self.graph.parallel else after)
+            output = None if mlp is None else mlp(read)
+            passed.append(_Passed(x.detach(), read, ports, mixed.detach(), _detached(output)))
+            x = after if output is None else after + output
+        return passed, _kept(x)
+
+    def _project(self, attention: Attention, port: str, normed: Tensor) -> Tensor:
+        y = attention.ports[port].scaled(normed)
+        return _kept(y.view(*y.shape[:-1], self.graph.n_heads, -1))
+
+    def _mixed(
+        self, attention: Attention, ports: dict[str, Tensor]
+    ) -> Float[Tensor, "batch pos head*d_head"]:
+        table = None if self.table is None else tuple(x[:, None] for x in self.table)
+        q, k, v = (
+            attention.finish(port, ports[port], table).transpose(1, 2)  # type: ignore[arg-type]
+            for port in PORTS
+        )
+        hidden = attention.hidden(self.places[:, None], self.places)
+        scores = (q @ k.transpose(-1, -2) * attention.scaling).masked_fill(hidden, -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
+
+    @torch.no_grad()
+    def _at_port(
+        self,
+        attention: Attention,
+        port: str,
+        passed: _Passed,
+        found: Float[Tensor, "head row d_model"],
+    ) -> None:
+        """The gradient at the stream x that the heads read as y = x W / scale(x) + b.
+
+        Into memory that is there already: fresh pages would cost more than the sums.
+        """
+        affine, x = attention.ports[port], passed.attention_stream[self.kept]
+        inverse = attention.norm.inverse_scale(x)
+        y, gradient = passed.ports[port].detach()[self.kept], self._gradient(passed.ports[port])
+        if affine.bias is not None:
+            y = y - affine.bias.view(self.graph.n_heads, -1)
+        through_scale = (gradient * y).sum(-1) * inverse.square() / x.shape[-1]  # [row head]
+        weight = affine.weight.matrix.view(len(affine.weight.matrix), self.graph.n_heads, -1)
+        scaled = (gradient * inverse[..., None]).transpose(0, 1)
+        torch.bmm(scaled, weight.permute(1, 2, 0), out=found)
+        direction = x - x.mean(-1, keepdim=True) if attention.norm.centred else x
+        found.addcmul_(through_scale.T[..., None], direction, value=-1)
+
+
+def _kept(value: Tensor) -> Tensor:
+    """The same numbers, whose gradient stays while the stream itself flows on past the reader."""
+    if not value.requires_grad:
+        return value
+    seen = value.view_as(value)
+    seen.retain_grad()
+    return seen
+
+
+def _detached(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach()
+
+
+class Hooked:
+    """The same for whatever the bridge can hook."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.difference = subject.ablated - subject.clean_run.writers
+
+    def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
+        """Of the summed metric, as in `Backward`, at all tokens."""
+        subject, model = self.subject, self.subject.model
+        offset = (1 - share) * self.difference[0]
+        found: list[Gradients] = []
+
+        def begin(value: Tensor, hook: object) -> Tensor:
+            return (value + offset).requires_grad_(True)
+
+        def keeping(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
+            def store(gradient: Tensor) -> None:
+                found.append((rows, gradient.permute(2, 0, 1, 3) if stacked else gradient[None]))
+
+            def hook(value: Tensor, hook: object) -> Tensor:
+                read = value.clone()  # the stream itself flows on past the reader
+                read.register_hook(store)  # type: ignore[no-untyped-call]
+                return read
+
+            return hook
+
+        hooks: list[Hook] = [("hook_embed", begin)]
+        for rows, hook_name, stacked in readers(model):
+            hooks.append((hook_name, keeping(rows, stacked)))
+        with torch.enable_grad():
+            subject.metric(model.forward(subject.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
+        yield from found

@@ -1,0 +1,1 @@
+"""The metric with edges cut: the reference, and the same decisions fast."""

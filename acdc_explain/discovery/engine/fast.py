@@ -1,0 +1,228 @@
+"""ACDC's question, asked fast and exactly: what is the metric without this edge?
+
+When an edge into a node is tested, everything upstream of the node is clean, every cut edge
+carries a constant, and only the node and its kept descendants move, and of those only the ports
+that read something that moves, at the rows that can still reach the metric. Several senders are
+tested in one batch, each with those before it cut; what follows the first that must stay is asked
+again, so that the decisions are those of testing one by one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...errors import UserError
+from ...models.contrast import Subject
+from ...models.layers import Layers, NotTakenApart
+from ...models.model import TOLERANCE, Model, relative_error
+from ...progress import Progress, silent
+from ...records.circuit import Edge, Node, Receiver
+from ...records.graph import View
+from .readout import Readout
+from .receiver import Turn
+from .reference import Decision, ReferenceEngine, Visit
+from .rows import Layout
+from .state import State
+
+ROWS = 1024  # rows of a node's output in one batch; more would not make them cheaper
+FIRST_BATCH = 4
+
+
+class TooLittleMemory(UserError):
+    """The prompts need more than the limit the user set."""
+
+
+AnyEngine: TypeAlias = "Engine | ReferenceEngine"
+
+
+def engine_for(
+    subject: Subject, view: View, progress: Progress = silent, name: str = "auto"
+) -> AnyEngine:
+    """The fast engine where it is exact, else the reference engine, and says so.
+
+    `name`: "fast" and "reference" insist. Raises UserError if the one asked for is not exact.
+    """
+    trouble = "it was not asked for" if name == "reference" else fast_trouble(subject)
+    if trouble is None:
+        return Engine(subject, view)
+    if name == "fast":
+        raise UserError(f"The fast engine cannot do {subject.model.name}: {trouble}.")
+    progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")
+    wrong = ReferenceEngine(subject.take(2)).self_check()
+    if wrong is not None:
+        raise UserError(f"{subject.model.name}: cutting edges is not exact: {wrong}.")
+    return ReferenceEngine(subject, view)
+
+
+_CHECKED: WeakKeyDictionary[Model, str | None] = WeakKeyDictionary()
+
+
+def fast_trouble(subject: Subject) -> str | None:
+    """Why the fast engine is not exact for a model, in a few words; None if it is.
+
+    On two examples its logits must be the model's own with nothing cut, the ablated ones with
+    everything cut, and the reference engine's with a random half of the edges cut. A loaded
+    model is checked once.
+    """
+    if subject.model not in _CHECKED:
+        _CHECKED[subject.model] = _check(subject.take(2))
+    return _CHECKED[subject.model]
+
+
+def _check(few: Subject) -> str | None:
+    try:
+        engine = Engine(few)
+    except NotTakenApart as reason:
+        return str(reason)
+    reference = ReferenceEngine(few)
+    edges = list(engine.view.edges())
+    half = random.Random(0).sample(edges, len(edges) // 2)
+    checks: tuple[tuple[str, Sequence[Edge], Tensor], ...] = (
+        ("nothing", edges, few.clean_run.logits),
+        ("everything", [], few.ablated_logits),
+        ("half of the edges", half, reference.logits(reference.cut_except(half))),
+    )
+    for what, kept, expected in checks:
+        error = relative_error(engine.logits(kept), expected)
+        if not error <= TOLERANCE:
+            return f"its logits with {what} cut are off by {error:.1g} (relative)"
+    return None
+
+
+class Engine:
+    """Exact ACDC decisions for the families of transformers that `layers` takes apart."""
+
+    name = "fast"
+
+    def __init__(self, subject: Subject, view: View | None = None) -> None:
+        """Raises NotTakenApart, and TooLittleMemory for the subject's limit."""
+        self.subject = subject
+        self.view = view or View(subject.model.graph)
+        with torch.no_grad():
+            layers = Layers.of(subject.model)
+            self.layout = Layout(subject, self.view, layers)
+            self.readout = Readout(subject, layers)
+        self.free = subject.memory * 1e9 - self.layout.bytes
+        if self.free <= 0:
+            raise TooLittleMemory(
+                f"What the nodes write on these prompts takes {self.layout.bytes / 1e9:.1f} GB; "
+                f"raise --memory ({subject.memory:g} GB) or lower --examples."
+            )
+        self.load((), ())
+
+    # --- the state -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def load(self, decided: Iterable[Node], kept: Iterable[Edge]) -> None:
+        """Stand where all edges into the `decided` nodes are cut but the `kept` ones.
+
+        `kept` comes in the order of the search. `metric` is then that of these cuts.
+        """
+        self.state = State(self.layout, self.view)
+        for edge in kept:
+            self.state.keep(edge)
+        numbers = {
+            self.layout.number(member) for node in decided for member in self.view.members(node)
+        }
+        if not numbers:
+            self.metric = self.subject.clean_metric
+            return
+        self._settle(number for number in numbers if number != self.layout.logits)
+
+    def _settle(self, nodes: Iterable[int]) -> None:
+        """Compute anew what these nodes write, and the metric."""
+        self.state.refresh(sorted(node for node in nodes if node in self.state.alive))
+        (self.metric,) = self._metrics(self.state.final[None])
+
+    def _metrics(self, final: Float[Tensor, "candidate batch d_model"]) -> list[float]:
+        found: list[float] = self.readout(final).double().mean(1).tolist()
+        return found
+
+    def measure(self, kept: Iterable[Edge]) -> float:
+        """The metric of a circuit: everything cut but these edges."""
+        order = {visit[0][0].base: place for place, visit in enumerate(self.view.visits)}
+        self.load(list(order), sorted(kept, key=lambda edge: order[edge.dst.base]))
+        return self.metric
+
+    @torch.no_grad()
+    def logits(self, kept: Iterable[Edge]) -> Float[Tensor, "batch vocab"]:
+        """The logits at the last token with everything cut but these edges."""
+        self.measure(kept)
+        return self.readout.logits(self.state.final)
+
+    # --- deciding ------------------------------------------------------------------------------
+
+    def drop(self, receivers: Sequence[Receiver]) -> None:
+        """What nothing kept reads is not computed at all."""
+
+    @torch.no_grad()
+    def decide(self, visit: Visit, tau: float) -> list[Decision]:
+        """Decide the edges into one node in turn; those not from the given senders are cut."""
+        turn = Turn(self.state, visit[0][0][0])
+        decisions: list[Decision] = []
+        for receiver, senders in visit:
+            turn.open(receiver)
+            others = set(self.view.senders(receiver[0])) - set(senders)
+            if others:
+                change = self._changes([tuple(others)], turn.rows)
+                (self.metric,) = self._test(turn, change)
+                turn.accept(change[0])
+            decisions += self._decide(turn, receiver, senders, tau)
+            turn.close()
+        self._settle(turn.moved)
+        return decisions
+
+    def _decide(
+        self, turn: Turn, receiver: Receiver, senders: Sequence[Node], tau: float
+    ) -> Iterator[Decision]:
+        start, size, most = 0, FIRST_BATCH, self._most(turn)
+        while start < len(senders):
+            size = min(size, most)
+            batch = senders[start : start + size]
+            changes = self._changes([(sender,) for sender in batch], turn.rows).cumsum_(0)
+            cut = 0
+            for sender, metric in zip(batch, self._test(turn, changes)):
+                edge = Edge(sender, *receiver, self.subject.sign * (self.metric - metric))
+                if not edge.effect < tau:
+                    self.state.keep(edge)
+                    yield Decision(edge, True)
+                    break
+                self.metric = metric
+                cut += 1
+                yield Decision(edge, False)
+            if cut:
+                turn.accept(changes[cut - 1])
+            start += min(cut + 1, len(batch))
+            size = 2 * size if cut == len(batch) else max(2, cut)
+
+    def _most(self, turn: Turn) -> int:
+        """How many candidates a batch may hold."""
+        most = ROWS // max(1, turn.widest)
+        prompts, width = self.layout.n_prompts, self.layout.change.shape[-1]
+        numbers = (2 * turn.n_rows + 4 * turn.widest + prompts) * width
+        if self.readout.n_columns:
+            numbers += 3 * prompts * self.readout.n_columns
+            most = min(most, 128 // prompts)
+        return max(1, min(most, int(self.free // (numbers * self.layout.change.element_size()))))
+
+    def _test(self, turn: Turn, changes: Tensor) -> list[float]:
+        """The metric for each candidate."""
+        final = turn.run(changes) if len(turn.rows) else None
+        return [self.metric] * len(changes) if final is None else self._metrics(final)
+
+    def _changes(
+        self, cuts: Sequence[Sequence[Node]], rows: Tensor
+    ) -> Float[Tensor, "cut row d_model"]:
+        """What cutting the edges from each of these sets of senders adds to what a port reads."""
+        columns = [[c for sender in senders for c in self.view.columns(sender)] for senders in cuts]
+        change = self.layout.change
+        return torch.stack(
+            [change[one[0]][rows] if len(one) == 1 else change[one].sum(0)[rows] for one in columns]
+        )

@@ -1,0 +1,190 @@
+"""The metric with a set of edges cut, one hooked forward pass a question.
+
+A receiver reads the residual stream. Cutting the edge from a sender to it replaces the sender's
+present contribution to what it reads by the ablated one (Conmy et al. 2023). Slow, simple, for
+whatever the bridge can hook, and the oracle for anything faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...models.contrast import Subject
+from ...models.model import TOLERANCE, relative_error
+from ...records.circuit import PORTS, Edge, Node, Receiver
+from ...records.graph import View
+
+Cut = Bool[Tensor, "place receiver writer"]
+Visit: TypeAlias = Sequence[tuple[Receiver, Sequence[Node]]]
+"""The receivers of one node, each with the senders to test."""
+
+
+class Decision(NamedTuple):
+    """An edge with its effect: how much worse the metric became when it was cut."""
+
+    edge: Edge
+    kept: bool
+
+
+class ReferenceEngine:
+    """One hooked forward pass per question."""
+
+    name = "reference"
+
+    def __init__(self, subject: Subject, view: View | None = None) -> None:
+        self.subject = subject
+        self.model = subject.model
+        self.graph = subject.model.graph
+        self.view = view or View(self.graph)
+        self.places = subject.place_masks(self.view.places)  # [place batch pos]
+        self.cut = self.cut_none()
+        self._metric: float | None = subject.clean_metric
+
+    # --- sets of edges -------------------------------------------------------------------------
+
+    def cut_none(self) -> Cut:
+        size = (len(self.places), len(self.graph.receivers), len(self.graph.writers))
+        return torch.zeros(size, dtype=torch.bool, device=self.model.device)
+
+    def cut_all(self) -> Cut:
+        cut = self.cut_none()
+        for row, (node, _) in enumerate(self.graph.receivers):
+            cut[:, row, : self.graph.n_senders(node)] = True
+        return cut
+
+    def cut_except(self, kept: Iterable[Edge]) -> Cut:
+        """Everything cut but these edges."""
+        cut = self.cut_all()
+        for edge in kept:
+            cut[self.index(edge)] = False
+        return cut
+
+    def index(self, edge: Edge) -> tuple[int, Tensor, Tensor]:
+        """Where an edge lies in a cut."""
+        rows = torch.tensor(self.view.rows(edge.dst, edge.port))
+        columns = torch.tensor(self.view.columns(edge.src))
+        return self.view.place(edge.dst), rows[:, None], columns[None, :]
+
+    @property
+    def metric(self) -> float:
+        """With the edges cut until now."""
+        if self._metric is None:
+            self._metric = self.measured(self.cut)
+        return self._metric
+
+    # --- measuring -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logits(self, cut: Cut) -> Float[Tensor, "batch vocab"]:
+        """Logits at the last token of the clean prompts, with the edges of `cut` cut."""
+        change = -self.subject.ablated  # will be: present minus ablated output
+
+        def record(writers: slice, value: Tensor) -> None:
+            change[writers] += value
+
+        hooks = self.model.writer_hooks(record)
+        for rows, hook_name, stacked in readers(self.model):
+            if bool(cut[:, rows].any()):
+                hooks.append((hook_name, self._remove(cut[:, rows], change, stacked)))
+        return self.model.forward(self.subject.clean, hooks)
+
+    def _remove(self, cut: Cut, change: Tensor, stacked: bool) -> Callable[..., Tensor]:
+        """A hook that takes the cut senders' change out of what some receivers read."""
+        senders = cut.flatten(0, 1).any(0).nonzero().flatten()
+        weights = cut[:, :, senders].to(change.dtype)
+        places = self.places.to(change.dtype)
+
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            moved, removed = change[senders], torch.zeros(())
+            for place, weight in zip(places, weights):
+                part = torch.einsum("rw,wbpd->bprd", weight, moved)
+                removed = removed + part * place[:, :, None, None]
+            return value - (removed if stacked else removed[:, :, 0])
+
+        return hook
+
+    def measured(self, cut: Cut) -> float:
+        """The mean of the subject's metric over its examples."""
+        return float(self.subject.metric(self.logits(cut)).mean())
+
+    def measure(self, kept: Iterable[Edge]) -> float:
+        """The metric of a circuit: everything cut but these edges."""
+        return self.measured(self.cut_except(kept))
+
+    # --- deciding ------------------------------------------------------------------------------
+
+    def load(self, decided: Iterable[Node], kept: Iterable[Edge]) -> None:
+        """Stand where all edges into the `decided` nodes are cut but the `kept` ones."""
+        self.cut = self.cut_none()
+        for row, (node, _) in enumerate(self.graph.receivers):
+            if any(node in self.view.members(one) for one in decided):
+                self.cut[:, row, : self.graph.n_senders(node)] = True
+        for edge in kept:
+            self.cut[self.index(edge)] = False
+        self._metric = None
+
+    def decide(self, visit: Visit, tau: float) -> list[Decision]:
+        """Decide the edges into one node in turn; those not from the given senders are cut."""
+        decisions: list[Decision] = []
+        for (node, port), senders in visit:
+            others = [sender for sender in self.view.senders(node) if sender not in senders]
+            for sender in others:
+                self.cut[self.index(Edge(sender, node, port))] = True
+            self._metric = None if others else self._metric
+            decisions += [self.test(Edge(sender, node, port), tau) for sender in senders]
+        return decisions
+
+    def test(self, edge: Edge, tau: float) -> Decision:
+        """Cut one edge and look; it stays cut if the metric worsens by less than `tau`."""
+        where, before = self.index(edge), self.metric
+        self.cut[where] = True
+        metric = self.measured(self.cut)
+        effect = self.subject.sign * (before - metric)
+        kept = not effect < tau
+        if kept:
+            self.cut[where] = False
+        else:
+            self._metric = metric
+        return Decision(replace(edge, effect=effect), kept)
+
+    def drop(self, receivers: Sequence[Receiver]) -> None:
+        """Cut all edges into ports that nothing kept reads."""
+        for node, port in receivers:
+            for sender in self.view.senders(node):
+                self.cut[self.index(Edge(sender, node, port))] = True
+
+    def self_check(self) -> str | None:
+        """None if nothing cut gives the clean logits and everything cut the ablated ones.
+
+        Else what is wrong, in one sentence. The relative error allowed is 1e-4.
+        """
+        checks = (
+            ("nothing cut", self.cut_none(), self.subject.clean_run.logits),
+            ("everything cut", self.cut_all(), self.subject.ablated_logits),
+        )
+        for what, cut, expected in checks:
+            error = relative_error(self.logits(cut), expected)
+            if error > TOLERANCE:
+                return f"with {what} the logits are off by {error:.1g} (relative)"
+        return None
+
+
+def readers(model: Any) -> Iterable[tuple[list[int], str, bool]]:
+    """Numbers of receivers, the hook where they read, and whether it has a head dimension."""
+    graph, rows = model.graph, model.graph.receiver_index
+    for layer in range(graph.n_layers):
+        for port in PORTS:
+            yield (
+                [rows[head, port] for head in graph.heads_of(layer)],
+                model.port_hook(layer, port),
+                True,
+            )
+        if graph.has_mlps:
+            yield [rows[Node("mlp", layer), None]], model.port_hook(layer, None), False
+    yield [0], model.final_hook, False

@@ -1,0 +1,53 @@
+"""Whether a model can be taken apart exactly here, and how long it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..discovery.engine.fast import fast_trouble
+from ..discovery.engine.reference import ReferenceEngine
+from ..models.contrast import Subject
+from ..models.model import Model
+from ..records.task import Example, Task
+
+CLEAN = "When Mary and John went to the store, John gave a drink to"
+CORRUPT = "When Anna and Paul went to the store, Lisa gave a drink to"
+
+
+def examine(model: Model) -> dict[str, Any]:
+    """What was loaded, whether the engine's self-check passes, seconds of a forward pass."""
+    task = _any_task(model)
+    subject = Subject(model, task, task.discover, "kl")
+    slow = fast_trouble(subject)
+    trouble = ReferenceEngine(subject).self_check() if slow is not None else None
+    graph = model.graph
+    size = " x ".join(map(str, subject.clean.tokens.shape))
+    return {
+        "model": model.name,
+        "id": model.id,
+        "architecture": model.cfg.architecture,
+        "parameters": model.n_parameters,
+        "layers": graph.n_layers,
+        "heads_per_layer": graph.n_heads,
+        "edges": graph.n_edges,
+        "special_tokens_before_a_prompt": "".join(model.piece(i) for i in model.prefix) or "none",
+        "device": str(model.device),
+        "engine": "fast" if slow is None else f"reference (a forward pass an edge): {slow}",
+        "self_check": trouble or "passed",
+        "forward_seconds": model.forward_seconds(subject.clean),
+        "forward_batch": f"{size} tokens",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _any_task(model: Model) -> Task:
+    """A pair of prompts of equal length; the self-check needs nothing else of a task."""
+    length = min(len(model.token_ids(CLEAN)), len(model.token_ids(CORRUPT)))
+    clean, corrupt = (
+        model.tokenizer.decode(model.token_ids(text)[:length]) for text in (CLEAN, CORRUPT)
+    )
+    word = model.piece(model.token_ids(CLEAN)[0])
+    example = Example(clean, corrupt, (word,), ())
+    return Task("doctor", "", "kl", (example,) * 8, ())

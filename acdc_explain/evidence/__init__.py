@@ -1,0 +1,1 @@
+"""Numbers about components, each with its error and what chance would give."""

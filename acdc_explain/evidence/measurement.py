@@ -1,0 +1,134 @@
+"""Samples of a measure for several nodes, with their error and their chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..records.circuit import Graph, Node
+
+BOOTSTRAPS = 1000
+MARGIN = 0.1  # of a value, by which it must be beyond chance
+_TAILS = (0.025, 0.975)
+
+Interval = tuple[float, float]
+
+
+class NotMeasurable(Exception):
+    """The measure has no meaning for this task; the text says why."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Samples of one measure for several nodes.
+
+    `control`: the same measure where the claim would be wrong (another key, another word, another
+    prompt's answer), which is what chance gives. Without it chance is what is usual for the kind.
+    `gaps`: where samples are shares of a mean gap, each sample's own gap over that mean: the gap
+    is known from the same prompts and no better than they are.
+    """
+
+    measure: str
+    nodes: tuple[Node, ...]
+    samples: Float[Tensor, "node sample"]
+    control: Float[Tensor, "node sample"] | None = None
+    gaps: Float[Tensor, " sample"] | None = None
+
+    def value(self, node: Node) -> float:
+        return float(self.samples[self.nodes.index(node)].mean())
+
+    @property
+    def n(self) -> int:
+        return self.samples.shape[1]
+
+    def _others(self, node: Node) -> list[int]:
+        return [i for i, o in enumerate(self.nodes) if o.kind == node.kind and o != node]
+
+    def null(self, node: Node) -> Float[Tensor, "other"]:
+        """The values of all other nodes of the same kind."""
+        return self.samples[self._others(node)].mean(1)
+
+    def percentile(self, node: Node) -> float:
+        """The share of the null that lies below the node's value, 0 to 1; ties count half."""
+        null, value = self.null(node), self.value(node)
+        below = (null < value).double() + 0.5 * (null == value).double()
+        return float(below.mean()) if len(null) else 0.5
+
+    def chance(self, node: Node) -> float:
+        """The mean of the control, or else the median of the other nodes of the kind."""
+        if self.control is not None:
+            return float(self.control[self.nodes.index(node)].mean())
+        null = self.null(node)
+        return float(null.median()) if len(null) else 0.0
+
+    def interval(self, node: Node) -> Interval:
+        """A bootstrap 95 % interval of the value."""
+        return _tails(self._resampled(node)[0])
+
+    def beyond_chance(self, node: Node) -> tuple[Interval, Interval]:
+        """95 % intervals of what the value is above chance and 0, and of what it is below them.
+
+        A tenth of the value is set aside: what is chance but for a trifle is chance. Prompts are
+        drawn once for value and chance together, and where chance is that of the other nodes,
+        these are drawn anew as well.
+        """
+        values, chances = self._resampled(node)
+        rest = values * (1 - MARGIN)
+        return _tails(rest - chances.clamp_min(0)), _tails(chances.clamp_max(0) - rest)
+
+    def _resampled(self, node: Node) -> tuple[Float[Tensor, " draw"], Float[Tensor, " draw"]]:
+        """Value and chance in each bootstrap draw of the samples."""
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(0, self.n, (BOOTSTRAPS, self.n), generator=generator)
+        weights = torch.zeros(BOOTSTRAPS, self.n, dtype=torch.double)
+        weights.scatter_add_(1, drawn, torch.ones_like(weights))
+        weights /= weights.sum(1, keepdim=True)
+        if self.gaps is not None:
+            weights /= (weights @ self.gaps.double().cpu()).clamp_min(1e-3)[:, None]
+        index, samples = self.nodes.index(node), self.samples.double().cpu()
+        values = weights @ samples[index]
+        if self.control is not None:
+            return values, weights @ self.control[index].double().cpu()
+        others = self._others(node)
+        if not others:
+            return values, torch.zeros_like(values)
+        nulls = weights @ samples[others].T  # [draw other]
+        again = torch.randint(0, len(others), nulls.shape, generator=generator)
+        return values, nulls.gather(1, again).median(1).values
+
+    def facts(self, node: Node) -> dict[str, Any]:
+        """Value, percentile and the quartiles of the null, as collectors store them."""
+        null = self.null(node).double()
+        quartiles = torch.linspace(0, 1, 5, dtype=torch.double, device=null.device)
+        found = torch.quantile(null, quartiles).tolist() if len(null) else []
+        return {
+            "value": round(self.value(node), 5),
+            "percentile": round(self.percentile(node), 4),
+            "null": [round(x, 4) for x in found],
+        }
+
+
+def _tails(drawn: Float[Tensor, " draw"]) -> Interval:
+    low, high = torch.quantile(drawn, torch.tensor(_TAILS, dtype=torch.double)).tolist()
+    return low, high
+
+
+def per_head(
+    measure: str,
+    graph: Graph,
+    samples: Float[Tensor, "layer head *n"],
+    control: Float[Tensor, "layer head *n"] | float | None = None,
+) -> Measurement:
+    """A measure of all heads; `control` may be one number for all of them."""
+    flat = samples.reshape(len(graph.heads), -1)
+    if control is not None:
+        control = (
+            torch.full_like(flat, control)
+            if isinstance(control, float)
+            else control.reshape(len(graph.heads), -1)
+        )
+    return Measurement(measure, graph.heads, flat, control)

@@ -1,0 +1,257 @@
+"""What heads do with a token they attend to: copy it, push it down, say what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..models.contrast import Subject
+from ..models.model import Model
+from .measurement import Measurement, NotMeasurable, per_head
+
+OTHER_WORDS = 5  # of the task, for each attended one: the control
+TOP = 5  # a token is copied if it is among so many highest logits
+
+
+def copying_words(subject: Subject, most: int = 100) -> list[int]:
+    """Tokens the task is about: answers and foils, or else whatever its prompts contain."""
+    model = subject.model
+    words = [word for e in subject.examples for word in (*e.answers, *e.foils)]
+    ids = list(dict.fromkeys(model.single(word) for word in words))
+    if len(ids) < 10:
+        prompts = [i for e in subject.examples for i in model.token_ids(e.clean)]
+        ids = list(dict.fromkeys([*ids, *prompts]))
+    return ids[:most]
+
+
+@torch.no_grad()
+def effective_embedding(
+    model: Model, words: Sequence[int], *, contexts: int = 4
+) -> Float[Tensor, "word d_model"]:
+    """The residual stream after block 0 at a token, averaged over other tokens before it.
+
+    In a model of one layer, what block 0 reads.
+    """
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(len(words), model.cfg.d_model, dtype=model.dtype, device=model.device)
+    for _ in range(contexts):
+        before = torch.randint(0, len(words), (len(words),), generator=generator).tolist()
+        batch = model.batch_ids([[words[b], word] for b, word in zip(before, words)])
+        one_layer = model.graph.n_layers == 1
+        stream = model.embed(batch) if one_layer else model.record_blocks(batch).inputs[1]
+        total += batch.at_end(stream)
+    return total / contexts
+
+
+@torch.no_grad()
+def head_output_attending_to(
+    model: Model, stream: Float[Tensor, "word d_model"], layer: int
+) -> Float[Tensor, "head word d_model"]:
+    """What each head of a layer writes when it attends to nothing but that residual stream."""
+    block = model.bridge.blocks[layer]
+    normed = block.ln1(stream[:, None])[:, 0]
+    values = torch.einsum("wd,hde->hwe", normed, model.bridge.W_V[layer].detach())
+    bias = getattr(block.attn, "b_V", None)
+    if bias is not None:
+        values = values + bias.detach()[:, None]
+    return torch.einsum("hwe,hed->hwd", values, model.bridge.W_O[layer].detach())
+
+
+@torch.no_grad()
+def qk_affinity(
+    model: Model, layer: int, head: int, queries: Sequence[int], keys: Sequence[int]
+) -> Float[Tensor, "query key"]:
+    """How much a head's query of one token wants the key of another, before the softmax.
+
+    From what tokens are after block 0, without their places (rotary positions are left out).
+    """
+    block, n = model.bridge.blocks[layer], model.graph.n_heads
+    sides = []
+    for words, weight, bias in (
+        (queries, block.attn.W_Q, getattr(block.attn, "b_Q", None)),
+        (keys, block.attn.W_K, getattr(block.attn, "b_K", None)),
+    ):
+        normed = block.ln1(effective_embedding(model, words)[:, None])[:, 0]
+        side = normed @ weight[head].detach()
+        sides.append(side if bias is None else side + bias.detach().view(n, -1)[head])
+    query, key = sides
+    scores: Tensor = query @ key.T / query.shape[-1] ** 0.5
+    return scores
+
+
+@dataclass(frozen=True)
+class WordLogits:
+    """One word's logit in what a head writes, among all logits."""
+
+    highest: Bool[Tensor, "layer head word"]  # fewer than TOP tokens have a higher one
+    lowest: Bool[Tensor, "layer head word"]  # fewer than TOP have a lower one
+    z: Float[Tensor, "layer head word"]  # distance from the mean, in standard deviations
+
+
+@torch.no_grad()
+def word_logits(subject: Subject) -> tuple[WordLogits, list[WordLogits]]:
+    """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding.
+
+    The logits of the attended words themselves, and as a control those of other words of the task,
+    on average over some.
+    """
+    model, words = subject.model, copying_words(subject)
+    stream = effective_embedding(model, words)
+    own = torch.tensor(words, device=model.device)
+    shifts = range(1, min(OTHER_WORDS, len(words) - 1) + 1) or range(1)
+    found: list[list[tuple[Tensor, ...]]] = [[], *([] for _ in shifts)]
+    for layer in range(model.graph.n_layers):
+        logits = model.unembed(head_output_attending_to(model, stream, layer))
+        among_all = _Spread.of(logits)
+        for ids, kept in zip((own, *(own.roll(shift) for shift in shifts)), found):
+            kept.append(among_all.place(logits, ids))
+    own_logits, *others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in found)
+    return own_logits, others
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Of all logits that a head writes for a word: what a single one is compared with."""
+
+    high: Float[Tensor, "head word 1"]  # the TOP-th largest
+    low: Float[Tensor, "head word 1"]  # the TOP-th smallest
+    mean: Float[Tensor, "head word 1"]
+    deviation: Float[Tensor, "head word 1"]
+
+    @staticmethod
+    def of(logits: Float[Tensor, "head word vocab"]) -> _Spread:
+        few = min(TOP, logits.shape[-1])
+        return _Spread(
+            logits.topk(few).values[..., -1:],
+            logits.topk(few, largest=False).values[..., -1:],
+            logits.mean(-1, keepdim=True),
+            logits.std(-1, keepdim=True).clamp_min(1e-12),  # a head may write nothing
+        )
+
+    def place(
+        self, logits: Float[Tensor, "head word vocab"], ids: Int[Tensor, " word"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where one word's logit of each stands, as in `WordLogits`."""
+        chosen = logits.gather(-1, ids[None, :, None].expand(len(logits), -1, 1))
+        z = (chosen - self.mean) / self.deviation
+        return (chosen >= self.high)[..., 0], (chosen <= self.low)[..., 0], z[..., 0]
+
+
+def _of_words(
+    subject: Subject, name: str, of: Callable[[WordLogits], Float[Tensor, "layer head word"]]
+) -> Measurement:
+    own, others = subject.once_for_clean(word_logits)
+    control = torch.stack([of(other) for other in others]).mean(0)
+    return per_head(name, subject.model.graph, of(own), control)
+
+
+def copying(subject: Subject) -> Measurement:
+    """Share of tokens that a head raises into the top 5 by attending to them."""
+    return _of_words(subject, "copying", lambda logits: logits.highest.float())
+
+
+def negative_copying(subject: Subject) -> Measurement:
+    """Share of tokens that a head pushes into the bottom 5 by attending to them."""
+    return _of_words(subject, "negative_copying", lambda logits: logits.lowest.float())
+
+
+def copying_strength(subject: Subject) -> Measurement:
+    """How far the attended token's own logit stands out, in standard deviations of all logits."""
+    return _of_words(subject, "copying_strength", lambda logits: logits.z)
+
+
+# --- what follows, what belongs together -------------------------------------------------------
+
+ORDERED = (
+    "one two three four five six seven eight nine ten eleven twelve",
+    "first second third fourth fifth sixth seventh eighth ninth tenth",
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    "January February March April May June July August September October November December",
+    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+    " ".join(map(str, range(1, 21))),
+)
+CAPITALS = (
+    "France Paris Germany Berlin Italy Rome Spain Madrid England London Russia Moscow China "
+    "Beijing Japan Tokyo Egypt Cairo Greece Athens Austria Vienna Poland Warsaw Ireland "
+    "Dublin Norway Oslo Sweden Stockholm Finland Helsinki Denmark Copenhagen Portugal "
+    "Lisbon Turkey Ankara Cuba Havana Canada Ottawa Kenya Nairobi Peru Lima Chile Santiago "
+    "India Delhi Iran Tehran Iraq Baghdad Syria Damascus Israel Jerusalem Lebanon Beirut "
+    "Jordan Amman Thailand Bangkok Vietnam Hanoi Indonesia Jakarta Philippines Manila "
+    "Australia Canberra Hungary Budapest Belgium Brussels Netherlands Amsterdam Scotland "
+    "Edinburgh Ukraine Kiev Korea Seoul Venezuela Caracas"
+)
+OPPOSITES = (
+    "hot cold big small good bad up down left right open closed black white old young rich "
+    "poor high low fast slow hard soft long short light dark early late first last strong "
+    "weak happy sad true false win lose buy sell day night love hate friend enemy summer "
+    "winter north south east west inside outside above below before after more less begin "
+    "end push pull"
+)
+FEWEST_ORDERED, FEWEST_PAIRS = 10, 30
+
+
+def _pairs(model: Model, words: Sequence[str]) -> list[tuple[int, int]]:
+    """The ids of neighbouring words that are one token each."""
+    cut = [model.token_ids(f" {word}") for word in words]
+    ids = [found[0] if len(found) == 1 else None for found in cut]
+    unknown = model.tokenizer.unk_token_id
+    pairs = [(a, b) for a, b in pairwise(ids) if a is not None and b is not None]
+    return [pair for pair in pairs if unknown not in pair]
+
+
+@torch.no_grad()
+def _ranks(model: Model, pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "layer head pair"]:
+    """How many tokens have a higher logit than the second of each pair, when a head attends to
+    the first."""
+    stream = effective_embedding(model, [first for first, _ in pairs])
+    index = torch.tensor([second for _, second in pairs], device=model.device)[None, :, None]
+    ranks = []
+    for layer in range(model.graph.n_layers):
+        logits = model.unembed(head_output_attending_to(model, stream, layer))
+        ranks.append((logits > logits.gather(-1, index.expand(len(logits), -1, -1))).sum(-1))
+    return torch.stack(ranks)
+
+
+def _mismatched(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same words with the second one of another pair: a control."""
+    seconds = [second for _, second in pairs]
+    half = len(pairs) // 2
+    return [(first, second) for (first, _), second in zip(pairs, seconds[half:] + seconds[:half])]
+
+
+def successor_score(subject: Subject) -> Measurement:
+    """Share of ordinal words (numbers, days, months ...) whose successor a head raises most."""
+    model = subject.model
+    pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
+    if len(pairs) < FEWEST_ORDERED:
+        raise NotMeasurable(f"the tokenizer has {len(pairs)} pairs of ordinal words")
+    ranks, control = _ranks(model, pairs), _ranks(model, _mismatched(pairs))
+    return per_head("successor_score", model.graph, (ranks < 1).float(), (control < 1).float())
+
+
+def relation_score(subject: Subject) -> Measurement:
+    """Share of pairs whose second word a head raises into the top 10: capitals or opposites."""
+    model = subject.model
+    best: tuple[Tensor, Tensor] | None = None
+    for words in (CAPITALS.split(), OPPOSITES.split()):
+        pairs = [p for at in range(0, len(words), 2) for p in _pairs(model, words[at : at + 2])]
+        if len(pairs) < FEWEST_PAIRS:
+            continue
+        hits, control = (
+            (_ranks(model, chosen) < 10).float()[..., :FEWEST_PAIRS]
+            for chosen in (pairs, _mismatched(pairs))
+        )
+        if best is not None:
+            better = hits.mean(-1, keepdim=True) > best[0].mean(-1, keepdim=True)
+            hits, control = (
+                torch.where(better, new, old) for new, old in zip((hits, control), best)
+            )
+        best = hits, control
+    if best is None:
+        raise NotMeasurable(f"the tokenizer has less than {FEWEST_PAIRS} pairs of a relation")
+    return per_head("relation_score", model.graph, *best)

@@ -1,0 +1,1 @@
+"""From evidence to labels: one question a component."""

@@ -1,0 +1,239 @@
+"""Evidence -> labels: one question a component, many under way at once, each answer kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ..errors import UserError
+from ..guard import PASSED_ON, PluginFault, Unfit, sentence
+from ..hookspecs import Labeler
+from ..ids import content_id
+from ..llm.exchange import NotAsked, UnusableReply, Waiting
+from ..llm.session import Asking, Desk, run_async
+from ..progress import Progress
+from ..records.circuit import Circuit, Node
+from ..records.evidence import Evidence
+from ..records.label import Failure, Label, Labeling, Proposed
+from ..records.question import Laboratory, Question, blind_names, true_names, true_text
+from ..records.role import RoleCard
+from ..records.run.summary import Sentence, Story, Summary
+from ..records.task import Task
+from ..records.verdict import Verdict
+from ..store.buffer import Outbox
+from ..store.store import Store
+from . import checked
+
+REVEAL = "reveal"  # the setting of a labeler that shows what is otherwise hidden
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its id and what an LLM would be sent first; or why it cannot be put."""
+
+    id: str
+    question: Question
+    prompt: str
+    fault: str | None = None
+
+
+@dataclass
+class LabelWork:
+    """What it takes to label the components of a circuit with one labeler."""
+
+    name: str
+    labeler: Labeler
+    settings: Mapping[str, Any]
+    code: Mapping[str, str]  # of a labeler of another package (Plugins.code)
+    roles: Mapping[str, RoleCard]
+    task: Task
+    model: str
+    store: Store
+    run_id: str
+    progress: Progress
+    desk: Desk | None = None  # where the labeler asks an LLM
+    laboratory: Callable[[Node, Mapping[Node, str]], Laboratory] | None = None
+    plugin: str = ""  # that brings the labeler
+
+    def questions(
+        self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    ) -> list[Asked]:
+        revealed, shown = self.revealed, self.shown(circuit)
+        return [
+            self.question(
+                Question(
+                    node=node,
+                    circuit=circuit,
+                    evidence=sorted(evidence[node], key=lambda item: item.collector),
+                    roles=self.roles,
+                    task_description=self.task.description,
+                    position_names=self.task.position_names,
+                    shown=shown,
+                    model=self.model if revealed else None,
+                    laboratory=self.laboratory(node, shown) if self.laboratory else None,
+                )
+            )
+            for node in circuit.components
+        ]
+
+    @property
+    def revealed(self) -> bool:
+        return bool(self.settings.get(REVEAL))
+
+    def shown(self, circuit: Circuit) -> dict[Node, str]:
+        """The names a labeler may be told."""
+        return true_names(circuit) if self.revealed else blind_names(circuit)
+
+    def question(self, question: Question) -> Asked:
+        prompt, fault = "", None
+        try:
+            prompt = self._prompt(question)
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            fault = self._fault(error)
+        asked = {
+            "circuit_id": question.circuit.id,
+            "node": question.node,
+            "labeler": self.name,
+            "settings": {**self.settings, **self.code},
+            "prompt": prompt,
+        }
+        return Asked(content_id("question", asked), question, prompt, fault)
+
+    def _prompt(self, question: Question) -> str:
+        prompt: Any = self.labeler.prompt(question, self.desk.ask() if self.desk else None)
+        if not isinstance(prompt, str):
+            raise Unfit(f"its prompt is {type(prompt).__name__}, not a text")
+        return prompt
+
+    def _fault(self, error: BaseException) -> str:
+        return f"labeler {self.name!r} of plugin {self.plugin!r} failed ({sentence(error)})"
+
+    def label(
+        self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    ) -> list[Labeling]:
+        """The answers for all components, those from the store too, in the circuit's order.
+
+        Raises UserError if no question at all gets a reply.
+        """
+        asked = self.questions(circuit, evidence)
+        answers = {a.question_id: a for a in self.store.find_labelings([x.id for x in asked])}
+        self.store.link_labelings(self.run_id, list(answers.values()))
+        missing = [one for one in asked if one.id not in answers]
+        with Outbox(partial(self.store.add_labelings, self.run_id)) as outbox:
+
+            def keep(answer: Labeling) -> None:
+                outbox.put(answer)
+                answers[answer.question_id] = answer
+                self.progress("label", len(answers), len(asked), self._spent())
+
+            self.progress("label", len(answers), len(asked))
+            if missing:
+                self.answer(missing, keep)
+        if self.desk and (reason := self.desk.nobody_answers):
+            raise UserError(_nobody_answers(reason))
+        return [answers[one.id] for one in asked]
+
+    def _spent(self) -> str:
+        return f"{self.desk.spent:.4f} USD" if self.desk and self.desk.spent else ""
+
+    def answer(self, asked: Sequence[Asked], keep: Callable[[Labeling], None]) -> None:
+        """All questions at once; `keep` gets each answer as it comes."""
+
+        async def one(question: Asked) -> None:
+            keep(await self._answer(question))
+
+        async def everyone() -> None:
+            await asyncio.gather(*map(one, asked))
+
+        run_async(everyone, self.desk)
+
+    def summarise(
+        self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
+    ) -> Summary | None:
+        """What the circuit does; None if the labeler does not say.
+
+        Raises UnusableReply, NotAsked, and PluginFault for a labeler that fails.
+        """
+        summarise = getattr(self.labeler, "summarise", None)
+        if summarise is None or not labels:
+            return None
+        claims, shown = {name: card.claim for name, card in self.roles.items()}, self.shown(circuit)
+        story = Story.of(circuit, self.task.description, labels, verdicts, claims, shown)
+        ask = self.desk.ask() if self.desk else None
+        try:
+            told, exchange = run_async(lambda: summarise(story, ask), self.desk)
+            told = checked.sentences(told, set(circuit.components))
+        except (*PASSED_ON, UnusableReply, NotAsked):
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            raise PluginFault(self._fault(error)) from error
+        found = tuple(Sentence(true_text(x.text, shown), tuple(x.nodes)) for x in told)
+        return Summary(self.run_id, self.name, found, exchange.id if exchange else None)
+
+    async def _answer(self, asked: Asked) -> Labeling:
+        question, ask = asked.question, self.desk.ask() if self.desk else None
+        if asked.fault is not None:
+            failure = Failure(question.node, self.name, asked.fault)
+            return Labeling(asked.id, (), failure=failure)
+        try:
+            answer = checked.proposed(
+                await self.labeler(question, asked.prompt, ask, **self.settings),
+                {evidence.id for evidence in question.evidence},
+                self.roles,
+            )
+            return self._labeling(asked, answer, _exchange_ids(ask))
+        except Waiting:
+            return Labeling(asked.id, (), _exchange_ids(ask), waiting=question.node)
+        except (UnusableReply, NotAsked) as problem:
+            reason = str(problem)
+        except (*PASSED_ON, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            reason = self._fault(error)
+        failure = Failure(question.node, self.name, reason)
+        return Labeling(asked.id, (), _exchange_ids(ask), failure=failure)
+
+    def _labeling(self, asked: Asked, answer: Proposed, exchange_ids: tuple[str, ...]) -> Labeling:
+        question = asked.question
+        evidence = self._findings(question, answer.findings)
+        labels = [
+            Label(
+                circuit_id=question.circuit.id,
+                node=question.node,
+                labeler=self.name,
+                role=proposal.role,
+                positions=tuple(proposal.positions),
+                description=true_text(proposal.description, question.shown),
+                confidence=proposal.confidence,
+                evidence_ids=(*proposal.evidence_ids, *([evidence.id] if evidence else [])),
+                exchange_id=answer.exchange.id if answer.exchange else None,
+            )
+            for proposal in answer.proposals
+        ]
+        if not labels:
+            failure = Failure(question.node, self.name, "the labeler proposed nothing")
+            return Labeling(asked.id, (), exchange_ids, evidence, failure)
+        return Labeling(asked.id, tuple(labels), exchange_ids, evidence)
+
+    def _findings(self, question: Question, findings: Mapping[str, Any] | None) -> Evidence | None:
+        """What a labeler measured, as evidence of a collector of the labeler's name."""
+        if findings is None:
+            return None
+        facts = checked.stored_facts(findings)
+        return Evidence(question.circuit.id, question.node, self.name, self.settings, facts)
+
+
+def _exchange_ids(ask: Asking | None) -> tuple[str, ...]:
+    return tuple(exchange.id for exchange in ask.exchanges) if ask else ()
+
+
+def _nobody_answers(reason: str) -> str:
+    return (
+        f"The first questions got no reply ({reason[:200]}), so the others were not asked; "
+        "the evidence is stored: fix the cause and repeat the command, or use --labeler rules."
+    )

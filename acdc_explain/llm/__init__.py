@@ -1,0 +1,1 @@
+"""Asking a language model: templates, requests, replies, prices, and every exchange kept."""

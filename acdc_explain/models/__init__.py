@@ -1,0 +1,1 @@
+"""The transformer: loading it, reading and writing it node by node."""

@@ -1,0 +1,279 @@
+"""Load any transformer that TransformerBridge can hook, from a name, a folder or a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..guard import Unfit, must_work
+from ..hookspecs import ModelSource
+from .checkpoint import (
+    check_gguf,
+    check_numbers,
+    check_tokenizer,
+    check_weights,
+    no_pickles,
+    no_tokenizer,
+)
+from .model import Model
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    sources: Mapping[str, ModelSource] | None = None,
+) -> Model:
+    """Load a model by a plugin's name, a folder, a .gguf file or a name on the Hugging Face hub.
+
+    Raises UserError, in one sentence, for anything that cannot be loaded.
+    """
+    if sources is None:
+        from ..plugins import load_plugins
+
+        sources = load_plugins().models()
+    location = str(_located(name, sources[name])) if name in sources else name
+    with quiet():
+        hf_model, tokenizer = _read(name, location, list(sources), getattr(torch, dtype))
+        hf_model.eval().requires_grad_(False)
+        hf_model.config.use_cache = False  # a layer run twice must not see its first run's keys
+        digest, n_parameters = weights_digest(hf_model), hf_model.num_parameters()
+        ungroup(hf_model)
+        bridge = _bridge(name, hf_model.to(device), tokenizer, device)
+        return Model(name, bridge, tokenizer, digest=digest, n_parameters=n_parameters)
+
+
+def _located(name: str, source: ModelSource) -> str | Path:
+    """Where a plugin says that its model is."""
+    with must_work(f"model {name!r} of a plugin"):
+        location = source()
+        if not isinstance(location, (str, Path)):
+            raise Unfit(f"it returned {type(location).__name__}, which is no path or name")
+        return location
+
+
+def _read(name: str, location: str, known: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
+    """The Hugging Face model and its tokenizer."""
+    path = Path(location)
+    if location.endswith(".gguf"):
+        if not path.is_file():
+            raise UserError(f"There is no file {location}; give the path of a .gguf file.")
+        return _pretrained(name, str(path.parent), dtype, gguf_file=path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"The folder {location} has no config.json, so it holds no Hugging Face model; "
+                "give a folder that save_pretrained wrote."
+            )
+        return _pretrained(name, location, dtype)
+    if path.exists():
+        raise UserError(
+            f"{location} is a file, but no .gguf file; give a .gguf file or a model's folder."
+        )
+    if "/" in location and location.startswith((".", "/", "~")):
+        raise UserError(f"There is no folder {location}; give the path of a model's folder.")
+    return _from_hub(name, location, known, dtype)
+
+
+def _from_hub(name: str, location: str, known: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformer_lens.tools.model_registry.registry_io import resolve_model_alias
+
+    official = resolve_model_alias(location) or location
+    online = hub_reachable()
+    try:
+        return _pretrained(name, official, dtype, local_files_only=not online)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        message = str(error).strip().split("\n")[0][:200]
+        reason = (
+            f"and it cannot be loaded from the Hugging Face hub ({message})"
+            if online
+            else "and the Hugging Face hub cannot be reached from here"
+        )
+        raise UserError(
+            f"There is no model {name!r}: it is none of {', '.join(known)}, no folder and no "
+            f".gguf file, {reason}; see `acdc-explain models`."
+        ) from error
+
+
+def hub_reachable() -> bool:
+    """Whether the Hugging Face hub answers; saves minutes of retries where it does not."""
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    try:
+        urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=4).close()
+    except HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
+    """Read a model and its tokenizer, weights from safetensors or GGUF only (never pickles).
+
+    No code that comes with a model is run. Raises UserError; where a model from the hub cannot be
+    had, what its reader raises.
+    """
+    from transformers import AutoConfig
+
+    local = Path(folder).is_dir()
+    where = os.path.join(folder, options.get("gguf_file", "")).rstrip("/") if local else folder
+    with no_pickles() as pickles:
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+            _check_architecture(name, config)
+            hf_model = _whole_model(where, folder, dtype, options)
+            return hf_model, _own_tokenizer(where, folder, hf_model, options)
+        except Exception as error:  # the readers raise whatever a broken file makes them raise
+            if pickles:
+                raise UserError(
+                    f"{where} has weights in a pickle ({pickles[0]}), which could run code and is "
+                    "never read here; save them as safetensors."
+                ) from error
+            if isinstance(error, UserError):
+                raise
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"{where} can only be read by running Python code that comes with it "
+                    "(auto_map), which acdc-explain never does; use a model whose architecture "
+                    "is part of transformers."
+                ) from error
+            if not local:
+                raise
+            message = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            raise UserError(f"{where} cannot be read as a model: {message}") from error
+
+
+def _whole_model(where: str, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    """The model with all its weights from the checkpoint, none made up and none left out."""
+    from transformers import AutoModelForCausalLM
+
+    file = options.get("gguf_file")
+    weights = {} if file else {"use_safetensors": True}
+    hf_model, told = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager", trust_remote_code=False,
+        output_loading_info=True, ignore_mismatched_sizes=True, **options, **weights,
+    )  # fmt: skip
+    check_weights(where, hf_model, told)
+    if file:
+        check_gguf(where, Path(folder) / file, hf_model)
+    check_numbers(where, hf_model)
+    return hf_model
+
+
+def _own_tokenizer(where: str, folder: str, hf_model: Any, options: Mapping[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:  # as above
+        if not Path(folder).is_dir() or "trust_remote_code" in str(error):
+            raise
+        raise no_tokenizer(where) from error
+    check_tokenizer(where, hf_model, tokenizer)
+    return tokenizer
+
+
+def _check_architecture(name: str, config: Any) -> None:
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    architectures = getattr(config, "architectures", None) or [config.model_type]
+    causal = [a for a in architectures if a.endswith(("ForCausalLM", "LMHeadModel"))]
+    if "architectures" in config.to_dict() and config.architectures and not causal:
+        raise UserError(
+            f"{name} is a {architectures[0]}, which is no causal language model; "
+            "acdc-explain needs one that predicts the next token."
+        )
+    if causal and not any(a in SUPPORTED_ARCHITECTURES for a in causal):
+        raise UserError(
+            f"{name} is a {causal[0]}, which TransformerBridge does not support; "
+            "GPT-2, GPT-NeoX and Llama-like models work."
+        )
+
+
+def _bridge(name: str, hf_model: Any, tokenizer: Any, device: str) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        return TransformerBridge.boot_transformers(
+            "acdc-explain/subject", hf_model=hf_model, tokenizer=tokenizer, device=device,
+            trust_remote_code=False,
+        )  # fmt: skip
+    except Exception as error:  # the bridge has no error class of its own
+        kind = type(hf_model).__name__
+        message = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"{name}: TransformerBridge cannot hook a {kind}: {message}") from error
+
+
+def ungroup(hf_model: Any) -> None:
+    """Give every query head its own copy of the key and value weights it shares, in place.
+
+    Same logits; afterwards heads have k and v ports of their own, as the field counts edges.
+    """
+    config = hf_model.config
+    shared = getattr(config, "num_key_value_heads", None)
+    if shared is None or shared == config.num_attention_heads:
+        return
+    times = config.num_attention_heads // shared
+    for module in hf_model.modules():
+        if not hasattr(module, "num_key_value_groups"):
+            continue
+        try:
+            projections = (module.k_proj, module.v_proj)
+        except AttributeError:
+            raise UserError(
+                f"{type(hf_model).__name__} shares keys and values between heads in a way that "
+                "cannot be ungrouped here; Llama-like models work."
+            ) from None
+        for linear in projections:
+            linear.weight.data = _repeat_heads(linear.weight.data, shared, times)
+            if linear.bias is not None:
+                linear.bias.data = _repeat_heads(linear.bias.data, shared, times)
+            linear.out_features = linear.weight.shape[0]
+        module.num_key_value_groups = 1
+    config.num_key_value_heads = config.num_attention_heads
+
+
+def _repeat_heads(rows: Tensor, heads: int, times: int) -> Tensor:
+    """Repeat each head's block of rows, so that query head h reads block h."""
+    blocks = rows.reshape(heads, -1, *rows.shape[1:])
+    return blocks.repeat_interleave(times, 0).reshape(-1, *rows.shape[1:]).contiguous()
+
+
+def weights_digest(hf_model: Any) -> str:
+    """A hash of names and values of all weights, as float32."""
+    digest = hashlib.sha256()
+    for key, value in sorted(hf_model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(memoryview(value.detach().float().cpu().contiguous().numpy()).cast("B"))
+    return digest.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and notices of the libraries that load models."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,1 @@
+"""What leaves the program: text that is shown and never obeyed, and files that users name."""

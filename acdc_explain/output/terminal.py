@@ -1,0 +1,54 @@
+"""rich, told to obey nothing that is in a text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .text import shown
+
+
+class Lines(tuple[str, ...]):
+    """A cell of several lines."""
+
+
+class PlainTable(Table):
+    """Cells are texts, not markup; a line end in one is shown as such."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_cell, cells), **options)
+
+
+class PlainConsole(Console):
+    """Prints texts as they are, and tables of such texts."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *things: Any, **options: Any) -> None:
+        super().print(*map(_line, things), **options)
+
+    def print_lines(self, text: str) -> None:
+        super().print(Text(shown(text, lines=True)))
+
+    def rule(self, title: Any = "", **options: Any) -> None:
+        super().rule(Text(shown(title)), **options)
+
+
+def _cell(cell: Any) -> Any:
+    if isinstance(cell, Lines):
+        return Text("\n".join(map(shown, cell)))
+    if isinstance(cell, Text):
+        return Text(shown(cell.plain), style=cell.style)
+    return Text(shown(cell)) if isinstance(cell, str) else cell
+
+
+def _line(thing: Any) -> Any:
+    """A line end before it is our own."""
+    if not isinstance(thing, str):
+        return thing
+    inner = thing.lstrip("\n")
+    return "\n" * (len(thing) - len(inner)) + shown(inner)

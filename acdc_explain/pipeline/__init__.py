@@ -1,0 +1,1 @@
+"""The flow: task, circuit, evidence, labels, verdicts, summary."""

@@ -1,0 +1,1 @@
+"""What is kept: plain records without torch, a store or a server."""

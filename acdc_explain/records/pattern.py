@@ -1,0 +1,280 @@
+"""The language of patterns: `previous_token -k-> induction[depth<0.5] -*-> name_mover(+)`.
+
+    pattern   = step { arrow step }
+    step      = part | "(" part { "|" part } ")" [ sign ] [ where ]
+    part      = name [ sign ] [ where ]
+    name      = a role | "*" | "head" | "mlp" | "attn" | "input" | "logits" | a node, like a9.h6
+    sign      = "(+)" | "(-)"
+    where     = "[" condition { "," condition } "]"
+    condition = ("depth" | "layer" | "confidence") ("<" | "<=" | ">" | ">=" | "=" | "!=") number
+              | ("verdict" | "node") ("=" | "!=") word
+    arrow     = "->" | "-" [ "*" ] [ ports ] "->" | "<-" | "<-" [ "*" ] [ ports ] "-"
+    ports     = port { "|" port }
+    port      = "q" | "k" | "v"
+
+docs/search.md says what it means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import UserError, nearest
+from .circuit import Node, Port
+from .verdict import WORST_FIRST
+
+ANY = "*"
+KINDS = ("head", "mlp", "attn", "input", "logits")
+NUMBERS = ("depth", "layer", "confidence")
+WORDS = ("verdict", "node")
+MOST_STEPS, MOST_CHARACTERS = 12, 2000
+
+_NAME = re.compile(r"\*|[A-Za-z_][\w.]*")
+_SIGN = re.compile(r"\(\s*([+-])\s*\)")
+_OPERATOR = re.compile(r"<=|>=|!=|=|<|>")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_PORTS = r"(?P<far>\*)?(?P<ports>[qkv](?:\|[qkv])*)?"
+_FORWARD = re.compile(rf"-(?:{_PORTS}-)?>")
+_BACKWARD = re.compile(rf"<-(?:{_PORTS}-)?")
+_SPACE = re.compile(r"\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    key: str
+    operator: str
+    value: float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One alternative of a step. `at`: where its name stands in the text."""
+
+    name: str
+    sign: int | None
+    conditions: tuple[Condition, ...]
+    at: int
+
+    @property
+    def role(self) -> str | None:
+        return None if self.name == ANY or self.name in KINDS or _is_node(self.name) else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a node must be: one of its parts."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        return "|".join(dict.fromkeys(part.name for part in self.parts))
+
+    @property
+    def is_end(self) -> bool:
+        """The input or the logits, which every circuit has."""
+        return all(part.name in ("input", "logits") for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """How one step leads to the next one written, or with `backward` is led to by it.
+
+    `far`: over any number of edges, at least one. `ports`: those by which the last edge enters
+    its receiver; empty for any.
+    """
+
+    ports: tuple[Port, ...] = ()
+    far: bool = False
+    backward: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A path through a labeled circuit: `arrows[i]` stands between steps i and i+1."""
+
+    text: str
+    steps: tuple[Step, ...]
+    arrows: tuple[Arrow, ...]
+
+    @staticmethod
+    def parse(text: str) -> Pattern:
+        """Raises UserError that points at the place it does not understand."""
+        if len(text) > MOST_CHARACTERS:
+            raise UserError(
+                f"A pattern has at most {MOST_CHARACTERS} characters; this has {len(text)}."
+            )
+        reader = _Reader(text)
+        steps, arrows = [reader.step()], []
+        while not reader.ended:
+            arrows.append(reader.arrow())
+            steps.append(reader.step())
+        if len(steps) > MOST_STEPS:
+            raise UserError(f"A pattern has at most {MOST_STEPS} steps; this has {len(steps)}.")
+        return Pattern(text, tuple(steps), tuple(arrows))
+
+    @property
+    def may_be_more_than_chance(self) -> bool:
+        """Whether it joins two components. One alone, or one and the input or logits, says where
+        a role is and nothing of what works together."""
+        return sum(not step.is_end for step in self.steps) > 1
+
+    @property
+    def roles(self) -> Iterator[tuple[str, int]]:
+        """Every role that is named, and where."""
+        for step in self.steps:
+            for part in step.parts:
+                if part.role is not None:
+                    yield part.role, part.at
+
+    @property
+    def step_names(self) -> tuple[str, ...]:
+        """The names of the steps, numbered from the second time each occurs."""
+        seen: dict[str, int] = {}
+        names = []
+        for name in (step.name for step in self.steps):
+            seen[name] = seen.get(name, 0) + 1
+            names.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+        return tuple(names)
+
+    def check(self, known: Collection[str]) -> None:
+        """Raises UserError at the first role that is not among those known."""
+        for role, at in self.roles:
+            if role not in known:
+                raise _error(self.text, at, f"there is no role {role!r}", role, [*known, *KINDS])
+
+
+class _Reader:
+    """Reads a pattern from left to right; `at` is the next character."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+        self.skip()
+
+    @property
+    def ended(self) -> bool:
+        return self.at == len(self.text)
+
+    def skip(self) -> None:
+        space = _SPACE.match(self.text, self.at)
+        assert space is not None
+        self.at = space.end()
+
+    def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        found = pattern.match(self.text, self.at)
+        if found is not None:
+            self.at = found.end()
+            self.skip()
+        return found
+
+    def literal(self, text: str) -> bool:
+        if not self.text.startswith(text, self.at):
+            return False
+        self.at += len(text)
+        self.skip()
+        return True
+
+    def wrong(self, wanted: str) -> UserError:
+        found = repr(self.text[self.at]) if not self.ended else "the end"
+        return _error(self.text, self.at, f"found {found}, expected {wanted}")
+
+    def step(self) -> Step:
+        if not self.literal("("):
+            return Step((self.part(),))
+        parts = [self.part()]
+        while self.literal("|"):
+            parts.append(self.part())
+        if not self.literal(")"):
+            raise self.wrong("| or )")
+        sign, conditions = self.sign(), self.where()
+        return Step(
+            tuple(
+                replace(
+                    part,
+                    sign=part.sign if sign is None else sign,
+                    conditions=part.conditions + conditions,
+                )
+                for part in parts
+            )
+        )
+
+    def part(self) -> Part:
+        at, name = self.at, self.take(_NAME)
+        if name is None:
+            raise self.wrong("a role, *, head, mlp, input, logits or (")
+        if "." in name[0] and not _is_node(name[0]):
+            raise _error(self.text, at, f"{name[0]!r} is no node; nodes look like a9.h6 or m3")
+        return Part(name[0], self.sign(), self.where(), at)
+
+    def sign(self) -> int | None:
+        found = self.take(_SIGN)
+        return None if found is None else 1 if found[1] == "+" else -1
+
+    def where(self) -> tuple[Condition, ...]:
+        if not self.literal("["):
+            return ()
+        conditions = [self.condition()]
+        while self.literal(","):
+            conditions.append(self.condition())
+        if not self.literal("]"):
+            raise self.wrong(", or ]")
+        return tuple(conditions)
+
+    def condition(self) -> Condition:
+        at, key = self.at, self.take(_NAME)
+        if key is None or key[0] not in (*NUMBERS, *WORDS):
+            raise _error(
+                self.text, at, f"expected one of {', '.join((*NUMBERS, *WORDS))}",
+                key[0] if key else "", (*NUMBERS, *WORDS),
+            )  # fmt: skip
+        operator = self.take(_OPERATOR)
+        if operator is None:
+            raise self.wrong("=, !=, <, <=, > or >=")
+        if key[0] in NUMBERS:
+            number = self.take(_NUMBER)
+            if number is None:
+                raise self.wrong("a number")
+            return Condition(key[0], operator[0], float(number[0]))
+        if operator[0] not in ("=", "!="):
+            raise _error(self.text, at, f"{key[0]} takes = or !=")
+        return Condition(key[0], operator[0], self.word(key[0]))
+
+    def word(self, key: str) -> str:
+        at, word = self.at, self.take(_NAME)
+        if word is None:
+            raise self.wrong(f"a {key}")
+        if key == "verdict" and word[0] not in WORST_FIRST:
+            raise _error(self.text, at, f"there is no verdict {word[0]!r}", word[0], WORST_FIRST)
+        if key == "node" and not _is_node(word[0]):
+            raise _error(self.text, at, f"{word[0]!r} is no node; nodes look like a9.h6 or m3")
+        return word[0]
+
+    def arrow(self) -> Arrow:
+        forward = self.take(_FORWARD)
+        found = forward or self.take(_BACKWARD)
+        if found is None:
+            raise self.wrong("an arrow: ->, -q->, -*->, <- or <-k-")
+        ports: Any = tuple(dict.fromkeys((found["ports"] or "").replace("|", "")))
+        return Arrow(ports, found["far"] is not None, forward is None)
+
+
+def _is_node(name: str) -> bool:
+    try:
+        Node.parse(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _error(
+    text: str, at: int, problem: str, word: str = "", known: Collection[str] = ()
+) -> UserError:
+    """One sentence with the place, and the known word that is nearest to what is written."""
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    near = nearest(word, known) if word else None
+    meant = f"; did you mean {near}?" if near else "."
+    problem = problem if len(problem) < 150 else problem[:147] + "..."
+    return UserError(f"Pattern {shown!r}, character {at + 1}: {problem}{meant}")

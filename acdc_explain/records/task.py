@@ -1,0 +1,212 @@
+"""A behavior: pairs of clean and corrupted prompts, and what to measure on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from ..errors import UserError
+from ..ids import content_id
+
+Split = Literal["discover", "held_out"]
+
+MOST_POSITIONS = 50  # that an example may name
+
+
+class Tokenizer(Protocol):
+    """What a task needs to know of a model: how its tokenizer cuts a text."""
+
+    @property
+    def unknown(self) -> str | None:
+        """What `pieces` shows for a word outside the vocabulary, where words can be outside it."""
+        ...
+
+    def pieces(self, text: str) -> list[str]:
+        """The prompt's own tokens as text; a beginning-of-sequence token is not among them."""
+        ...
+
+    def piece(self, token_id: int) -> str:
+        """The text of one token of the vocabulary. Raises IndexError outside it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt that shows the behavior and its corruption, of the same token length.
+
+    `answers` and `foils` are single tokens, with the space before them if they have one.
+    `positions` names tokens of both prompts, counted from 0 over the prompt's own tokens
+    (a beginning-of-sequence token is not counted).
+    """
+
+    clean: str
+    corrupt: str
+    answers: tuple[str, ...]
+    foils: tuple[str, ...]
+    positions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A named behavior with examples to discover on and others held out for verdicts.
+
+    `schemes` maps the name of another corruption to the corrupted prompts of `discover`
+    and then `held_out`, in their order.
+    """
+
+    name: str
+    description: str
+    metric: str
+    discover: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    schemes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        both = {example.clean for example in self.discover} & {e.clean for e in self.held_out}
+        if both:
+            raise ValueError(
+                f"task {self.name!r}: {min(both)!r} is in discover and in held_out; "
+                "verdicts need prompts that discovery has not seen"
+            )
+        expected = len(self.discover) + len(self.held_out)
+        for scheme, prompts in self.schemes.items():
+            if len(prompts) != expected:
+                raise ValueError(
+                    f"task {self.name!r}: scheme {scheme!r} has {len(prompts)} prompts "
+                    f"for {expected} examples"
+                )
+
+    @property
+    def id(self) -> str:
+        return content_id("task", self)
+
+    @staticmethod
+    def parse(body: Mapping[str, Any]) -> Task:
+        """From its JSON form. Raises KeyError, TypeError, ValueError."""
+
+        def examples(entries: Sequence[Mapping[str, Any]]) -> tuple[Example, ...]:
+            return tuple(
+                Example(
+                    e["clean"],
+                    e["corrupt"],
+                    tuple(e["answers"]),
+                    tuple(e["foils"]),
+                    dict(e["positions"]),
+                )
+                for e in entries
+            )
+
+        return Task(
+            name=body["name"],
+            description=body["description"],
+            metric=body["metric"],
+            discover=examples(body["discover"]),
+            held_out=examples(body["held_out"]),
+            schemes={name: tuple(prompts) for name, prompts in body["schemes"].items()},
+        )
+
+    @property
+    def position_names(self) -> tuple[str, ...]:
+        return shared_positions(self.discover)
+
+    def under(self, scheme: str) -> Task:
+        """The same task with another corruption. Raises KeyError for an unknown scheme."""
+        prompts = iter(self.schemes[scheme])
+
+        def corrupted(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+            return tuple(replace(example, corrupt=next(prompts)) for example in examples)
+
+        return replace(
+            self,
+            discover=corrupted(self.discover),
+            held_out=corrupted(self.held_out),
+            schemes={},
+        )
+
+
+def shared_positions(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The names that every example gives a position, in the order of the first example."""
+    names = list(examples[0].positions)
+    return tuple(n for n in names if all(n in e.positions for e in examples))
+
+
+def check_examples(task: Task, tokenizer: Tokenizer) -> Task:
+    """The task itself, if every example fits the tokenizer; else a UserError naming the example."""
+    examples: Iterable[tuple[str, Example]] = [
+        *(
+            (f"task {task.name!r}, discover example {i + 1}", e)
+            for i, e in enumerate(task.discover)
+        ),
+        *(
+            (f"task {task.name!r}, held-out example {i + 1}", e)
+            for i, e in enumerate(task.held_out)
+        ),
+    ]
+    for where, example in examples:
+        check_example(example, tokenizer, where)
+    for scheme in task.schemes:
+        other = task.under(scheme)
+        for example in (*other.discover, *other.held_out):
+            check_example(example, tokenizer, f"task {task.name!r}, scheme {scheme!r}")
+    return task
+
+
+def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
+    """Raise a UserError that begins with `where` unless the example fits the tokenizer."""
+    texts = (example.clean, example.corrupt, *example.answers, *example.foils)
+    for text in texts:
+        _check_text(text, tokenizer, where)
+    clean, corrupt = tokenizer.pieces(example.clean), tokenizer.pieces(example.corrupt)
+    if not clean:
+        raise UserError(f"{where}: the clean prompt is empty; write at least one token.")
+    if len(clean) != len(corrupt):
+        raise UserError(
+            f"{where}: the clean prompt has {len(clean)} tokens and the corrupted one "
+            f"{len(corrupt)}; make them the same length for this model's tokenizer."
+        )
+    parts_of_letters = "\ufffd" in "".join(clean)  # tokens that look alike may differ
+    if example.clean == example.corrupt or (clean == corrupt and not parts_of_letters):
+        raise UserError(
+            f"{where}: the corrupted prompt is the clean one, so there is nothing to measure; "
+            "change a word of it."
+        )
+    if not example.answers:
+        raise UserError(f"{where}: there is no answer; give at least one token that is right.")
+    for name, words in (("answer", example.answers), ("foil", example.foils)):
+        for word in words:
+            if len(tokenizer.pieces(word)) != 1:
+                raise UserError(
+                    f"{where}: the {name} {word!r} is {len(tokenizer.pieces(word))} tokens "
+                    f"({' '.join(map(repr, tokenizer.pieces(word)))}), not one; "
+                    "use a word that is a single token, with the space before it."
+                )
+    answers, foils = (
+        {piece for word in words for piece in tokenizer.pieces(word)}
+        for words in (example.answers, example.foils)
+    )
+    if shared := answers & foils:
+        raise UserError(f"{where}: {min(shared)!r} is both an answer and a foil; keep one.")
+    if len(example.positions) > MOST_POSITIONS:
+        raise UserError(
+            f"{where}: {len(example.positions)} positions have names; {MOST_POSITIONS} are the "
+            "most, as attention is measured between each two of them."
+        )
+    for name, position in example.positions.items():
+        if not 0 <= position < len(clean):
+            raise UserError(
+                f"{where}: position {name!r} is {position}, but the prompt has "
+                f"{len(clean)} tokens (0 to {len(clean) - 1})."
+            )
+
+
+def _check_text(text: str, tokenizer: Tokenizer, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {text!r:.60} holds half a character; write it again.") from None
+    if tokenizer.unknown is not None and tokenizer.unknown in tokenizer.pieces(text):
+        raise UserError(
+            f"{where}: {text!r:.60} has words that this model does not know; "
+            "use words of its vocabulary, or another model."
+        )

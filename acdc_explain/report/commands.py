@@ -1,0 +1,75 @@
+"""What to type to make a stored run again: the same question, and so the same run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..pipeline.plan import with_shared
+from ..pipeline.settings import DEFAULT_LLM
+from ..plugins import Plugins
+
+if TYPE_CHECKING:
+    from ..records.run.run import Run
+
+_SHARED = ("seed", "corpus", "corpus_digest")  # options of their own, for any plugin
+
+
+def commands(run: Run, plugins: Plugins) -> list[str]:
+    """The commands that make the run again; a run on prompts of one's own needs them first."""
+    settings = run.header.settings
+    if settings.get("task_from", "plugin") == "plugin":
+        return [_run(run, plugins)]
+    file = f"{run.header.task}.jsonl"
+    fetch = ["acdc-explain", "export", run.id, "--prompts", file]
+    return [shlex.join(fetch), f"{_run(run, plugins)} --prompts {shlex.quote(file)}"]
+
+
+def _run(run: Run, plugins: Plugins) -> str:
+    header, settings = run.header, run.header.settings
+    words = ["acdc-explain", "run", header.task, "--model", header.model]
+    words += ["--seed", str(header.seed)]
+    if "examples" in settings and settings.get("task_from") != "file":
+        words += ["--examples", str(settings["examples"])]
+    for option in ("discoverer", "metric", "ablation", "labeler"):
+        if settings.get(option) is not None:
+            words += [f"--{option}", str(settings[option])]
+    words += _given("--set", "discoverer", settings, plugins)
+    words += _given("--labeler-set", "labeler", settings, plugins)
+    words += _llm(settings)
+    words += _corpus(settings)
+    for judge in settings.get("judges") or {}:
+        if judge not in plugins.usual_judges():
+            words += ["--judge", judge]
+    if settings.get("own_templates"):
+        words += ["--templates", "FOLDER"]
+    return shlex.join(words)
+
+
+def _given(option: str, kind: str, settings: Mapping[str, Any], plugins: Plugins) -> list[str]:
+    """The settings of the discoverer or the labeler that are not its defaults."""
+    found: Mapping[str, Any] = plugins.discoverers() if kind == "discoverer" else plugins.labelers()
+    function = found.get(str(settings.get(kind)))
+    usual = {} if function is None else with_shared(function, {})
+    words = []
+    for name, value in dict(settings.get(f"{kind}_settings") or {}).items():
+        if name in _SHARED or name == "llm_model" or usual.get(name, ...) == value:
+            continue
+        words += [option, f"{name}={json.dumps(value)}"]
+    return words
+
+
+def _llm(settings: Mapping[str, Any]) -> list[str]:
+    """The LLM that the labeler or a judge asks."""
+    asking: list[Mapping[str, Any]] = [settings.get("labeler_settings") or {}]
+    asking += (settings.get("judges") or {}).values()
+    names = {str(x["llm_model"]) for x in asking if "llm_model" in x} - {DEFAULT_LLM}
+    return ["--llm-model", min(names)] if names else []
+
+
+def _corpus(settings: Mapping[str, Any]) -> list[str]:
+    collectors = (settings.get("collectors") or {}).values()
+    files = {str(x["corpus"]) for x in collectors if x.get("corpus")}
+    return ["--corpus", min(files)] if files else []

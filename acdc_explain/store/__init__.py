@@ -1,0 +1,1 @@
+"""One DuckDB file that keeps every record as soon as it exists."""

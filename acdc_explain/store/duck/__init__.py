@@ -1,0 +1,1 @@
+"""DuckDB itself: one engine, locks, limits, and no file but the store within reach."""

@@ -1,0 +1,1 @@
+"""Finding things in a store: patterns, text and likeness, compiled to SQL."""

@@ -1,0 +1,1 @@
+"""The tables: their schema, and records in and out of them."""

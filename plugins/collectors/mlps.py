@@ -1,0 +1,45 @@
+"""Evidence: what an MLP does with the token it reads, and through which neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Collector, Facts
+
+if TYPE_CHECKING:
+    from acdc_explain.models.contrast import Subject
+    from acdc_explain.records.circuit import Node
+
+SCORES = ("token_share", "few_neurons", "staircase")
+
+
+def mlps(
+    subject: Subject, nodes: Sequence[Node], *, neurons: int = 5
+) -> Iterator[tuple[Node, Facts]]:
+    """For MLPs: how much the token alone explains, the staircase over ordered answers, and the
+    `neurons` with the largest direct effect on answers minus foils."""
+    from acdc_explain.evidence.effects import neuron_effects
+    from acdc_explain.evidence.measurement import NotMeasurable
+    from acdc_explain.evidence.measures import measured
+
+    found = measured(SCORES, subject)
+    for node in nodes:
+        if node.kind != "mlp":
+            yield node, {}
+            continue
+        facts: dict[str, object] = {"measures": {name: m.facts(node) for name, m in found.items()}}
+        try:
+            effects = neuron_effects(subject, node).mean(0)
+        except NotMeasurable:
+            pass
+        else:
+            largest = effects.abs().topk(min(neurons, len(effects))).indices.tolist()
+            facts["neurons"] = {str(n): round(float(effects[n]), 4) for n in largest}
+        yield node, facts
+
+
+@hookimpl
+def register_collectors() -> dict[str, Collector]:
+    return {"mlps": mlps}

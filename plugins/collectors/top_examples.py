@@ -1,0 +1,51 @@
+"""Evidence: the places in a text where a component writes most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Collector, Facts
+
+if TYPE_CHECKING:
+    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.model import Batch
+    from acdc_explain.records.circuit import Node
+
+
+def top_examples(
+    subject: Subject,
+    nodes: Sequence[Node],
+    *,
+    corpus: str | None = None,
+    corpus_digest: str | None = None,
+    most: int = 5,
+    seed: int = 0,
+) -> Iterator[tuple[Node, Facts]]:
+    """The `most` tokens of `corpus` at which a component's output is largest.
+
+    A text file or `datasets:NAME`; without a corpus, text that the model itself writes. For a head
+    also the token it reads, «marked» in the text.
+    `corpus_digest` tells an edited file apart.
+    """
+    from acdc_explain.evidence.top_examples import corpus_batch, own_text, strongest_places
+
+    batch: Batch | None
+    if corpus is not None:
+        batch = corpus_batch(subject.model, corpus, seed=seed)
+    else:
+        batch = own_text(subject.model, seed=seed)
+    if batch is None:  # said, where others would have their places
+        for node in nodes:
+            yield node, {"corpus": "none: the model's vocabulary has no ordinary token", "top": []}
+        return
+    source = corpus or "text written by the model"
+    places = strongest_places(subject.model, batch, nodes, most)
+    for node in nodes:
+        yield node, {"corpus": source, "top": places[node]}
+
+
+@hookimpl
+def register_collectors() -> dict[str, Collector]:
+    return {"top_examples": top_examples}

@@ -1,0 +1,31 @@
+"""Evidence: what a head's value and output weights do with the tokens of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Collector, Facts
+
+if TYPE_CHECKING:
+    from acdc_explain.models.contrast import Subject
+    from acdc_explain.records.circuit import Node
+
+
+SCORES = ("copying", "negative_copying", "copying_strength", "successor_score", "relation_score")
+
+
+def weights(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+    """For heads: does attending to a token promote it (copying) or push it down?"""
+    from acdc_explain.evidence.measures import measured
+
+    found = measured(SCORES, subject)
+    for node in nodes:
+        measures = {name: m.facts(node) for name, m in found.items() if node.kind == "head"}
+        yield node, {"measures": measures} if measures else {}
+
+
+@hookimpl
+def register_collectors() -> dict[str, Collector]:
+    return {"weights": weights}

@@ -1,0 +1,176 @@
+"""ACDC: cut every edge that the metric does not miss (Conmy et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from acdc_explain import hookimpl
+from acdc_explain.errors import UserError, WrongUsage
+from acdc_explain.hookspecs import Discoverer
+from acdc_explain.records.circuit import Edge, Found
+
+if TYPE_CHECKING:
+    from acdc_explain.discovery.acdc import Outcome
+    from acdc_explain.models.contrast import Subject
+    from acdc_explain.progress import Progress
+    from acdc_explain.records.graph import View
+
+DEFAULT_SHARE = 0.01  # of the gap between the clean and the ablated metric
+
+
+def acdc(
+    subject: Subject,
+    progress: Progress,
+    *,
+    tau: float | None = None,
+    max_edges: int | None = None,
+    positions: bool = False,
+    level: str = "head",
+    orders: int = 0,
+    screen: int = 0,
+    engine: str = "auto",
+) -> Found:
+    """Go through the receivers from the output back and cut each incoming edge in turn.
+
+    An edge stays cut if the metric worsens by less than `tau` (by default 1 % of the gap between
+    the clean and the ablated metric). A receiver without a kept outgoing edge loses all its
+    inputs untested. With `max_edges`, thresholds are tried until the circuit has about so many.
+    `positions` splits nodes by the task's named positions, `level` "layer" takes whole attention
+    layers; `orders` repeats the search in so many other orders; `screen` tests only so many edges,
+    those that attribution patching ranks highest (0: all; a screened search is not exact).
+    """
+    from acdc_explain.records.graph import View
+
+    _check(
+        tau=tau,
+        max_edges=max_edges,
+        positions=positions,
+        level=level,
+        orders=orders,
+        screen=screen,
+        engine=engine,
+    )
+    if tau is None:
+        tau = DEFAULT_SHARE * abs(subject.clean_metric - subject.corrupt_metric)
+    places = subject.place_names if positions else ()
+    view = View(subject.model.graph, "layer" if level == "layer" else "head", places)
+    searching = _Searching(subject, progress, engine, _screened(subject, screen, progress))
+    outcome = searching.find(view, tau, max_edges)
+    others = [
+        searching.find(view.shuffled(seed), outcome.tau, None, f"order {seed}")
+        for seed in range(1, orders + 1)
+    ]
+    return _found(outcome, others, view)
+
+
+def _check(
+    *,
+    tau: float | None,
+    max_edges: int | None,
+    positions: bool,
+    level: str,
+    orders: int,
+    screen: int,
+    engine: str,
+) -> None:
+    """Raises UserError for settings that cannot be, or cannot be together."""
+    from acdc_explain.records.graph import LEVELS
+
+    if tau is not None and not (math.isfinite(tau) and tau >= 0):
+        raise WrongUsage(f"--tau is {tau}; give a number from 0 up.")
+    if tau is not None and max_edges is not None:
+        raise WrongUsage("--tau and --max-edges exclude each other; give one of them.")
+    if max_edges is not None and max_edges < 1:
+        raise WrongUsage(f"--max-edges is {max_edges}; it must be at least 1.")
+    if orders < 0 or screen < 0:
+        raise WrongUsage(f"--orders ({orders}) and --screen ({screen}) must not be negative.")
+    for option, value, known in (
+        ("level", level, LEVELS),
+        ("engine", engine, ("auto", "fast", "reference")),
+    ):
+        if value not in known:
+            raise WrongUsage(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
+    if screen and (positions or level != "head"):
+        raise WrongUsage(
+            "--screen ranks edges between whole heads; leave out --positions, --level."
+        )
+
+
+acdc.check = _check  # type: ignore[attr-defined]
+
+
+def _screened(subject: Subject, screen: int, progress: Progress) -> frozenset[Edge] | None:
+    """The edges to test: those with the largest gradient estimates, all between heads and MLPs."""
+    if not screen:
+        return None
+    from acdc_explain.discovery.attribution import scored
+
+    steps = 5 if subject.metric_name == "kl" else 1
+    return frozenset(scored(subject, progress, steps).largest(screen))
+
+
+class _Searching:
+    """Searches in several orders, each with its own page in the subject's notebook."""
+
+    def __init__(
+        self, subject: Subject, progress: Progress, engine: str, screen: frozenset[Edge] | None
+    ) -> None:
+        self.subject, self.progress = subject, progress
+        self.engine, self.screen = engine, screen
+        self.n_screened = None if screen is None else len(screen)
+
+    def find(self, view: View, tau: float, max_edges: int | None, note: str = "") -> Outcome:
+        """The outcome for a threshold, or for a number of edges. Raises UserError if none."""
+        from acdc_explain.discovery.acdc import Search, Trace, best_of_size
+        from acdc_explain.discovery.engine.fast import engine_for
+
+        subject = self.subject
+        page = f"acdc {view.level} {' '.join(view.places)} screen {self.n_screened} {note}"
+        traces = [Trace(**entry) for entry in subject.notebook.read(page) or []]
+        search = Search(
+            engine_for(subject, view, self.progress, self.engine),
+            lambda done, total, so_far: self._report(done, total, so_far, note),
+            traces=traces,
+            save=lambda found: subject.notebook.write(page, [vars(trace) for trace in found]),
+            screen=self.screen,
+        )
+        if max_edges is None:
+            outcome = search.run(tau)
+        else:
+            outcome = best_of_size(search, max_edges, tau, subject.clean_metric)
+        if outcome is None:
+            raise UserError(
+                f"No circuit of at most {max_edges} edges was found; raise --max-edges."
+            )
+        return outcome
+
+    def _report(self, done: int, total: int, so_far: Outcome, note: str) -> None:
+        words = f"{len(so_far.kept)} kept, {self.subject.metric_name} {so_far.metric:.3f}"
+        close = f", {so_far.n_close} too close to tau to tell" if so_far.n_close else ""
+        stage = f"discover {note}".strip()
+        self.progress(stage, done, total, f"tau {so_far.tau:.3g}: {words}{close}")
+
+
+def _found(outcome: Outcome, others: Sequence[Outcome], view: View) -> Found:
+    """The circuit, with how often its edges and other edges are kept over all orders."""
+    edges = outcome.circuit
+    if not others:
+        return Found(tuple(edges), outcome.n_tested, view.n_edges)
+    circuits = [set(edges), *(set(other.circuit) for other in others)]
+    counts: Counter[Any] = Counter(edge for circuit in circuits for edge in circuit)
+    shares = {edge: round(count / len(circuits), 4) for edge, count in counts.items()}
+    return Found(
+        tuple(replace(edge, share=shares[edge]) for edge in edges),
+        outcome.n_tested,
+        view.n_edges,
+        {edge: share for edge, share in shares.items() if edge not in circuits[0]},
+    )
+
+
+@hookimpl
+def register_discoverers() -> dict[str, Discoverer]:
+    return {"acdc": acdc}

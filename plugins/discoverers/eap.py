@@ -1,0 +1,66 @@
+"""Edge attribution patching (Syed et al. 2023), and EAP-IG with `steps` (Hanna et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.errors import WrongUsage
+from acdc_explain.hookspecs import Discoverer
+from acdc_explain.records.circuit import Edge, Found, prune
+
+if TYPE_CHECKING:
+    from acdc_explain.discovery.attribution import Scores
+    from acdc_explain.models.contrast import Subject
+    from acdc_explain.progress import Progress
+
+
+def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: int = 1) -> Found:
+    """Keep the edges whose cut should worsen or improve the metric most, by its gradient.
+
+    The circuit is the largest set of highest-scoring edges that has at most `max_edges` edges
+    once those on no path from input to logits are dropped. `steps` > 1 averages the gradient over
+    inputs between the ablated and the clean one (EAP-IG).
+    """
+    from acdc_explain.discovery.attribution import scored
+
+    _check(max_edges=max_edges, steps=steps)
+    if subject.metric_name == "kl" and steps == 1:
+        raise WrongUsage(
+            "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
+            "use --steps 5 (EAP-IG) or another --metric."
+        )
+    scores = scored(subject, progress, steps)
+    return Found(tuple(_largest(scores, max_edges)), len(scores))
+
+
+def _check(*, max_edges: int, steps: int) -> None:
+    """Raises WrongUsage for settings that cannot be."""
+    if max_edges < 1 or steps < 1:
+        raise WrongUsage(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
+
+
+eap.check = _check  # type: ignore[attr-defined]
+
+
+def _largest(scores: Scores, max_edges: int) -> list[Edge]:
+    """The longest ranking with at most `max_edges` edges on paths from input to logits.
+
+    What is on paths only grows with the ranking's length, so bisection finds it.
+    """
+    low, high = 0, min(2 * max_edges, len(scores))
+    while high < len(scores) and len(prune(scores.largest(high))) <= max_edges:
+        low, high = high, min(2 * high, len(scores))
+    ranked = scores.largest(high)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(prune(ranked[:middle])) <= max_edges:
+            low = middle
+        else:
+            high = middle - 1
+    return prune(ranked[:low])
+
+
+@hookimpl
+def register_discoverers() -> dict[str, Discoverer]:
+    return {"eap": eap}

@@ -1,0 +1,23 @@
+"""Discoverer `everything`: no discovery, so that every head and MLP is labeled and judged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Discoverer
+from acdc_explain.records.circuit import Found
+
+if TYPE_CHECKING:
+    from acdc_explain.models.contrast import Subject
+    from acdc_explain.progress import Progress
+
+
+def everything(subject: Subject, progress: Progress) -> Found:
+    """Keep every edge of the model; for small models, or to see what a circuit leaves out."""
+    return Found(tuple(subject.model.graph.edges()), 0)
+
+
+@hookimpl
+def register_discoverers() -> dict[str, Discoverer]:
+    return {"everything": everything}

@@ -1,0 +1,1 @@
+"""Ways to test a label."""

@@ -1,0 +1,74 @@
+"""Judge `transfer`: does the role's card hold under other corruptions of the held-out prompts?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import Judge
+from acdc_explain.records.verdict import Outcome, Verdict
+
+from .role_card import Test, deciding_of, null_nodes, outcome_of, tests_of, verdict_of
+
+if TYPE_CHECKING:
+    from acdc_explain.models.contrast import Subject
+    from acdc_explain.records.label import Label
+    from acdc_explain.records.role import RoleCard
+
+SILENT = 0.5  # of a causal test's bound: less, and the corruption does not reach the component
+
+
+def transfer(
+    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+) -> Iterator[Verdict]:
+    """`supported` if a second scheme agrees and none contradicts; `inconclusive` if one does.
+
+    A scheme agrees if every test surely holds under it, and contradicts if one surely fails. It
+    has no vote where it cannot tell, nor where a causal test finds next to nothing: it leaves
+    alone what the component reads. Labels without any vote get no verdict.
+    """
+    null = null_nodes(subject, seed)
+    for label in labels:
+        card = roles.get(label.role)
+        if card is None or not card.tests("causal"):
+            continue
+        votes = {}
+        for scheme, other in subject.schemes.items():
+            tests, unmeasurable = tests_of(other, label.node, card, null)
+            if unmeasurable is None and _votes(tests):
+                votes[scheme] = tests
+        if votes:
+            yield _verdict(label, votes)
+
+
+def _votes(tests: Sequence[Test]) -> bool:
+    """Whether a scheme says anything of a label."""
+    failed = [test for test in tests if test.state == "fails"]
+    if not failed:
+        return all(test.state == "holds" for test in tests)
+    causal = [test for test in failed if test.requirement.tier == "causal"]
+    return not any(abs(test.value) <= SILENT * _bound(test) for test in causal)
+
+
+def _bound(test: Test) -> float:
+    requirement = test.requirement
+    bounds = (requirement.at_least, requirement.at_most, requirement.away_from_zero)
+    return max(abs(bound) for bound in (*bounds, 0.0) if bound is not None)
+
+
+def _verdict(label: Label, votes: Mapping[str, Sequence[Test]]) -> Verdict:
+    outcomes = {scheme: outcome_of(tests) for scheme, tests in votes.items()}
+    agree = all(outcome == "supported" for outcome in outcomes.values())
+    outcome: Outcome = "supported" if agree else "inconclusive"
+    worst = next((s for s, o in outcomes.items() if o != "supported"), next(iter(votes)))
+    reason = "; ".join(
+        f"{scheme}: {outcome} ({deciding_of(votes[scheme])})"
+        for scheme, outcome in outcomes.items()
+    )
+    return verdict_of(label, "transfer", outcome, votes[worst], reason)
+
+
+@hookimpl
+def register_judges() -> dict[str, Judge]:
+    return {"transfer": transfer}

@@ -1,0 +1,1 @@
+"""Models whose roles are known."""

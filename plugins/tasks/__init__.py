@@ -1,0 +1,1 @@
+"""Behaviors: prompts with answers and foils."""

@@ -1,0 +1,77 @@
+"""Induction: "... apple river ... apple" -> " river", on random words.
+
+Olsson et al. 2022, "In-context Learning and Induction Heads".
+"""
+
+from __future__ import annotations
+
+import random
+
+from acdc_explain import hookimpl
+from acdc_explain.errors import UserError
+from acdc_explain.hookspecs import TaskBuilder
+from acdc_explain.records.task import Example, Task, Tokenizer
+
+from .words import NOUNS, halves, whole_words
+
+LONGEST = 14  # words in the part that is repeated
+
+
+def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
+    """Random words, then their beginning again: the answer is the word that came next.
+
+    The foil is another word of the sequence. The corruption replaces the first part by other
+    words, so that nothing is repeated. Scheme `swap_b`: the answer and the foil change places.
+    Scheme `other_a`: only the first occurrence of the last word is another word.
+    """
+    rng = random.Random(f"induction {seed}")
+    words = whole_words(tokenizer, NOUNS)
+    if len(words) < 4 * LONGEST:
+        raise UserError(
+            f"Task 'induction' needs {4 * LONGEST} nouns that are one token each and found "
+            f"{len(words)} in this model's tokenizer; bring prompts of your own with "
+            "--prompts FILE."
+        )
+    made: list[tuple[Example, ...]] = []
+    schemes: dict[str, tuple[str, ...]] = {"swap_b": (), "other_a": ()}
+    for count, pool in zip((examples, 2 * examples), halves(rng, words)):
+        drawn = [_example(rng, pool) for _ in range(count)]
+        made.append(tuple(example for example, _ in drawn))
+        for _, others in drawn:
+            for scheme, prompt in others.items():
+                schemes[scheme] += (prompt,)
+    return Task(
+        name="induction",
+        description="A sequence of random words begins again; "
+        "the model says the word that followed the last word the first time.",
+        metric="logit_diff",
+        discover=made[0],
+        held_out=made[1],
+        schemes=schemes,
+    )
+
+
+def _example(rng: random.Random, pool: list[str]) -> tuple[Example, dict[str, str]]:
+    length = rng.randint(6, LONGEST)
+    words = rng.sample(pool, 2 * length)
+    first, fresh = words[:length], words[length:]
+    a1 = rng.randint(1, length - 3)  # the word repeated last; its successor is the answer
+    again = first[: a1 + 1]
+    foil = rng.choice([i for i in range(length) if i not in (a1, a1 + 1)])
+    swapped = list(first)
+    swapped[a1 + 1], swapped[foil] = first[foil], first[a1 + 1]
+    other = list(first)
+    other[a1] = fresh[0]
+    example = Example(
+        clean="".join(first + again),
+        corrupt="".join(fresh + again),
+        answers=(first[a1 + 1],),
+        foils=(first[foil],),
+        positions={"A1": a1, "B1": a1 + 1, "END": length + a1},
+    )
+    return example, {"swap_b": "".join(swapped + again), "other_a": "".join(other + again)}
+
+
+@hookimpl
+def register_tasks() -> dict[str, TaskBuilder]:
+    return {"induction": induction}

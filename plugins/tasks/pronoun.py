@@ -1,0 +1,79 @@
+"""Gendered pronouns: "So Mary is a really great friend, isn't" -> " she".
+
+Mathwin et al. 2023, "Identifying a Preliminary Circuit for Predicting Gendered Pronouns".
+"""
+
+from __future__ import annotations
+
+import random
+
+from acdc_explain import hookimpl
+from acdc_explain.errors import UserError
+from acdc_explain.hookspecs import TaskBuilder
+from acdc_explain.records.task import Example, Task, Tokenizer
+
+from .words import FEMALE, MALE, fill, halves, whole_words
+
+TEMPLATES = (
+    "So{NAME} is a really great friend, isn't",
+    "I think that{NAME} is tired because",
+    "We met{NAME} at the park yesterday because",
+    "So{NAME} was such a good cook, wasn't",
+    "They say that{NAME} was happy because",
+    "I saw{NAME} at the station today because",
+)
+
+
+def gendered_pronoun(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
+    """A person is named: the answer is the pronoun for them. Female and male names in turn.
+
+    The corruption is a name of the other gender. Scheme `neutral`: "this" instead of a name.
+    Names and templates of held-out prompts differ from those of discovery.
+    """
+    rng = random.Random(f"gendered_pronoun {seed}")
+    female, male = (whole_words(tokenizer, names) for names in (FEMALE, MALE))
+    if min(len(female), len(male)) < 4 or len(whole_words(tokenizer, ["she", "he", "this"])) < 3:
+        raise UserError(
+            "Task 'gendered_pronoun' needs four female and four male names that are one token "
+            "each in this model's tokenizer; bring prompts of your own with --prompts FILE."
+        )
+    made: list[tuple[Example, ...]] = []
+    neutral: tuple[str, ...] = ()
+    parts = zip((TEMPLATES[0::2], TEMPLATES[1::2]), halves(rng, female), halves(rng, male))
+    for count, (templates, women, men) in zip((examples, 2 * examples), parts):
+        available = len(templates) * 2 * min(len(women), len(men))
+        if count > available:
+            raise UserError(
+                f"Task 'gendered_pronoun' has {available} prompts for a split of {count}; "
+                f"use --examples {available // 2} or fewer."
+            )
+        split: dict[str, Example] = {}
+        while len(split) < count:
+            she = len(split) % 2 == 0
+            template = rng.choice(templates)
+            name, other = rng.choice(women if she else men), rng.choice(men if she else women)
+            clean, at = fill(tokenizer, template, {"NAME": name})
+            if clean in split:
+                continue
+            split[clean] = Example(
+                clean=clean,
+                corrupt=fill(tokenizer, template, {"NAME": other})[0],
+                answers=(" she" if she else " he",),
+                foils=(" he" if she else " she",),
+                positions={"NAME": at["NAME"], "NAME+1": at["NAME"] + 1, "END": at["END"]},
+            )
+            neutral += (fill(tokenizer, template, {"NAME": " this"})[0],)
+        made.append(tuple(split.values()))
+    return Task(
+        name="gendered_pronoun",
+        description="A person is named; the model refers to the person with the right pronoun.",
+        metric="logit_diff",
+        discover=made[0],
+        held_out=made[1],
+        schemes={"neutral": neutral},
+    )
+
+
+@hookimpl
+def register_tasks() -> dict[str, TaskBuilder]:
+    return {"gendered_pronoun": gendered_pronoun}

@@ -1,0 +1,188 @@
+"""The README and the documents say what is true."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from acdc_explain.cli.main import app
+from acdc_explain.plugins import HOOKS, load_plugins
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+LABELING = (ROOT / "docs" / "labeling.md").read_text()
+PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
+SEARCH = (ROOT / "docs" / "search.md").read_text()
+ROLES = (ROOT / "docs" / "roles.md").read_text()
+
+
+def test_every_hook_is_in_the_documents():
+    for hook in HOOKS:
+        assert f"`{hook}`" in README
+        assert f"| `{hook}` |" in PLUGINS
+
+
+def test_every_command_is_in_the_readme_and_no_other():
+    commands = set(get_command(app).commands)
+    section = README.split("## Commands")[1].split("## ")[0]
+    named = re.findall(r"^\| (.+?) \|", section, re.M)[2:]
+    assert {word for cell in named for word in re.findall(r"`([a-z]+)", cell)} == commands
+
+
+def test_every_file_is_in_the_readme_and_no_other():
+    files = {f"acdc_explain/{path.name}" for path in (ROOT / "acdc_explain").glob("[a-z]*.py")}
+    assert set(re.findall(r"`(acdc_explain/\w+\.py)`", README)) == files
+
+
+def test_files_import_only_files_above_them():
+    """The reading order is the order of dependence; imports inside functions may point down."""
+    order = re.findall(r"^\| `acdc_explain/(\w+)\.py`", README, re.M)
+    for place, name in enumerate(order):
+        for line in (ROOT / "acdc_explain" / f"{name}.py").read_text().splitlines():
+            match = re.match(r"from \.(\w+) import", line)
+            if match:
+                assert order.index(match[1]) < place, f"{name} imports {match[1]}"
+
+
+def test_every_measure_is_documented():
+    from acdc_explain.evidence.effects import NODE_MEASURES
+    from acdc_explain.evidence.measures import MEASURES
+
+    for measure in (*MEASURES, *NODE_MEASURES):
+        assert f"| `{measure}` |" in ROLES
+
+
+def test_the_grammar_of_patterns_is_in_the_documentation():
+    from acdc_explain.records import pattern
+
+    grammar = [line.strip() for line in pattern.__doc__.splitlines() if line.startswith("    ")]
+    assert len(grammar) == 11
+    assert all(line in SEARCH for line in grammar)
+
+
+def test_every_entry_of_a_fingerprint_is_documented():
+    from acdc_explain.store.search.fingerprint import HEADS, OTHERS
+
+    for measure in (*HEADS, *OTHERS):
+        assert f"`{measure}`" in SEARCH
+
+
+def test_links_lead_somewhere():
+    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_every_template_and_experiment_is_in_the_documentation():
+    from acdc_explain.labeling.experiments import EXPERIMENTS
+
+    for template in (ROOT / "prompts").glob("*.j2"):
+        assert template.name in LABELING or template.stem == "results", template.name
+    for name in EXPERIMENTS:
+        assert f"`{name}`" in LABELING
+
+
+def test_options_in_the_examples_exist():
+    commands = get_command(app).commands
+    known = {
+        option
+        for command in (*commands.values(), *commands["bench"].commands.values())
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    for line in re.findall(r"^acdc-explain .*$", README + PLUGINS + LABELING + SEARCH, re.M):
+        for option in re.findall(r" (--[a-z-]+)", line.split("#")[0]):
+            assert option in known, line
+
+
+@pytest.fixture
+def example(tmp_path) -> dict[str, str]:
+    """The plugin of docs/plugins.md, installed where only this test sees it."""
+    pytest.importorskip("setuptools")
+    blocks = dict(re.findall(r"```(toml|python)\n(.*?)```", PLUGINS, re.S))
+    assert len(blocks["python"].splitlines()) < 40
+    source, target = tmp_path / "source", tmp_path / "installed"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(blocks["toml"])
+    (source / "acdc_explain_again.py").write_text(blocks["python"])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*pip, "--target", str(target), str(source)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return {**os.environ, "PYTHONPATH": str(target)}
+
+
+@pytest.mark.slow
+def test_the_example_plugin_is_installed_and_runs(example, tmp_path):
+    def cli(*arguments: str) -> str:
+        command = [sys.executable, "-m", "acdc_explain", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=example, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = cli("plugins")
+    assert "roles: copier" in listed
+    assert "tasks: again" in listed
+    db = str(tmp_path / "s.duckdb")
+    shown = cli(
+        "run", "again", "--examples", "4", "--discoverer", "eap", "--max-edges", "20", "--db", db
+    )
+    assert "again on mini  (done)" in shown
+    assert "copier" in cli("search", "--role", "copier", "--db", db)
+
+
+def test_every_dependency_has_a_lower_and_an_upper_bound():
+    from ..lowest import NEEDED, PROJECT, constraints, requirements
+
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    found = requirements()
+    assert len(found) > len(PROJECT["dependencies"]) > 10
+    for requirement in (*found, *build):
+        assert NEEDED.fullmatch(requirement), f"{requirement} needs >= and <"
+    lowest = dict(line.split("==") for line in constraints())
+    assert len(lowest) == len(found) - 1  # without torch
+    assert "torch" not in lowest
+    tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    names = {name.lower().replace("_", "-") for name in tested}
+    assert {name.lower() for name in lowest} <= names
+
+
+def test_what_is_imported_directly_is_a_dependency():
+    from ..lowest import PROJECT
+
+    named = {re.split("[<>=]", r)[0].replace("-", "_") for r in PROJECT["dependencies"]}
+    known = named | sys.stdlib_module_names | {
+        "acdc_explain", "acdc_explain_plugins", "acdc_explain_prompts",
+        "tracr",  # an extra
+        "tokenizers", "safetensors", "huggingface_hub",  # those that transformers needs
+    }  # fmt: skip
+    for folder in ("acdc_explain", "plugins"):
+        for file in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    modules = [node.module or ""]
+                for module in modules:
+                    assert module.split(".")[0] in known, f"{file.name} imports {module}"
+
+
+def test_nothing_that_reports_to_others_is_imported():
+    code = (
+        "import sys, acdc_explain; acdc_explain.load_model('mini'); "
+        "print({'wandb', 'opentelemetry', 'cwevals', 'sentry_sdk'} & {m.split('.')[0] for m in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_built_in_plugins_are_not_broken():
+    assert load_plugins().broken == {}

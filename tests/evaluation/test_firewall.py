@@ -1,0 +1,102 @@
+"""The memorisation firewall: an LLM that reads and one that recites are told apart."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import acdc_explain as ax
+from acdc_explain.cli.main import app
+from acdc_explain.evaluation.firewall import firewall
+from acdc_explain.pipeline.settings import Settings
+from acdc_explain.plugins import load_plugins
+from acdc_explain.store.store import Store
+
+from ..conftest import word_task
+from ..llm.scripted_server import completion, serve
+
+ROLES = {
+    kind: [name for name, card in load_plugins().roles().items() if card.kind in (kind, "any")]
+    for kind in ("head", "mlp")
+}
+
+
+def reads(prompt: str) -> Any:
+    """What an honest LLM goes by: the evidence."""
+    return re.findall(r'<evidence id="E\d">.*?</evidence>', prompt, re.S)
+
+
+def recites(prompt: str) -> Any:
+    """What a reciting LLM goes by: the component's name, where it is shown with the model's."""
+    return re.search(r'model \(".*?"\): (.*?)\.\n', prompt) or "unknown"
+
+
+def llm(goes_by):
+    def script(number: int, body: dict[str, Any]):
+        prompt = body["messages"][0]["content"]
+        seen = goes_by(prompt)
+        text = str(seen if isinstance(seen, (str, list)) else seen[1])
+        roles = ROLES["mlp" if ": MLP layer" in prompt else "head"]
+        role = roles[sum(text.encode()) % len(roles)]
+        return completion(json.dumps({
+            "role": role, "description": "x", "positions": [], "confidence": 1, "evidence": ["E1"],
+        }))  # fmt: skip
+
+    return script
+
+
+@pytest.fixture
+def run(small_model, tmp_path) -> Any:
+    store = Store(tmp_path / "s.duckdb")
+    return store, ax.explain(
+        word_task(4), small_model("neox"), store=store, labeler="rules", discoverer="eap",
+        max_edges=30, judges=(), anyway=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("goes_by", "followed"), [(reads, "evidence"), (recites, "index")])
+def test_who_reads_and_who_recites(goes_by, followed, run, monkeypatch):
+    store, labeled = run
+    with serve(llm(goes_by)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        found = firewall(labeled, store, Settings(labeler="llm", llm_model="x"))
+        asked = len(server.requests)
+        again = firewall(labeled, store, Settings(labeler="llm", llm_model="x"))
+        assert len(server.requests) == asked  # every exchange is kept
+    assert again == found
+    n = len(labeled.circuit.components)
+    assert found["n"] == n
+    assert asked == 4 * n
+    for name in ("permuted", "shuffled"):
+        counted = found["conditions"][name]
+        assert counted["labeled"] == n
+        assert counted["decisive"] >= 3
+        assert counted[followed] == counted["decisive"]
+    same = found["conditions"]["revealed"]["as_blind"]
+    assert (same == 1) == (goes_by is reads)
+
+
+def test_it_leaves_the_run_as_it_was(run, monkeypatch):
+    store, labeled = run
+    with serve(llm(reads)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        firewall(labeled, store, Settings(labeler="llm", llm_model="x"))
+    assert [header.id for header in store.runs()] == [labeled.id]
+    assert store.get(labeled.id) == labeled
+
+
+def test_the_command(run, monkeypatch):
+    store, labeled = run
+    with serve(llm(recites)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        command = ["bench", "firewall", "last", "--llm-model", "x", "--db", str(store.path)]
+        table = CliRunner().invoke(app, command).output
+        document = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert "llm with x" in table
+    assert "permuted" in table
+    assert set(document["conditions"]) == {"blind", "revealed", "permuted", "shuffled"}
+    assert set(document["roles"]) == {str(node) for node in labeled.circuit.components}

@@ -1,0 +1,64 @@
+"""What the rules say of components that no role fits."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from acdc_explain_plugins.labelers.rules import Rules
+from acdc_explain_plugins.roles import CARDS
+
+from acdc_explain.records.evidence import Evidence
+from acdc_explain.records.question import Question
+from acdc_explain.records.run.summary import Story
+from acdc_explain.records.verdict import Verdict
+
+from ..samples import make_run
+
+ROLES = {card.name: card for card in CARDS}
+
+
+def described(**measures: tuple[float, float]) -> str:
+    """The description of a head with these values and percentiles, and no role."""
+    run = make_run()
+    assert run.circuit is not None
+    node = next(node for node in run.circuit.components if node.kind == "head")
+    facts = {"measures": {k: {"value": v, "percentile": p} for k, (v, p) in measures.items()}}
+    evidence = [Evidence(run.circuit.id, node, "x", {}, facts)]
+    question = Question(node, run.circuit, evidence, ROLES, "", ())
+    rules = Rules()
+    answer = asyncio.run(rules(question, rules.prompt(question, None), None))
+    (proposal,) = answer.proposals
+    assert proposal.role == "other"
+    return proposal.description
+
+
+def test_an_unnamed_component_is_described_by_what_it_does():
+    told = described(
+        ablation_effect=(0.12, 0.9), sink_attention=(0.5, 0.95), induction_attention=(0.01, 0.02),
+        fixed_offset_attention=(0.01, 0.99), direct_effect=(-0.8, 0.03),
+    )  # fmt: skip
+    assert told == (
+        "Head without a known role; without it 12% of the gap is lost; more than most: "
+        "direct effect -0.80 (above 3%), sink attention 0.50 (above 95%)."
+    )
+
+
+def test_nothing_stands_out():
+    assert described(ablation_effect=(0.02, 0.5), copying=(0.2, 0.6)) == (
+        "Head without a known role; without it 2% of the gap is lost."
+    )
+
+
+@pytest.mark.parametrize("outcome", ["supported", "refuted"])
+def test_the_summary_says_of_an_unnamed_component_what_the_table_says(outcome):
+    run = make_run()
+    label = replace(run.labels[0], role="other")
+    verdict = Verdict(label.id, "role_card", outcome, 0.5, 0.0, None, 8, "")
+    assert run.circuit is not None
+    story = Story.of(run.circuit, "", [label], [verdict], {}, {})
+    sentences, _ = asyncio.run(Rules().summarise(story, None))
+    (about,) = [s.text for s in sentences if label.node in s.nodes]
+    assert ("matter here" in about) is (outcome == "supported")
+    assert about.startswith("No role of") is (outcome == "refuted")

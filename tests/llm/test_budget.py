@@ -1,0 +1,298 @@
+"""What asking may cost is kept to, whatever the server does; the same is not paid twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import acdc_explain as ax
+from acdc_explain.llm.client import Llm
+from acdc_explain.llm.exchange import NotAsked, Request, UnusableReply
+from acdc_explain.llm.lease import Holder
+from acdc_explain.llm.prices import Prices, tokens_in
+from acdc_explain.llm.session import Desk
+from acdc_explain.llm.templates import Templates
+from acdc_explain.pipeline.settings import Settings
+from acdc_explain.records.circuit import Node
+from acdc_explain.records.label import Label, Labeling
+from acdc_explain.store.store import Store
+
+from ..labeling.test_labeler import GOOD, by_component, questions, server  # noqa: F401
+from ..samples import make_run, whole_run
+from .scripted_server import RESET, Answer, completion, failure, serve
+
+PROMPTS = Path(__file__).parent.parent.parent / "prompts"
+PRICES = Prices({"scripted": (1.0, 2.0)}, 0.5)
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
+def with_usage(answer: Answer, usage: Any) -> Answer:
+    document = json.loads(answer[2])
+    document["usage"] = usage
+    return 200, {}, json.dumps(document).encode()
+
+
+def usage(sent: Any, received: Any) -> dict[str, Any]:
+    return {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": 1}
+
+
+def ask_all(desk: Desk, n: int) -> list[Any]:
+    """n different questions; what came of each."""
+
+    def read(reply: str) -> str:
+        if "a" not in json.loads(reply):
+            raise ValueError("no a")
+        return reply
+
+    async def one(number: int) -> Any:
+        try:
+            return await desk.ask()("t", f"Question {number}? {'x' * 2000}", SCHEMA, read)
+        except (NotAsked, UnusableReply) as problem:
+            return problem
+
+    async def everyone() -> list[Any]:
+        try:
+            return await asyncio.gather(*map(one, range(n)))
+        finally:
+            await desk.close()
+
+    return asyncio.run(everyone())
+
+
+@pytest.fixture
+def desk(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    monkeypatch.setattr("acdc_explain.llm.client.RETRIES", 2)
+    monkeypatch.setattr("acdc_explain.llm.client._pause", lambda problem, attempt: 0.0)
+
+    def make(url: str, **options: Any) -> Desk:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        shelf = Store(tmp_path / "shelf.duckdb")
+        llm = Llm(options.pop("timeout", 30))
+        return Desk("scripted", Templates([PROMPTS]), llm, shelf, None, prices=PRICES, **options)
+
+    return make
+
+
+FULL = usage(680, 1000)  # as much as is allowed
+FIT, UNFIT = completion('{"a": "b"}'), completion('{"c": "d"}')
+BILLED = {
+    "good": with_usage(FIT, FULL),
+    "empty": with_usage(completion(None), FULL),
+    "no choices": (200, {}, json.dumps({"choices": [], "usage": FULL}).encode()),
+    "useless, and repaired to no avail": with_usage(UNFIT, FULL),
+    "negative": with_usage(FIT, usage(-(10**9), -(10**9))),
+    "boolean": with_usage(FIT, usage(True, False)),
+    "absurd": with_usage(FIT, usage(10**30, 10**30)),
+    "nothing": with_usage(FIT, usage(0, 0)),
+    "text": with_usage(FIT, usage("1", "1")),
+    "not counted": with_usage(FIT, None),
+    "cut": RESET,
+    "broken": failure(500),
+    "no json": (200, {}, b"<html>"),
+}
+LONG = "negative boolean absurd nothing text".split()  # their true length is told in no other way
+
+
+@pytest.mark.parametrize("kind", BILLED)
+def test_no_more_is_billed_than_allowed(kind, desk, monkeypatch):
+    """The server bills every request that it got: the prompt, and what the reply says it has."""
+    monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
+    bill = (680 + 2 * 1000) / 1e6
+    if kind in LONG or kind == "not counted":  # it said a few words
+        bill = (680 + 2 * 3) / 1e6
+    with serve(lambda number, body: BILLED[kind]) as running:
+        at = desk(running.url, max_cost=0.0201, concurrency=3)
+        found = ask_all(at, 60)
+    billed = len(running.requests) * bill
+    assert running.requests
+    assert billed <= 0.0201
+    assert at.spent >= billed * 0.99
+    assert any(isinstance(x, NotAsked) and "--max-cost 0.0201" in str(x) for x in found)
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_counts_that_cannot_be_true_are_none(kind, desk):
+    with serve(lambda number, body: BILLED[kind]) as running:
+        ((_, exchange),) = ask_all(desk(running.url), 1)
+    assert (exchange.tokens_in, exchange.tokens_out, exchange.cost_usd) == (None, None, None)
+
+
+def test_what_was_never_sent_costs_nothing(desk, monkeypatch):
+    monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
+    at = desk("http://127.0.0.1:9/v1", max_cost=0.01)
+    found = ask_all(at, 3)
+    assert at.spent == 0
+    assert all("ConnectionRefusedError" in str(problem) for problem in found)
+    with serve(lambda number, body: failure(429)) as running:
+        at = desk(running.url, max_cost=0.01)
+        ask_all(at, 2)
+    assert at.spent == 0
+    assert len(running.requests) == 6
+
+
+def test_an_attempt_that_was_lost_is_paid_and_the_next_one_must_fit(desk):
+    """Two fit, and a third would not: it is not tried."""
+    request = Request("t", "scripted", "Question 0? " + "x" * 2000, SCHEMA)
+    most = PRICES.cost("scripted", tokens_in(request), 1000)
+    assert most is not None
+    for fits, tried in ((1.5, 1), (2.5, 2), (9, 3)):
+        with serve(lambda number, body: RESET) as running:
+            at = desk(running.url, max_cost=fits * most)
+            ask_all(at, 1)
+        assert len(running.requests) == tried
+        assert at.spent == pytest.approx(tried * most)
+
+
+def test_letters_beyond_ascii_take_more_tokens():
+    plain, other = (Request("t", "x", 300 * letter, {}) for letter in ("a", "漢"))
+    assert tokens_in(other) > 2 * tokens_in(plain)
+    schema = Request("t", "x", 300 * "a", {"enum": ["b" * 600]})
+    assert tokens_in(schema) >= tokens_in(plain) + 200
+
+
+# --- two commands at once ----------------------------------------------------------------------
+
+RUN = ["run", "ioi", "--labeler", "rules", "--discoverer", "eap", "--max-edges", "20",
+       "--examples", "4", "--judge", "role_card"]  # fmt: skip
+LABEL = ["label", "last", "--labeler", "llm", "--llm-model", "x", "--no-judge"]
+
+
+@pytest.fixture
+def labeled(tmp_path) -> Store:
+    """A run on `mini`, for processes of their own."""
+    store = Store(tmp_path / "two.duckdb")
+    options = {"discoverer": "eap", "max_edges": 20, "labeler": "rules", "judges": ("role_card",)}
+    ax.explain("ioi", "mini", store=store, settings=Settings(examples=4), **options)
+    return store
+
+
+def start(store: Store) -> subprocess.Popen[str]:
+    run = store.runs()[-1].id  # the first
+    command = [sys.executable, "-m", "acdc_explain", "label", run, *LABEL[2:]]
+    return subprocess.Popen(
+        [*command, "--db", str(store.path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ,
+    )  # fmt: skip
+
+
+def test_two_commands_that_ask_the_same_pay_once(labeled, server):  # noqa: F811
+    def slow(number: int, body: dict[str, Any]) -> Answer:
+        time.sleep(0.4)
+        return GOOD
+
+    running = server(slow)
+    both = [start(labeled), start(labeled)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    run = labeled.get("last")
+    assert run.circuit is not None
+    asked = Counter(questions(running))
+    assert set(asked.values()) == {1}
+    assert len(asked) == len(run.circuit.components)
+    assert Counter(label.node for label in run.labels) == Counter(run.circuit.components)
+    assert labeled.verify() == []
+
+
+def test_a_command_that_was_killed_keeps_nobody_waiting(labeled, server):  # noqa: F811
+    arrived: list[float] = []
+
+    def stalls(number: int, body: dict[str, Any]) -> Answer:
+        arrived.append(time.monotonic())
+        if number < 4:
+            time.sleep(30)
+        return GOOD
+
+    server(stalls)
+    process = start(labeled)
+    while len(arrived) < 4 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    good = server(by_component(GOOD))
+    started = time.monotonic()
+    other = start(labeled)
+    out, _ = other.communicate(timeout=60)
+    assert other.returncode == 0, out
+    assert time.monotonic() - started < 25
+    run = labeled.get("last")
+    assert run.circuit is not None
+    assert len(questions(good)) == len(run.circuit.components)
+
+
+class TestClaims:
+    def test_one_at_a_time_until_it_is_released(self, tmp_path):
+        store, first, second = Store(tmp_path / "c.duckdb"), Holder.new(), Holder.new()
+        assert store.claim("r", first, 60) == []
+        assert store.claim("r", first, 60) == []
+        assert store.claim("r", second, 60) is None
+        assert store.claim("other", second, 60) == []
+        store.release("r", second)  # it is not its own
+        assert store.claim("r", second, 60) is None
+        store.release("r", first)
+        assert store.claim("r", second, 60) == []
+
+    def test_what_was_replied_in_the_meantime_is_told(self, tmp_path):
+        store, run = Store(tmp_path / "c.duckdb"), make_run()
+        store.add_exchange(None, run.exchanges[0])
+        assert store.claim("r1", Holder.new(), 60) == list(run.exchanges)
+
+    def test_a_claim_ends_with_its_time_or_its_process(self, tmp_path):
+        here = Holder.new()
+        away = replace(here, host="elsewhere", token="t")
+        assert here.respects(away.claim(60))
+        assert not here.respects(away.claim(-1))
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        assert not here.respects(replace(here, process=ended.pid, token="t").claim(60))
+        assert not here.respects(replace(here, started="long ago", token="t").claim(60))
+        assert here.respects(replace(here, token="t").claim(60))
+        assert not here.respects(here.claim(60))
+
+
+def test_a_question_keeps_the_first_answer(tmp_path):
+    """Two processes that were answered differently: the node has one label in the end."""
+    store, run = Store(tmp_path / "s.duckdb"), whole_run()
+    store.add_run(run)
+    assert run.circuit is not None
+    node = Node.parse("a1.h0")
+    before = len(store.get(run.id).labels)
+    for role in ("induction", "name_mover"):
+        label = Label(run.circuit.id, node, "llm", role, (), "It does.", 0.5, ())
+        store.add_labelings(run.id, [Labeling("question", (label,))])
+    labels = store.get(run.id).labels
+    assert len(labels) == before + 1
+    assert [x.role for x in labels if x.labeler == "llm"] == ["induction"]
+    assert store.verify() == []
+
+
+def test_a_retry_that_another_command_made_is_taken(desk):
+    """Of two commands with --retry, the one that waited takes the other's new reply."""
+    with serve(lambda number, body: UNFIT) as running:
+        (problem,) = ask_all(desk(running.url), 1)
+        bad = problem.exchange
+        at, other = desk(running.url, again=True), Holder.new()
+        first = Request("t", "scripted", f"Question 0? {'x' * 2000}", SCHEMA)
+        assert at.shelf.claim(first.id, other, 60)
+
+        def answer() -> None:
+            good = replace(bad, template="t", prompt=first.prompt, request_id=first.id)
+            at.shelf.add_exchange(None, replace(good, reply='{"a": "new"}', error=None))
+            at.shelf.release(first.id, other)
+
+        threading.Timer(0.7, answer).start()
+        ((reply, _),) = ask_all(at, 1)
+    assert json.loads(reply) == {"a": "new"}
+    assert len(running.requests) == 2  # both before: the question and its repair

@@ -1,0 +1,65 @@
+"""Models built by hand: they do what they were built for, and the labels say so."""
+
+from __future__ import annotations
+
+import pytest
+from acdc_explain_plugins.known_roles.planted import IDLE, MODELS, SIZES, STAGES, jobs
+
+import acdc_explain as ax
+from acdc_explain.discovery.engine.fast import fast_trouble
+from acdc_explain.evaluation.labels import _score
+from acdc_explain.models.contrast import Subject
+from acdc_explain.plugins import load_plugins
+from acdc_explain.progress import silent
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return ax.load_model("planted-small-0")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("seed", range(4))
+def test_every_job_is_done_once_and_in_order(size, seed):
+    placed = jobs(size, seed)
+    assert len(placed) == SIZES[size][0] * SIZES[size][1]
+    layers = [{n.layer for n, job in placed.items() if job in stage} for stage in STAGES]
+    assert all(len(here) == 1 for here in layers)
+    assert [*map(max, layers)] == sorted(map(max, layers))
+    assert set(IDLE) <= set(placed.values())
+
+
+@pytest.mark.parametrize("task", ["planted_ioi", "planted_induction"])
+def test_it_solves_its_tasks_and_every_engine_takes_it(task, planted):
+    made = load_plugins().tasks()[task](planted, examples=8, seed=3)
+    subject = Subject(planted, made, made.held_out)
+    assert (subject.metric(subject.clean_run.logits) > 5).all()
+    assert abs(subject.corrupt_metric) < 0.1
+    assert fast_trouble(subject) is None
+
+
+def test_discovery_and_held_out_share_no_name_and_no_word(planted):
+    task = load_plugins().tasks()["planted_ioi"](planted, examples=16, seed=0)
+    here, there = (
+        {word for e in part for word in (*e.clean.split(), *e.answers)} - {"to"}
+        for part in (task.discover, task.held_out)
+    )
+    assert not here & there
+
+
+def test_names_of_models_are_their_sizes_and_seeds():
+    assert {model.name for model in MODELS} <= set(load_plugins().models())
+
+
+@pytest.mark.slow
+def test_labels_of_a_planted_model():
+    """All right, no decoy and no shuffled label passes; and the score can tell."""
+    known = [MODELS[0].known(task) for task in ("planted_ioi", "planted_induction")]
+    score = _score(load_plugins(), "planted", known, silent).as_dict()
+    assert score["mistakes"] == []
+    assert score["accuracy"] == 1.0 > 0.7 > score["majority_baseline"]
+    assert score["decoys"] >= 8
+    assert score["decoys_supported"] == 0
+    assert score["shuffled"] >= 10
+    assert score["shuffled_supported"] == 0
+    assert {"s_inhibition", "backup_name_mover", "duplicate_token"} <= set(score["roles"])

@@ -1,0 +1,219 @@
+"""From measurements to verdicts: which outcome each combination of tests gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from acdc_explain_plugins.judges.role_card import Test as Measured
+from acdc_explain_plugins.judges.role_card import _test, _verdict, deciding_of, outcome_of
+from acdc_explain_plugins.roles import CARDS
+
+from acdc_explain.evidence.measurement import Measurement
+from acdc_explain.records.circuit import Graph, Node
+from acdc_explain.records.role import Requirement
+
+from ..samples import make_run
+
+HEADS = Graph(2, 5).heads
+ME = HEADS[0]
+
+
+def measurement(values: list[float], noise: float = 0.0, n: int = 40) -> Measurement:
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.tensor(values)[:, None] + noise * torch.randn(
+        len(values), n, generator=generator
+    )
+    return Measurement("m", HEADS[: len(values)], samples)
+
+
+class TestMeasurement:
+    def test_value_chance_and_percentile(self):
+        found = measurement([0.5, 0.1, 0.2, 0.9, 0.8])
+        assert found.value(ME) == 0.5
+        assert found.chance(ME) == pytest.approx(0.2)
+        assert found.percentile(ME) == 0.5
+        assert found.facts(ME) == {
+            "value": 0.5, "percentile": 0.5, "null": pytest.approx([0.1, 0.175, 0.5, 0.825, 0.9]),
+        }  # fmt: skip
+
+    def test_ties_count_half(self):
+        assert measurement([0.0] * 6).percentile(ME) == 0.5
+
+    def test_other_kinds_are_no_null(self):
+        nodes = (ME, Node("mlp", 0), HEADS[1])
+        found = Measurement("m", nodes, torch.tensor([[1.0], [9.0], [0.0]]))
+        assert found.percentile(ME) == 1.0
+        assert measurement([0.5]).facts(ME)["null"] == []
+
+    def test_interval_covers_the_mean_95_times_in_100(self):
+        covered = 0
+        for seed in range(200):
+            generator = torch.Generator().manual_seed(seed)
+            samples = 1.0 + torch.randn(1, 40, generator=generator)
+            low, high = Measurement("m", (ME,), samples).interval(ME)
+            covered += low <= 1.0 <= high
+        assert 180 <= covered <= 199
+
+
+@pytest.mark.parametrize(
+    ("bounds", "values", "noise", "state"),
+    [
+        ({"at_least": 0.4, "above": 0.9}, [0.6, 0, 0, 0.1], 0.0, "holds"),
+        ({"at_least": 0.4, "above": 0.9}, [0.3, 0, 0, 0.1], 0.0, "fails"),
+        ({"at_least": 0.4, "above": 0.9}, [0.6, 0.7, 0, 0.1], 0.0, "fails"),
+        ({"at_least": 0.1, "above": 0.9}, [0.2, 0, 0, 0.1], 2.0, "unclear"),
+        ({"at_least": 0.4, "above": 0.5}, [0.6, 0.5, 0.4, 0.4], 0.01, "holds"),
+        ({"at_least": 0.4}, [0.45, 0.1, 0.1], 0.0, "holds"),
+        ({"at_least": 0.4}, [0.45, 0.1, 0.1], 1.0, "unclear"),
+        ({"at_least": 0.4}, [0.45, 0.5, 0.5], 0.0, "fails"),  # below chance
+        ({"at_least": 0.4}, [0.45, 0.45, 0.45], 0.0, "fails"),  # no more than chance
+        ({"at_least": 0.4}, [0.44, 0.1, 0.1], 0.3, "unclear"),  # surely above chance, too near 0.4
+        ({"at_least": 0.0}, [0.2, -0.5, -0.5], 0.0, "holds"),
+        ({"at_least": 0.0}, [-0.2, -0.5, -0.5], 0.0, "fails"),
+        ({"at_most": 0.0}, [-0.2, -0.5, -0.5], 0.0, "fails"),
+        ({"at_most": 0.3}, [0.2, 0.1, 0.1], 0.0, "holds"),  # it only says what is absent
+        ({"at_most": 0.0, "below": 0.1}, [-0.6, 0, 0.1], 0.0, "holds"),
+        ({"at_most": 0.0, "below": 0.1}, [0.6, 0, 0.1], 0.0, "fails"),
+        ({"away_from_zero": 0.1}, [-0.2, 0], 0.0, "holds"),
+        ({"away_from_zero": 0.1}, [0.05, 0], 0.0, "fails"),
+        ({"away_from_zero": 0.1}, [0.2, 0], 2.0, "unclear"),
+        ({"near_zero": 0.1}, [0.02, 0], 0.0, "holds"),
+        ({"near_zero": 0.1}, [0.02, 0], 2.0, "unclear"),
+        ({"near_zero": 0.1}, [-0.2, 0], 0.0, "fails"),
+    ],
+)
+def test_states(bounds, values, noise, state):
+    shifted = measurement([float(v) for v in values], noise)
+    # whatever the noise drew, the mean is what the case says
+    samples = shifted.samples - shifted.samples.mean(1, keepdim=True)
+    exact = Measurement("m", shifted.nodes, samples + torch.tensor(values)[:, None])
+    assert _test(Requirement("pattern", "m", **bounds), exact, ME).state == state
+
+
+@pytest.mark.parametrize(
+    ("pattern", "causal", "outcome"),
+    [
+        ("holds", "holds", "supported"),
+        ("holds", "fails", "pattern_only"),
+        ("fails", "holds", "causal_only"),
+        ("fails", "fails", "refuted"),
+        ("unclear", "holds", "inconclusive"),
+        ("holds", "unclear", "inconclusive"),
+        ("fails", "unclear", "inconclusive"),
+        (None, "holds", "supported"),
+        (None, "fails", "refuted"),
+        (None, "unclear", "inconclusive"),
+    ],
+)
+def test_outcomes(pattern, causal, outcome):
+    tests = [
+        Measured(Requirement(tier, "a", at_least=0.0), state, 0, 0, 0, 0, 0, 1)
+        for tier, state in (("pattern", pattern), ("causal", causal))
+        if state is not None
+    ]
+    assert outcome_of(tests) == outcome
+
+
+def test_one_of_several_requirements_will_do():
+    other = Requirement("causal", "b", at_least=0.5)
+    both = Requirement("causal", "a", at_least=0.5, instead=(other,))
+    assert [str(option) for option in both.options] == ["a >= 0.5", "b >= 0.5"]
+    assert both.met({"a": (0.6, 0.5)})
+    assert both.met({"a": (0.4, 0.5), "b": (0.6, 0.5)})
+    assert not both.met({"a": (0.4, 0.5), "b": (0.4, 0.5)})
+    assert not both.met({})
+
+
+def test_a_requirement_that_counts_only_where_it_has_a_meaning():
+    requirement = Requirement("causal", "a", near_zero=0.1, if_defined=True)
+    assert requirement.met({})
+    assert requirement.met({"a": (0.05, 0.5)})
+    assert not requirement.met({"a": (0.5, 0.5)})
+
+
+def test_the_deciding_test_is_the_first_that_does_not_hold():
+    first = _test(Requirement("pattern", "a", at_least=0.1), measurement([0.5, 0.0]), ME)
+    second = _test(Requirement("causal", "b", at_least=0.9), measurement([0.25, 0.125]), ME)
+    label = make_run().labels[0]
+    verdict = _verdict(label, [first, second])
+    assert verdict.outcome == "pattern_only"
+    assert (verdict.score, verdict.chance, verdict.n) == (0.25, 0.125, 40)
+    assert (verdict.measure, verdict.low, verdict.high) == ("b", 0.25, 0.25)
+    assert "a >= 0.1 holds" in verdict.reason
+    assert "b >= 0.9 fails" in verdict.reason
+
+
+def test_a_failure_decides_before_a_doubt_and_of_what_holds_the_closest():
+    def test(state, value, bounds):
+        requirement = Requirement("causal", f"m{value}", **bounds)
+        return Measured(requirement, state, value, value - 0.1, value + 0.1, 0.0, 0.5, 8)
+
+    sure, close = test("holds", 0.9, {"at_least": 0.1}), test("holds", 0.3, {"at_least": 0.1})
+    absent = test("holds", 0.1, {"at_most": 0.2})
+    doubt, failure = test("unclear", 0.5, {"at_least": 0.5}), test("fails", 0.7, {"at_least": 0.9})
+    assert deciding_of([sure, close, absent]) is close
+    assert deciding_of([absent]) is absent
+    assert deciding_of([sure, doubt, failure]) is failure
+    assert deciding_of([sure, doubt]) is doubt
+
+
+class TestChance:
+    def test_a_control_is_the_chance(self):
+        samples = torch.tensor([[0.6, 0.8], [0.9, 0.9]])
+        found = Measurement("m", HEADS[:2], samples, control=samples / 2)
+        assert found.chance(ME) == pytest.approx(0.35)
+        assert found.percentile(ME) == 0.0
+
+    def test_what_depends_on_no_prompt_is_not_beyond_chance(self):
+        """The same samples under a wrong claim: whatever they are, there is nothing to see."""
+        samples = 5 + torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+        (low, high), _ = Measurement("m", (ME,), samples, control=samples).beyond_chance(ME)
+        assert low <= high < 0
+
+    def test_value_and_chance_are_drawn_together(self):
+        """Prompts that are easy for the claim are easy for its control."""
+        easy = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+        found = Measurement("m", (ME,), 5 + easy, control=4 + 0.9 * easy)
+        assert found.beyond_chance(ME)[0] == pytest.approx((0.5, 0.5))
+
+    def test_the_null_is_drawn_too(self):
+        """With two other heads that differ, chance may be that of either."""
+        found = Measurement("m", HEADS[:3], torch.tensor([[0.5] * 8, [0.0] * 8, [0.9] * 8]))
+        low, high = found.beyond_chance(ME)[0]
+        assert low < 0 < high
+
+    def test_a_share_is_as_uncertain_as_its_gap(self):
+        lost = torch.full((1, 40), 0.5)
+        gaps = 1 + 0.5 * torch.randn(40, generator=torch.Generator().manual_seed(0))
+        gaps = gaps / gaps.mean()
+        assert Measurement("m", (ME,), lost).interval(ME) == pytest.approx((0.5, 0.5))
+        low, high = Measurement("m", (ME,), lost, gaps=gaps).interval(ME)
+        assert low < 0.47 < 0.5 < 0.53 < high
+
+
+def test_every_measure_has_a_unit():
+    from acdc_explain.evidence.effects import NODE_MEASURES
+    from acdc_explain.evidence.measures import MEASURES, UNITS
+
+    assert set(UNITS) == {*MEASURES, *NODE_MEASURES}
+
+
+def test_cards_name_measures_that_exist_and_say_something():
+    from acdc_explain.evidence.effects import NODE_MEASURES
+    from acdc_explain.evidence.measures import MEASURES
+
+    for card in CARDS:
+        assert card.claim
+        assert card.requirements
+        for requirement in card.requirements:
+            assert {o.measure for o in requirement.options} <= {*MEASURES, *NODE_MEASURES}
+            assert str(requirement) != requirement.measure
+
+
+def test_the_words_the_field_uses_are_there():
+    assert {card.name for card in CARDS} >= {
+        "previous_token", "induction", "duplicate_token", "name_mover", "negative_name_mover",
+        "backup_name_mover", "s_inhibition", "successor", "relation", "attribute_extractor",
+        "positional", "attention_sink", "broad", "token_enrichment", "fact_lookup",
+        "logit_booster", "comparison", "key_value_memory", "other",
+    }  # fmt: skip

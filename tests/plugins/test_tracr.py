@@ -1,0 +1,66 @@
+"""Tracr programs: they answer as written, and ACDC finds the compiler's wires."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+pytest.importorskip("tracr", reason="the extra `tracr` is not installed")
+
+from acdc_explain_plugins.discoverers.acdc import acdc
+from acdc_explain_plugins.known_roles.tracr_programs import (
+    BY_NAME,
+    LENGTH,
+    LETTERS,
+    PROGRAMS,
+    any_prompts,
+    task,
+    wiring,
+)
+
+import acdc_explain as ax
+from acdc_explain.models.contrast import Subject
+from acdc_explain.plugins import load_plugins
+from acdc_explain.progress import silent
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of jax and haiku
+
+
+@pytest.fixture(scope="module")
+def models():
+    loaded: dict[str, ax.Model] = {}
+
+    def get(name: str) -> ax.Model:
+        if name not in loaded:
+            loaded[name] = ax.load_model(f"tracr-{name}", sources=load_plugins().models())
+        return loaded[name]
+
+    return get
+
+
+def test_there_are_six_programs():
+    assert len(PROGRAMS) >= 6
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_programs_answer_as_they_say(name, models):
+    program, model, rng = BY_NAME[name], models(name), random.Random(0)
+    letters = LETTERS[:4] if name == "largest" else LETTERS
+    prompts = [rng.choices(letters, k=rng.randint(2, LENGTH)) for _ in range(40)]
+    logits = model.forward(model.batch(["".join(prompt) for prompt in prompts]))
+    asked = 0
+    for prompt, row in zip(prompts, logits):
+        answer = program.answer(prompt)
+        if answer is not None:
+            assert model.piece(int(row.argmax())) == answer, prompt
+            asked += 1
+    assert asked >= 10
+
+
+@pytest.mark.parametrize("name", ["shift", "induction", "histogram", "repeated"])
+def test_acdc_keeps_the_compilers_wires(name, models):
+    program, model = BY_NAME[name], models(name)
+    subject = Subject(model, task(program, model), any_prompts(program), "kl", "zero")
+    found = acdc(subject, silent, tau=0.001)
+    assert set(found.edges) == set(wiring(name))
