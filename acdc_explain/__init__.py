@@ -9,8 +9,8 @@ from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from .evaluation.stability import stability
-    from .models.loading import load_model
     from .pipeline.flow import explain, sweep
+    from .pipeline.prepare import load_model
     from .store.store import Store
 
 __all__ = ["Store", "UserError", "explain", "hookimpl", "load_model", "stability", "sweep"]
@@ -18,7 +18,7 @@ __all__ = ["Store", "UserError", "explain", "hookimpl", "load_model", "stability
 _LATE = {
     "Store": "store.store",
     "explain": "pipeline.flow",
-    "load_model": "models.loading",
+    "load_model": "pipeline.prepare",
     "stability": "evaluation.stability",
     "sweep": "pipeline.flow",
 }

@@ -15,11 +15,10 @@ import pluggy
 
 if TYPE_CHECKING:
     from .llm.exchange import Ask
-    from .records.answer_key import AnswerKey
     from .records.circuit import Found, Node
     from .records.label import Proposed
     from .records.question import Question
-    from .records.role import RoleCard
+    from .records.role import AnswerKey, RoleCard
     from .records.task import Task, Tokenizer
     from .records.verdict import Verdict
 

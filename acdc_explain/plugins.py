@@ -25,7 +25,7 @@ from .records.role import Requirement, RoleCard
 
 if TYPE_CHECKING:
     from .hookspecs import Collector, Discoverer, Judge, Labeler, ModelSource, TaskBuilder
-    from .records.answer_key import AnswerKey
+    from .records.role import AnswerKey
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
 DISTRIBUTION = "acdc-explain"
@@ -286,3 +286,9 @@ def _check_type(what: str, function: Any, setting: str, value: Any) -> None:
         raise WrongUsage(f"{what} is {value!r}; give a finite number.")
     if annotation.startswith("int") and not (number and value == int(value)):
         raise WrongUsage(f"{what} is {value!r}; give a whole number.")
+
+
+def with_shared(function: Any, shared: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a plugin with their defaults, and those shared by all that it has too."""
+    known = settings_of(function)
+    return {**known, **{k: v for k, v in shared.items() if k in known}}

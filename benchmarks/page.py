@@ -17,8 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from acdc_explain.records.circuit import Circuit, Faithfulness, Graph
-from acdc_explain.records.run.run import Run, RunHeader
+from acdc_explain.records.circuit import Circuit, Faithfulness
+from acdc_explain.records.graph import Graph
+from acdc_explain.records.run.header import RunHeader
+from acdc_explain.records.run.run import Run
 from acdc_explain.report.html import page
 from benchmarks.store import described
 

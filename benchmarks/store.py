@@ -21,11 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from acdc_explain.pipeline.settings import run_id
 from acdc_explain.records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
 from acdc_explain.records.evidence import Evidence
 from acdc_explain.records.label import Label
-from acdc_explain.records.run.run import Run, RunHeader
+from acdc_explain.records.run.header import RunHeader, run_id
+from acdc_explain.records.run.run import Run
 from acdc_explain.records.verdict import Verdict
 from acdc_explain.store.motifs import enrich
 from acdc_explain.store.search.fingerprint import HEADS as MEASURES

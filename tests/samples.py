@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from acdc_explain.llm.exchange import Exchange
-from acdc_explain.pipeline.settings import run_id
 from acdc_explain.records.circuit import Circuit, Edge, Faithfulness, Node
 from acdc_explain.records.evidence import Evidence
 from acdc_explain.records.label import Failure, Label
+from acdc_explain.records.run.header import RunHeader, run_id
 from acdc_explain.records.run.motif import Motif
-from acdc_explain.records.run.run import Run, RunHeader
+from acdc_explain.records.run.run import Run
 from acdc_explain.records.run.summary import Sentence, Summary
 from acdc_explain.records.verdict import Outcome, Verdict
 

@@ -138,7 +138,7 @@ def show_result(result: Run, db: str, as_json: bool) -> None:
     if result.reused:
         say("This run was in the store already; its result is reused.", err=True)
     if as_json:
-        from ..records.run.run import to_document
+        from ..store.document.write import to_document
 
         print_json(to_document(result))
         return

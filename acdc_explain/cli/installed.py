@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
+from ..llm.session import DEFAULT_CONCURRENCY
+from ..models.options import DEFAULT_MODEL
 from ..output.text import print_json, say
-from ..pipeline.settings import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from ..plugins import load_plugins
 from ..progress import on_terminal
 from .app import (
@@ -176,15 +178,12 @@ def doctor(
     model: Annotated[str, typer.Argument(metavar="MODEL")] = DEFAULT_MODEL, as_json: Json = False
 ) -> None:
     """Load a model, check that cutting edges is exact on it, and time a forward pass."""
-    plugins = installed()
+    installed()
     from ..evaluation.doctor import examine
-    from ..models.loading import load_model
+    from ..pipeline.prepare import load_model
 
     with on_terminal() as report:
-        report("load", 0, 1, model)
-        loaded = load_model(model, sources=plugins.models())
-        report("load", 1, 1, model)
-        findings = examine(loaded)
+        findings = examine(load_model(model, progress=report))
     if as_json:
         print_json(findings)
     else:

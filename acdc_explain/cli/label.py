@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
+from ..llm.session import DEFAULT_CONCURRENCY
 from ..output.files import check_output
 from ..output.text import say, say_lines
-from ..pipeline.settings import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..progress import on_terminal
 from .app import (
     DEFAULT_STORE,

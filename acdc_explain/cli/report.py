@@ -13,7 +13,8 @@ from ..output.text import say
 from .app import DEFAULT_STORE, Db, app, installed, open_store, say_cut
 
 if TYPE_CHECKING:
-    from ..records.run.run import Run, RunHeader
+    from ..records.run.header import RunHeader
+    from ..records.run.run import Run
     from ..store.store import Store
 
 

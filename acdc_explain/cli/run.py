@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import WrongUsage, unknown
+from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
+from ..llm.session import DEFAULT_CONCURRENCY
+from ..models.options import DEFAULT_MEMORY, DEFAULT_MODEL
 from ..output.files import check_output
 from ..output.text import print_json, say
-from ..pipeline.settings import (
-    DEFAULT_CONCURRENCY,
-    DEFAULT_LLM,
-    DEFAULT_MEMORY,
-    DEFAULT_MODEL,
-    DEFAULT_TIMEOUT,
-)
 from ..plugins import Plugins
 from ..progress import on_terminal
 from .app import (
@@ -202,7 +198,7 @@ def _sweep(
         circuits = sweep(task, model, store=store, settings=settings, progress=report)
     plot_sweep(circuits, f"{task} on {Path(model).stem}", file)
     if as_json:
-        from ..records.run.run import circuit_document
+        from ..store.document.write import circuit_document
 
         print_json([circuit_document(circuit) for circuit in circuits])
         return

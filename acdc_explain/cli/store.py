@@ -122,7 +122,7 @@ def runs(
 ) -> None:
     """List the runs, the newest first."""
     from ..ids import plain
-    from ..store.check import STATUSES
+    from ..store.document.check import STATUSES
 
     installed()
     if status is not None and status not in STATUSES:
@@ -190,7 +190,7 @@ def show(run: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
     installed()
     found = open_store(db).get(run)
     if as_json:
-        from ..records.run.run import to_document
+        from ..store.document.write import to_document
 
         print_json(to_document(found))
         return
@@ -255,7 +255,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
 ) -> None:
     """Print a run as one JSON document (schema acdc-explain/run/1), or write its tables or all."""
-    from ..records.run.run import to_document
+    from ..store.document.write import to_document
 
     installed()
     if parquet is not None:
@@ -292,7 +292,7 @@ def import_(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Add exported runs to the store; what is there already is left as it is."""
-    from ..records.run.run import from_document
+    from ..store.document.read import from_document
 
     installed()
     found = []

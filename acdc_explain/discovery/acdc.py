@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ..records.circuit import LOGITS, Edge, Node, Receiver, prune
-from ..records.graph import View
+from ..records.circuit import LOGITS, Edge, Node, prune
+from ..records.graph import Receiver, View
 from .engine.reference import Decision, Visit
 
 CLOSE = 1e-6  # nearer to tau than this, float32 cannot say on which side an effect lies

@@ -20,7 +20,8 @@ from ..models.contrast import Subject
 from ..models.layers import Attention, Layers
 from ..models.model import Hook
 from ..progress import Progress
-from ..records.circuit import PORTS, Edge, Graph, Node
+from ..records.circuit import PORTS, Edge, Node
+from ..records.graph import Graph
 from .engine.fast import fast_trouble
 from .engine.reference import readers
 

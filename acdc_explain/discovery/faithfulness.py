@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..models.contrast import Subject
-from ..records.circuit import LOGITS, Edge, Faithfulness, Node, Receiver, prune
-from ..records.graph import View
+from ..records.circuit import LOGITS, Edge, Faithfulness, Node, prune
+from ..records.graph import Receiver, View
 from .engine.fast import AnyEngine, TooLittleMemory, engine_for
 from .engine.reference import ReferenceEngine
 

@@ -15,8 +15,8 @@ from ..pipeline.context import Work
 from ..pipeline.flow import explain, prepare, settings_from
 from ..plugins import Plugins, pick
 from ..progress import Progress, silent
-from ..records.answer_key import AnswerKey, KnownRoles
 from ..records.label import Label
+from ..records.role import AnswerKey, KnownRoles
 from ..records.verdict import worst
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _known(name: str, answers: AnswerKey) -> Sequence[KnownRoles]:
 
 
 def _score(plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: Progress) -> Score:
-    from ..models.loading import load_model
+    from ..pipeline.prepare import load_model
 
     score, model = Score(), None
     with TemporaryDirectory() as folder:

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..records.circuit import Graph, Node
+from ..records.circuit import Node
+from ..records.graph import Graph
 
 BOOTSTRAPS = 1000
 MARGIN = 0.1  # of a value, by which it must be beyond chance

@@ -13,10 +13,12 @@ from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from ..errors import UserError
-from ..pipeline.settings import DEFAULT_TIMEOUT
 from .exchange import Exchange, Request
 from .key import api_key, base_url, check_key
 from .reply import read_json, to_exchange
+
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_LLM = "gpt-4.1-mini"
 
 RETRIES = 4  # on 429, 5xx and lost connections
 LONGEST_PAUSE = 120.0  # seconds that a server may ask to wait before the next

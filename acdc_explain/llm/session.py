@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from anyio.from_thread import start_blocking_portal
 from pydantic import ValidationError
 
-from ..pipeline.settings import DEFAULT_CONCURRENCY
 from .client import Transport
 from .exchange import Exchange, NotAsked, Request, UnusableReply
 from .key import json_in
@@ -20,6 +19,8 @@ from .lease import Holder
 from .prices import Prices, tokens_in
 from .reply import REFUSED, speechless
 from .templates import Templates
+
+DEFAULT_CONCURRENCY = 4
 
 REPAIR = "repair"  # the template that shows a bad reply and what is wrong with it
 SHOWN = 2000  # characters of a bad reply

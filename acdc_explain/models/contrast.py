@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..pipeline.settings import DEFAULT_MEMORY, Ablation
 from ..records.graph import END, PLACE, REST
 from ..records.task import Example, Task, shared_positions
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
 from .model import Model, Replay, Run
+from .options import DEFAULT_MEMORY, Ablation
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..records.circuit import Graph
+from ..records.graph import Graph
 from .model import Model
 
 

@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guard import Unfit, must_work
-from ..hookspecs import ModelSource
 from .checkpoint import (
     check_gguf,
     check_numbers,
@@ -28,22 +27,21 @@ from .checkpoint import (
 )
 from .model import Model
 
+Source = Callable[[], "str | Path"]
+"""Says where a model is: a folder, a .gguf file or a name on the hub."""
+
 
 def load_model(
     name: str,
     *,
     device: str = "cpu",
     dtype: str = "float32",
-    sources: Mapping[str, ModelSource] | None = None,
+    sources: Mapping[str, Source],
 ) -> Model:
     """Load a model by a plugin's name, a folder, a .gguf file or a name on the Hugging Face hub.
 
     Raises UserError, in one sentence, for anything that cannot be loaded.
     """
-    if sources is None:
-        from ..plugins import load_plugins
-
-        sources = load_plugins().models()
     location = str(_located(name, sources[name])) if name in sources else name
     with quiet():
         hf_model, tokenizer = _read(name, location, list(sources), getattr(torch, dtype))
@@ -55,7 +53,7 @@ def load_model(
         return Model(name, bridge, tokenizer, digest=digest, n_parameters=n_parameters)
 
 
-def _located(name: str, source: ModelSource) -> str | Path:
+def _located(name: str, source: Source) -> str | Path:
     """Where a plugin says that its model is."""
     with must_work(f"model {name!r} of a plugin"):
         location = source()

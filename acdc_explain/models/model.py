@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..records.circuit import Graph, Node
+from ..records.circuit import Node
+from ..records.graph import Graph
 
 Hook = tuple[str, Callable[..., Any]]
 TOLERANCE = 1e-4  # relative error at which the split into components counts as exact (float32)

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UserError
+from ..evidence.behavior import behavior_of
 from ..guard import PluginFault, Unfit, must_work, until_fault
 from ..ids import content_id
 from ..labeling import checked
@@ -18,18 +19,19 @@ from ..llm.exchange import NotAsked, UnusableReply
 from ..llm.prices import Prices
 from ..llm.session import Desk
 from ..llm.templates import Templates
+from ..models.options import Ablation
 from ..plugins import Plugins, pick
 from ..progress import Progress
 from ..records.evidence import Evidence
 from ..records.label import Label, Labeling
-from ..records.run.behavior import Behavior, behavior_of, doubt
-from ..records.run.run import RunHeader
+from ..records.run.behavior import Behavior, doubt
+from ..records.run.header import RESULTS, RunHeader, results_of
 from ..records.task import Task
 from ..records.verdict import Judging, Verdict
 from ..store.buffer import Outbox
 from ..store.store import Store
 from .plan import Plan
-from .settings import RESULTS, Ablation, Settings, results_of
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..labeling.experiments import Bench

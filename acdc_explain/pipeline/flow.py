@@ -21,20 +21,14 @@ from ..llm.exchange import NotAsked, UnusableReply
 from ..plugins import Plugins, load_plugins, pick
 from ..progress import Progress, silent
 from ..records.label import Labeling
-from ..records.run.run import Run, RunHeader
+from ..records.run.header import RunHeader, results_of, run_id, versions
+from ..records.run.run import Run
 from ..records.task import Task, check_examples
 from ..store.store import Store
 from .context import LLM_SETTING, Work, templates
 from .plan import Plan, default_labeler
-from .settings import (
-    CHEAP_EXAMPLES,
-    CHEAP_PARAMETERS,
-    DEFAULT_EXAMPLES,
-    Settings,
-    results_of,
-    run_id,
-    versions,
-)
+from .prepare import load_model
+from .settings import CHEAP_EXAMPLES, CHEAP_PARAMETERS, DEFAULT_EXAMPLES, Settings
 
 if TYPE_CHECKING:
     from ..llm.exchange import Exchange, Request
@@ -223,17 +217,13 @@ def prepare(
     transport: Transport | None = None,
 ) -> Work:
     """Load the model, build the task, and settle every setting that was left open."""
-    from ..models.loading import load_model
-
     settings.check()
     plugins = load_plugins()
     store = store if isinstance(store, Store) else Store(store)
     plan = Plan.of(plugins, settings, settings.labeler or default_labeler())
     _check_labeler(plan, transport)
     if isinstance(model, str):
-        progress("load", 0, 1, model)
-        model = load_model(model, sources=plugins.models())
-        progress("load", 1, 1, model.name)
+        model = load_model(model, progress=progress)
     task_from = "python" if isinstance(task, Task) else "file" if settings.prompts else "plugin"
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
@@ -341,11 +331,7 @@ def evidence_of(run: Run, work: Work) -> dict[Node, list[Evidence]]:
 
 
 def _same_model(header: RunHeader, plugins: Plugins, progress: Progress) -> Model:
-    from ..models.loading import load_model
-
-    progress("load", 0, 1, header.model)
-    model = load_model(header.model, sources=plugins.models())
-    progress("load", 1, 1, model.name)
+    model = load_model(header.model, progress=progress)
     if model.id != header.model_id:
         raise UserError(
             f"The model {header.model} here has other weights than the one of run {header.id}; "

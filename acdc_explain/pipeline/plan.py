@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..guard import must_work
-from ..plugins import Plugins, pick, settings_of, with_settings
+from ..plugins import Plugins, pick, settings_of, with_settings, with_shared
 from .settings import Settings
 
 
@@ -100,12 +100,6 @@ def _shared(settings: Settings) -> dict[str, Any]:
         "corpus_digest": _digest(settings.corpus),
         "llm_model": settings.llm_model,
     }
-
-
-def with_shared(function: Any, shared: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a plugin with their defaults, and those shared by all that it has too."""
-    known = settings_of(function)
-    return {**known, **{k: v for k, v in shared.items() if k in known}}
 
 
 def _labeler_settings(plugins: Plugins, settings: Settings, name: str) -> dict[str, Any]:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ..errors import WrongUsage
-from ..ids import content_id
+from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
+from ..llm.session import DEFAULT_CONCURRENCY
+from ..models.options import ABLATIONS, DEFAULT_MEMORY
 
-RESULTS = 2
-"""Raised whenever the same question gets another answer than before: what older code found is not
-reused then. `tests/pipeline/test_results.py` notices."""
-
-Ablation = Literal["corrupt", "mean", "zero"]
-ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
-DEFAULT_MEMORY = 4.0  # gigabytes
-DEFAULT_MODEL = "mini"
 DEFAULT_EXAMPLES = 16  # to discover on, and twice as many held out
 CHEAP_EXAMPLES = 32  # where a forward pass is cheap: verdicts are steadier (docs/labels.md)
 CHEAP_PARAMETERS = 20_000_000
-DEFAULT_LLM = "gpt-4.1-mini"
-DEFAULT_CONCURRENCY = 4
-DEFAULT_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +72,3 @@ class Settings:
             raise WrongUsage(
                 f"There is no ablation {self.ablation!r}; choose one of {', '.join(ABLATIONS)}."
             )
-
-
-def run_id(
-    task_id: str, model_id: str, resolved: Mapping[str, Any], versions: Mapping[str, str]
-) -> str:
-    """The same question to programs that give the same results has the same id.
-
-    Raises KeyError where `versions` does not say what program it was.
-    """
-    content = {
-        "task_id": task_id,
-        "model_id": model_id,
-        "settings": resolved,
-        "version": results_of(versions),
-    }
-    return content_id("run", content)
-
-
-def results_of(versions: Mapping[str, str]) -> str:
-    """Which results a program gives; programs from before these were counted say their version."""
-    return f"results {versions['results']}" if "results" in versions else versions["acdc-explain"]
-
-
-def versions() -> dict[str, str]:
-    """What the result may depend on."""
-    packages = ("acdc-explain", "torch", "transformer-lens", "transformers", "duckdb")
-    return {
-        "python": platform.python_version(),
-        "results": str(RESULTS),
-        **{p: version(p) for p in packages},
-    }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from ..ids import content_id
+from .display import as_html
 
 Kind = Literal["input", "head", "attn", "mlp", "logits"]
 Port = Literal["q", "k", "v"]
@@ -107,78 +107,6 @@ class Edge:
                 f"{text!r}: an edge into a head ends in <q>, <k> or <v>, others do not"
             )
         return Edge(src, dst, port, effect, share)
-
-
-Receiver = tuple[Node, Port | None]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """All nodes and edges of a model, and the one order in which they are visited.
-
-    Receivers go from the output back, senders from the latest layer to the earliest, within a
-    layer the MLP first and then the highest head to the lowest: the order of the original ACDC.
-    """
-
-    n_layers: int
-    n_heads: int
-    has_mlps: bool = True
-    parallel: bool = False  # attention and MLP of a layer read the same stream (GPT-NeoX, GPT-J)
-
-    @cached_property
-    def writers(self) -> tuple[Node, ...]:
-        """Every node that writes to the stream, in the order of the forward pass."""
-        nodes = [INPUT]
-        for layer in range(self.n_layers):
-            nodes += self.heads_of(layer)
-            nodes += [Node("mlp", layer)] if self.has_mlps else []
-        return tuple(nodes)
-
-    @cached_property
-    def writer_index(self) -> dict[Node, int]:
-        return {node: index for index, node in enumerate(self.writers)}
-
-    @cached_property
-    def heads(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.writers if node.kind == "head")
-
-    def heads_of(self, layer: int) -> tuple[Node, ...]:
-        return tuple(Node("head", layer, head) for head in range(self.n_heads))
-
-    @cached_property
-    def receivers(self) -> tuple[Receiver, ...]:
-        """Every port that reads from the stream, from the output back."""
-        ports: list[Receiver] = [(LOGITS, None)]
-        for node in reversed(self.writers[1:]):
-            ports += [(node, port) for port in PORTS] if node.kind == "head" else [(node, None)]
-        return tuple(ports)
-
-    @cached_property
-    def receiver_index(self) -> dict[Receiver, int]:
-        return {receiver: index for index, receiver in enumerate(self.receivers)}
-
-    def n_senders(self, receiver: Node) -> int:
-        """How many writers (a prefix of `writers`) a receiver reads."""
-        if receiver.kind == "logits":
-            return len(self.writers)
-        assert receiver.layer is not None
-        per_layer = self.n_heads + self.has_mlps
-        before = 1 + receiver.layer * per_layer
-        return before + (self.n_heads if receiver.kind == "mlp" and not self.parallel else 0)
-
-    def senders(self, receiver: Node) -> tuple[Node, ...]:
-        """The writers a receiver reads, the latest first."""
-        return tuple(reversed(self.writers[: self.n_senders(receiver)]))
-
-    def edges(self) -> Iterator[Edge]:
-        """Every edge, in the order in which ACDC decides."""
-        for node, port in self.receivers:
-            for sender in self.senders(node):
-                yield Edge(sender, node, port)
-
-    @property
-    def n_edges(self) -> int:
-        return sum(self.n_senders(node) for node, _ in self.receivers)
 
 
 def prune(edges: Iterable[Edge]) -> list[Edge]:
@@ -314,11 +242,9 @@ class Circuit:
         rows = [(str(e), str(e.src), str(e.dst), e.port, e.effect) for e in self.edges]
         return pandas.DataFrame(rows, columns=["edge", "src", "dst", "port", "effect"])
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         """The circuit drawn, in a notebook."""
-        from ..report.html import drawn
-
-        return drawn(self)
+        return as_html(self)
 
 
 def depth(node: Node) -> tuple[int, int, int, str]:
@@ -337,28 +263,25 @@ def in_order(nodes: Mapping[str, Node]) -> list[tuple[str, Node]]:
     return sorted(nodes.items(), key=lambda item: depth(item[1]))
 
 
-def to_exchange(circuit: Circuit, graph: Graph) -> dict[str, Any]:
-    """The circuit in the JSON form of EAP-IG and of the Mechanistic Interpretability Benchmark."""
-    kept = {str(edge): edge.effect for edge in circuit.edges}
-    nodes = {str(node) for node in circuit.nodes}
-    return {
-        "cfg": {
-            "n_layers": graph.n_layers,
-            "n_heads": graph.n_heads,
-            "parallel_attn_mlp": graph.parallel,
-        },
-        "nodes": {str(n): {"in_graph": str(n) in nodes} for n in (*graph.writers, LOGITS)},
-        "edges": {
-            str(edge): {"score": kept.get(str(edge), 0.0), "in_graph": str(edge) in kept}
-            for edge in graph.edges()
-        },
-    }
+OF_SIZE = {"tau", "max_edges"}  # settings that make a circuit larger or smaller
 
 
-def from_exchange(document: Mapping[str, Any]) -> list[Edge]:
-    """The kept edges of a circuit in the JSON form of EAP-IG. Raises ValueError, KeyError."""
-    return [
-        Edge.parse(name, float(entry.get("score") or 0.0))
-        for name, entry in document["edges"].items()
-        if entry["in_graph"]
-    ]
+SAME = {"metric", "engine"}  # those of one curve have the same metric; engines decide the same
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A circuit of the store: how it was found, its edges, its faithfulness."""
+
+    circuit_id: str
+    discoverer: str
+    settings: Mapping[str, Any]
+    n_edges: int
+    share: float
+
+    @property
+    def way(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The discoverer and its settings, but for those of the size."""
+        given = self.settings if isinstance(self.settings, Mapping) else {}  # an import's
+        kept = {k: v for k, v in given.items() if k not in OF_SIZE | SAME}
+        return self.discoverer, tuple((k, str(v)) for k, v in sorted(kept.items()))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
-from .circuit import LOGITS, PORTS, Edge, Graph, Node, Port, Receiver
+from .circuit import INPUT, LOGITS, PORTS, Circuit, Edge, Node, Port
 
 Level = Literal["head", "layer"]
 LEVELS: tuple[Level, ...] = ("head", "layer")
@@ -132,3 +132,102 @@ class Shuffled(View):
     def senders(self, receiver: Node) -> tuple[Node, ...]:
         found = super().senders(receiver)
         return tuple(random.Random(f"{self.seed} {receiver}").sample(found, len(found)))
+
+
+Receiver = tuple[Node, Port | None]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All nodes and edges of a model, and the one order in which they are visited.
+
+    Receivers go from the output back, senders from the latest layer to the earliest, within a
+    layer the MLP first and then the highest head to the lowest: the order of the original ACDC.
+    """
+
+    n_layers: int
+    n_heads: int
+    has_mlps: bool = True
+    parallel: bool = False  # attention and MLP of a layer read the same stream (GPT-NeoX, GPT-J)
+
+    @cached_property
+    def writers(self) -> tuple[Node, ...]:
+        """Every node that writes to the stream, in the order of the forward pass."""
+        nodes = [INPUT]
+        for layer in range(self.n_layers):
+            nodes += self.heads_of(layer)
+            nodes += [Node("mlp", layer)] if self.has_mlps else []
+        return tuple(nodes)
+
+    @cached_property
+    def writer_index(self) -> dict[Node, int]:
+        return {node: index for index, node in enumerate(self.writers)}
+
+    @cached_property
+    def heads(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.writers if node.kind == "head")
+
+    def heads_of(self, layer: int) -> tuple[Node, ...]:
+        return tuple(Node("head", layer, head) for head in range(self.n_heads))
+
+    @cached_property
+    def receivers(self) -> tuple[Receiver, ...]:
+        """Every port that reads from the stream, from the output back."""
+        ports: list[Receiver] = [(LOGITS, None)]
+        for node in reversed(self.writers[1:]):
+            ports += [(node, port) for port in PORTS] if node.kind == "head" else [(node, None)]
+        return tuple(ports)
+
+    @cached_property
+    def receiver_index(self) -> dict[Receiver, int]:
+        return {receiver: index for index, receiver in enumerate(self.receivers)}
+
+    def n_senders(self, receiver: Node) -> int:
+        """How many writers (a prefix of `writers`) a receiver reads."""
+        if receiver.kind == "logits":
+            return len(self.writers)
+        assert receiver.layer is not None
+        per_layer = self.n_heads + self.has_mlps
+        before = 1 + receiver.layer * per_layer
+        return before + (self.n_heads if receiver.kind == "mlp" and not self.parallel else 0)
+
+    def senders(self, receiver: Node) -> tuple[Node, ...]:
+        """The writers a receiver reads, the latest first."""
+        return tuple(reversed(self.writers[: self.n_senders(receiver)]))
+
+    def edges(self) -> Iterator[Edge]:
+        """Every edge, in the order in which ACDC decides."""
+        for node, port in self.receivers:
+            for sender in self.senders(node):
+                yield Edge(sender, node, port)
+
+    @property
+    def n_edges(self) -> int:
+        return sum(self.n_senders(node) for node, _ in self.receivers)
+
+
+def to_exchange(circuit: Circuit, graph: Graph) -> dict[str, Any]:
+    """The circuit in the JSON form of EAP-IG and of the Mechanistic Interpretability Benchmark."""
+    kept = {str(edge): edge.effect for edge in circuit.edges}
+    nodes = {str(node) for node in circuit.nodes}
+    return {
+        "cfg": {
+            "n_layers": graph.n_layers,
+            "n_heads": graph.n_heads,
+            "parallel_attn_mlp": graph.parallel,
+        },
+        "nodes": {str(n): {"in_graph": str(n) in nodes} for n in (*graph.writers, LOGITS)},
+        "edges": {
+            str(edge): {"score": kept.get(str(edge), 0.0), "in_graph": str(edge) in kept}
+            for edge in graph.edges()
+        },
+    }
+
+
+def from_exchange(document: Mapping[str, Any]) -> list[Edge]:
+    """The kept edges of a circuit in the JSON form of EAP-IG. Raises ValueError, KeyError."""
+    return [
+        Edge.parse(name, float(entry.get("score") or 0.0))
+        for name, entry in document["edges"].items()
+        if entry["in_graph"]
+    ]

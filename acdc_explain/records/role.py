@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from .circuit import Node
 
 Tier = Literal["pattern", "causal"]
 State = Literal["fails", "unclear", "holds"]
@@ -127,3 +129,21 @@ class RoleCard:
     def missing(self, measured: Mapping[str, tuple[float, float]]) -> list[Requirement]:
         """The requirements that (value, percentile) by measure fail, or do not speak of."""
         return [r for r in self.requirements if not r.met(measured)]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRoles:
+    """The roles of some nodes; `()` for a node that plays no part.
+
+    `decoys` have the pattern of a role and do nothing: a label that claims it must not pass.
+    `settings` of the run that labels them; every component is labeled unless they say otherwise.
+    """
+
+    model: str
+    task: str
+    roles: Mapping[Node, tuple[str, ...]]
+    decoys: Mapping[Node, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"discoverer": "everything"})
+
+
+AnswerKey: TypeAlias = Callable[[], Sequence[KnownRoles]]

@@ -7,9 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..pipeline.plan import with_shared
-from ..pipeline.settings import DEFAULT_LLM
-from ..plugins import Plugins
+from ..llm.client import DEFAULT_LLM
+from ..plugins import Plugins, with_shared
 
 if TYPE_CHECKING:
     from ..records.run.run import Run

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OF_SIZE = {"tau", "max_edges"}  # settings that make a circuit larger or smaller
-SAME = {"metric", "engine"}  # those of one curve have the same metric; engines decide the same
+from ..records.circuit import Sized
+
 LEFT, RIGHT, TOP, BOTTOM = 30.0, 280.0, 15.0, 105.0  # of the picture
-
-
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """A circuit of the store: how it was found, its edges, its faithfulness."""
-
-    circuit_id: str
-    discoverer: str
-    settings: Mapping[str, Any]
-    n_edges: int
-    share: float
-
-    @property
-    def way(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """The discoverer and its settings, but for those of the size."""
-        given = self.settings if isinstance(self.settings, Mapping) else {}  # an import's
-        kept = {k: v for k, v in given.items() if k not in OF_SIZE | SAME}
-        return self.discoverer, tuple((k, str(v)) for k, v in sorted(kept.items()))
 
 
 @dataclass(frozen=True, slots=True)

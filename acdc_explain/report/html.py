@@ -12,15 +12,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..llm.exchange import Exchange
 from ..plugins import load_plugins
-from ..records.circuit import Circuit, Node, in_order
+from ..records.circuit import Circuit, Node, Sized, in_order
 from ..records.evidence import finite
 from ..records.label import Label
 from ..records.run.behavior import doubt, told
-from ..records.run.run import WAITS, Run, RunHeader
+from ..records.run.header import RunHeader
+from ..records.run.run import WAITS, Run
 from ..records.verdict import Verdict, worst
 from .commands import commands
 from .comparison import compare
-from .curve import Sized, curve
+from .curve import curve
 from .drawing import Drawing, draw
 from .facts import PageFacts
 

@@ -12,17 +12,18 @@ from ..records.circuit import Circuit
 from ..records.evidence import Evidence
 from ..records.label import Labeling
 from ..records.run.behavior import Behavior
+from ..records.run.header import RunHeader
 from ..records.run.motif import Motif
-from ..records.run.run import Run, RunHeader
+from ..records.run.run import Run
 from ..records.run.summary import Summary
 from ..records.task import Task
 from ..records.verdict import Judging
 from .database import StoreFile
+from .duck.connection import Connection
 from .remove import remove_run
 from .search.index import index_evidence, index_run
 from .tables import rows
 from .tables.read import find_run, read_headers, read_labelings
-from .tables.schema import Connection
 from .tables.write import (
     add_behavior,
     add_circuit,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
+from .duck.connection import Connection
 from .duck.engine import (
     DatabaseError,
     NotThere,
@@ -21,7 +22,7 @@ from .duck.engine import (
 )
 from .search.index import index_all
 from .tables.catalog import strangers
-from .tables.schema import MIGRATIONS, VERSION, Connection
+from .tables.schema import MIGRATIONS, VERSION
 
 NARROW = "name more of the steps, or narrow it with --task or --model"
 

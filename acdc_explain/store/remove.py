@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..records.circuit import Node
-from ..records.run.run import RunHeader
+from ..records.run.header import RunHeader
+from .duck.connection import Connection
 from .search.index import index_nodes
 from .tables.rows import keys_of
-from .tables.schema import Connection
 from .tables.write import number_of, remove_circuit, removed
 
 OF_RUN = ("motifs", "standings", "enrichments")  # by its number

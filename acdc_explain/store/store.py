@@ -13,13 +13,13 @@ from ..ids import canonical_json
 from ..llm.exchange import Exchange
 from ..llm.lease import Holder
 from ..output.files import check_output
-from ..records.circuit import Circuit
+from ..records.circuit import Circuit, Sized
 from ..records.evidence import Evidence
 from ..records.label import Labeling
-from ..records.run.run import Run, RunHeader
+from ..records.run.header import RunHeader
+from ..records.run.run import Run
 from ..records.task import Task
 from ..records.verdict import Judging
-from ..report.curve import Sized
 from .adding import StoreAdding
 from .duck.engine import quoted
 from .searching import StoreSearching

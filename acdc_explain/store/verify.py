@@ -9,10 +9,10 @@ from typing import Any
 
 from ..records.circuit import Circuit
 from ..records.task import Task
-from .check import derived_id
+from .document.check import derived_id
+from .duck.connection import Connection
 from .tables import rows
 from .tables.read import read_headers
-from .tables.schema import Connection
 from .tables.write import IDENTITY
 
 CHUNK = 5000  # rows in memory at once

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from acdc_explain import hookimpl
-from acdc_explain.records.answer_key import AnswerKey, KnownRoles
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.role import AnswerKey, KnownRoles
 
 MOVERS = tuple(f"a{layer}.h{head}" for layer in (1, 2) for head in range(4))
 

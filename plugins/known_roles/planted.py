@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import ModelSource, TaskBuilder
-from acdc_explain.records.answer_key import AnswerKey, KnownRoles
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.role import AnswerKey, KnownRoles
 from acdc_explain.records.task import Example, Task, Tokenizer
 
 from ..tasks.words import FEMALE, MALE, NOUNS, halves

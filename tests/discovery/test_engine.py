@@ -19,8 +19,9 @@ from acdc_explain.discovery.faithfulness import random_circuit
 from acdc_explain.errors import UserError
 from acdc_explain.models.contrast import Subject
 from acdc_explain.models.metrics import METRICS
+from acdc_explain.models.options import ABLATIONS
 from acdc_explain.pipeline.flow import build_task
-from acdc_explain.pipeline.settings import ABLATIONS, Settings
+from acdc_explain.pipeline.settings import Settings
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge, prune

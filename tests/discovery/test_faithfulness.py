@@ -6,8 +6,8 @@ import pytest
 
 from acdc_explain.discovery.faithfulness import faithfulness, random_circuit
 from acdc_explain.models.contrast import Subject
-from acdc_explain.records.circuit import Graph, prune
-from acdc_explain.records.graph import View
+from acdc_explain.records.circuit import prune
+from acdc_explain.records.graph import Graph, View
 
 from ..conftest import word_task
 

@@ -9,8 +9,9 @@ import pytest
 
 import acdc_explain as ax
 from acdc_explain.errors import UserError
-from acdc_explain.evaluation.stability import Stability, share_stable
+from acdc_explain.evaluation.stability import share_stable
 from acdc_explain.records.circuit import Edge, Node
+from acdc_explain.records.run.stability import Stability
 from acdc_explain.records.verdict import Verdict
 
 from ..samples import make_run

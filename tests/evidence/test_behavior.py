@@ -10,12 +10,14 @@ import torch
 
 import acdc_explain as ax
 from acdc_explain.errors import UserError
+from acdc_explain.evidence.behavior import behavior_of
 from acdc_explain.ids import plain
 from acdc_explain.models.contrast import Subject
 from acdc_explain.plugins import load_plugins
-from acdc_explain.records.run.behavior import Behavior, behavior_of, doubt
-from acdc_explain.records.run.run import from_document, to_document
+from acdc_explain.records.run.behavior import Behavior, doubt
 from acdc_explain.records.task import Example, Task
+from acdc_explain.store.document.read import from_document
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..conftest import word_task

@@ -37,7 +37,8 @@ from acdc_explain.models.contrast import Subject
 from acdc_explain.models.layers import Layers
 from acdc_explain.models.metrics import TokenSets
 from acdc_explain.models.model import Batch
-from acdc_explain.records.circuit import Graph, Node
+from acdc_explain.records.circuit import Node
+from acdc_explain.records.graph import Graph
 from acdc_explain.records.task import Example, Task
 
 from ..conftest import FAMILIES, WORDS, make_hf_model, make_tokenizer, word_task

@@ -13,8 +13,8 @@ from acdc_explain_plugins.labelers.llm import Answer
 
 import acdc_explain as ax
 from acdc_explain.plugins import load_plugins
-from acdc_explain.records.run.run import to_document
 from acdc_explain.records.verdict import worst
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from .real_llm import serve_gguf

@@ -19,7 +19,7 @@ from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import hookimpl
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.label import Proposal, Proposed
-from acdc_explain.records.run.run import to_document
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..conftest import word_task
@@ -402,7 +402,7 @@ class TestMini:
         assert "induction" in motifs
 
     def test_import_elsewhere_gives_the_same_document(self, mini_runs, tmp_path):
-        from acdc_explain.records.run.run import from_document
+        from acdc_explain.store.document.read import from_document
 
         run = mini_runs[1]["ioi"]
         document = to_document(replace(run, reused=False))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import acdc_explain as ax
-from acdc_explain.pipeline.settings import RESULTS
+from acdc_explain.records.run.header import RESULTS
 from acdc_explain.records.run.run import Run
 
 FILE = Path(__file__).with_name("results.json")

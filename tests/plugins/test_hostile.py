@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
-from acdc_explain.records.run.run import to_document
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..samples import whole_run

@@ -9,7 +9,8 @@ from acdc_explain_plugins.judges.role_card import _test, _verdict, deciding_of, 
 from acdc_explain_plugins.roles import CARDS
 
 from acdc_explain.evidence.measurement import Measurement
-from acdc_explain.records.circuit import Graph, Node
+from acdc_explain.records.circuit import Node
+from acdc_explain.records.graph import Graph
 from acdc_explain.records.role import Requirement
 
 from ..samples import make_run

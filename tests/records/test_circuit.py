@@ -5,18 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acdc_explain.records.circuit import (
-    INPUT,
-    LOGITS,
-    Circuit,
-    Edge,
-    Faithfulness,
-    Graph,
-    Node,
-    from_exchange,
-    prune,
-    to_exchange,
-)
+from acdc_explain.records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node, prune
+from acdc_explain.records.graph import Graph, from_exchange, to_exchange
 
 nodes = st.one_of(
     st.just(INPUT),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from acdc_explain.records.circuit import Edge, Graph, prune
-from acdc_explain.records.graph import View
+from acdc_explain.records.circuit import Edge, prune
+from acdc_explain.records.graph import Graph, View
 
 GRAPHS = [Graph(2, 3), Graph(2, 3, parallel=True), Graph(2, 3, has_mlps=False)]
 

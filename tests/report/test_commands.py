@@ -13,9 +13,10 @@ import acdc_explain as ax
 from acdc_explain.cli.main import app
 from acdc_explain.pipeline.prompt_file import read_prompts, write_prompts
 from acdc_explain.plugins import load_plugins
-from acdc_explain.records.run.run import from_document, to_document
 from acdc_explain.report.commands import commands
 from acdc_explain.report.html import page
+from acdc_explain.store.document.read import from_document
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 

@@ -22,15 +22,17 @@ from typer.testing import CliRunner
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.plugins import load_plugins
-from acdc_explain.records.circuit import Graph, Node
+from acdc_explain.records.circuit import Node, Sized
 from acdc_explain.records.evidence import Evidence
-from acdc_explain.records.run.run import _read, from_document, to_document
+from acdc_explain.records.graph import Graph
 from acdc_explain.report.commands import commands
-from acdc_explain.report.curve import Sized, curve
+from acdc_explain.report.curve import curve
 from acdc_explain.report.drawing import draw
 from acdc_explain.report.facts import PageFacts
 from acdc_explain.report.html import compare_page, index_page, page
-from acdc_explain.store.check import derived_id
+from acdc_explain.store.document.check import derived_id
+from acdc_explain.store.document.read import _read, from_document
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..plugins.test_hostile import FUZZ, changed, places, values

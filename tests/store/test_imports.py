@@ -13,9 +13,12 @@ from typer.testing import CliRunner
 import acdc_explain as ax
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
-from acdc_explain.records.circuit import Node, from_exchange
+from acdc_explain.records.circuit import Node
 from acdc_explain.records.evidence import Evidence
-from acdc_explain.records.run.run import Run, from_document, to_document
+from acdc_explain.records.graph import from_exchange
+from acdc_explain.records.run.run import Run
+from acdc_explain.store.document.read import from_document
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..conftest import word_task
@@ -223,7 +226,7 @@ class TestAForgedImport:
 
 
 def with_own_id(run: Run) -> Run:
-    from acdc_explain.store.check import derived_id
+    from acdc_explain.store.document.check import derived_id
 
     identity = derived_id(run.header)
     return replace(

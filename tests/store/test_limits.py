@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from acdc_explain.errors import UserError
-from acdc_explain.records.circuit import Graph
+from acdc_explain.records.graph import Graph
 from acdc_explain.records.run.run import Run
 from acdc_explain.store.duck import engine as connecting
 from acdc_explain.store.duck.engine import LOCK_SECONDS, SEARCH_SECONDS, memory, search_limits
@@ -187,7 +187,7 @@ def test_ctrl_c_in_any_query_of_any_command(command, form, store, tmp_path, monk
     import json
 
     from acdc_explain.cli.main import main
-    from acdc_explain.records.run.run import to_document
+    from acdc_explain.store.document.write import to_document
 
     file = tmp_path / "run.json"
     file.write_text(json.dumps(to_document(whole_run("new"))))

@@ -13,8 +13,9 @@ from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.pattern import Pattern
-from acdc_explain.records.run.run import Run, to_document
+from acdc_explain.records.run.run import Run
 from acdc_explain.records.verdict import Verdict
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.motifs import motif_counts
 from acdc_explain.store.store import Store
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
-from acdc_explain.records.circuit import Edge, Graph, Node
+from acdc_explain.records.circuit import Edge, Node
 from acdc_explain.records.evidence import Evidence
+from acdc_explain.records.graph import Graph
 from acdc_explain.records.pattern import Pattern
 from acdc_explain.records.run.motif import Enrichment
 from acdc_explain.store.duck.engine import CONFIG

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acdc_explain.errors import UserError
-from acdc_explain.records.circuit import Graph, Node
+from acdc_explain.records.circuit import Node
 from acdc_explain.records.evidence import Evidence
+from acdc_explain.records.graph import Graph
 from acdc_explain.records.pattern import Arrow, Condition, Pattern
 from acdc_explain.records.run.run import Run
 from acdc_explain.records.verdict import worst

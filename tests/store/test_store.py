@@ -18,9 +18,10 @@ from acdc_explain.errors import UserError
 from acdc_explain.llm.exchange import Exchange
 from acdc_explain.records.circuit import Edge
 from acdc_explain.records.label import Failure, Labeling
-from acdc_explain.records.run.run import from_document, to_document
 from acdc_explain.records.task import Example, Task
 from acdc_explain.records.verdict import Judging
+from acdc_explain.store.document.read import from_document
+from acdc_explain.store.document.write import to_document
 from acdc_explain.store.duck import engine as connecting
 from acdc_explain.store.store import Store
 from acdc_explain.store.tables.schema import MIGRATIONS

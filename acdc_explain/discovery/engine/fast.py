@@ -23,8 +23,8 @@ from ...models.contrast import Subject
 from ...models.layers import Layers, NotTakenApart
 from ...models.model import TOLERANCE, Model, relative_error
 from ...progress import Progress, silent
-from ...records.circuit import Edge, Node, Receiver
-from ...records.graph import View
+from ...records.circuit import Edge, Node
+from ...records.graph import Receiver, View
 from .readout import Readout
 from .receiver import Turn
 from .reference import Decision, ReferenceEngine, Visit

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...records.circuit import Node, Port, Receiver
+from ...records.circuit import Node, Port
+from ...records.graph import Receiver
 from .recompute import Input, Part, Program, Step, Written, step_of
 from .rows import Mask
 from .state import State

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...models.contrast import Subject
 from ...models.model import TOLERANCE, relative_error
-from ...records.circuit import PORTS, Edge, Node, Receiver
-from ...records.graph import View
+from ...records.circuit import PORTS, Edge, Node
+from ...records.graph import Receiver, View
 
 Cut = Bool[Tensor, "place receiver writer"]
 Visit: TypeAlias = Sequence[tuple[Receiver, Sequence[Node]]]

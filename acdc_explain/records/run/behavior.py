@@ -11,9 +11,7 @@ from ..evidence import finite
 from ..task import Split
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ...models.contrast import Subject
+    pass
 
 SPLITS: tuple[Split, ...] = ("discover", "held_out")
 _WORDS: Mapping[str, str] = {"discover": "the discovery prompts", "held_out": "held-out prompts"}
@@ -108,37 +106,3 @@ def doubt(behavior: Mapping[str, Behavior]) -> str | None:
         if reason := found.doubt:
             return f"on {_WORDS.get(split, split)} {reason}"
     return None
-
-
-def behavior_of(subject: Subject) -> Behavior:
-    """What the model does on the subject's prompts."""
-    from ...evidence.measurement import Measurement
-    from ..circuit import LOGITS
-
-    logits = subject.clean_run.logits
-    answers, foils = subject.answers, subject.foils
-    probabilities = logits.softmax(-1)
-    p_answer = answers.total(probabilities)
-    best = logits.argmax(-1)[:, None]
-    right = ((answers.ids == best) & answers.present).any(1)
-    prefers = None
-    if bool(foils.present.any(1).all()):
-        prefers = _mean(p_answer > foils.total(probabilities))
-    clean, ablated = (subject.metric(x) for x in (logits, subject.ablated_logits))
-    gaps = subject.sign * (clean - ablated)
-    low, high = Measurement("gap", (LOGITS,), gaps[None]).interval(LOGITS)
-    return Behavior(
-        n=len(subject),
-        accuracy=_mean(right),
-        prefers_answer=prefers,
-        p_answer=_mean(p_answer),
-        metric=subject.metric_name,
-        clean=_mean(clean),
-        ablated=_mean(ablated),
-        gap=_mean(gaps),
-        interval=(round(low, 6), round(high, 6)),
-    )
-
-
-def _mean(values: Tensor) -> float:
-    return round(float(values.double().mean()), 6)

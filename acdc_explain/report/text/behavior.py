@@ -11,8 +11,8 @@ from ...output.terminal import PlainConsole, PlainTable
 from ...records.run.behavior import doubt, told
 
 if TYPE_CHECKING:
-    from ...evaluation.stability import LabelStability, Stability
     from ...records.run.run import Run
+    from ...records.run.stability import LabelStability, Stability
 
 
 def show_behavior(run: Run, out: PlainConsole) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 
 from ...errors import UserError
-from ..tables.schema import Connection
+from .connection import Connection
 
 DatabaseError, NotThere = duckdb.Error, duckdb.CatalogException  # as other files know them
 LOCK_SECONDS = 60.0  # more than a search may take, or a writer would give up during one

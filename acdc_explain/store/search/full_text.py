@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..duck.connection import Connection
 from ..duck.engine import has_extension
-from ..tables.schema import Connection
 from ..tables.write import append
 
 MOST = 100_000  # labels: the extension's index does not follow new rows, each search builds one

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from ...records.circuit import Node
 from ...records.evidence import Evidence
 from ...records.verdict import WORST_FIRST
+from ..duck.connection import Connection
 from ..tables.rows import keys_of, node_key
-from ..tables.schema import Connection
 from ..tables.write import append, number_of
 from .fingerprint import Measure, fingerprint, sign
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ...records.circuit import Edge, Node, Receiver
+from ...records.circuit import Edge, Node
+from ...records.graph import Receiver
 
 ROUNDS = 10  # exchanges tried per edge, by either rule
 

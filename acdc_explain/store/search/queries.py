@@ -10,8 +10,8 @@ from ...errors import UserError
 from ...plugins import load_plugins
 from ...records.circuit import Node
 from ...records.pattern import Pattern
+from ..duck.connection import Connection
 from ..tables.rows import node_of
-from ..tables.schema import Connection
 from .compile import Query, Wanted, count_query, paths_query
 
 MOST_WORDS = 16

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from ..duck.connection import Connection
 from ..duck.engine import NotThere
-from .schema import MIGRATIONS, Connection
+from .schema import MIGRATIONS
 
 TABLES = frozenset({"meta", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))})
 INDEXES = frozenset({"exchanges_by_request"})

@@ -15,10 +15,11 @@ from ...records.circuit import Circuit, Faithfulness
 from ...records.evidence import Evidence
 from ...records.label import Label, Labeling
 from ...records.run.behavior import Behavior, parse_behavior
-from ...records.run.run import Run, RunHeader
+from ...records.run.header import RunHeader
+from ...records.run.run import Run
 from ...records.task import Task
+from ..duck.connection import Connection
 from . import rows
-from .schema import Connection
 from .write import IDENTITY, number_of
 
 FOREIGN = "SELECT id FROM imported WHERE things = '{}'"

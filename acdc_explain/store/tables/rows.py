@@ -14,8 +14,9 @@ from ...llm.exchange import Exchange
 from ...records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
 from ...records.evidence import Evidence
 from ...records.label import Failure, Label, Labeling
+from ...records.run.header import RunHeader
 from ...records.run.motif import Motif
-from ...records.run.run import RunHeader, to_sentences
+from ...records.run.run import to_sentences
 from ...records.run.summary import Summary
 from ...records.verdict import Verdict
 

@@ -6,16 +6,6 @@ Records are in tables of their own name; `standings` (what each run says of each
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-
-class Connection(Protocol):
-    """As much of a database connection as files other than the store need."""
-
-    def execute(self, query: str, parameters: Any = ...) -> Any: ...
-
-    def interrupt(self) -> None: ...
-
 
 def _numbered(table: str, column: str, parent: str, link: str) -> str:
     """The table anew, without a key and with the number of the row of `parent` it belongs to.

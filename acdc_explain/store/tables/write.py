@@ -11,12 +11,13 @@ from ...records.circuit import Circuit, Node
 from ...records.evidence import Evidence
 from ...records.label import Label, Labeling
 from ...records.run.behavior import Behavior
+from ...records.run.header import RunHeader
 from ...records.run.motif import Motif
-from ...records.run.run import Run, RunHeader
+from ...records.run.run import Run
 from ...records.task import Task
 from ...records.verdict import Judging, Verdict
+from ..duck.connection import Connection
 from . import rows
-from .schema import Connection
 
 IDENTITY: Mapping[str, tuple[str, str | None]] = {
     "evidence": ("id", "circuit"),

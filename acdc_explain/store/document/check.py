@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..pipeline.settings import run_id
-from ..records.run.run import Run, RunHeader
+from ...records.run.header import RunHeader, run_id
+from ...records.run.run import Run
 
 STATUSES = ("unfinished", "incomplete", "done")
 

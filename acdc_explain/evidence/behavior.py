@@ -1,0 +1,41 @@
+"""How well the model does the task, measured on the prompts of a split."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..models.contrast import Subject
+from ..records.circuit import LOGITS
+from ..records.run.behavior import Behavior
+from .measurement import Measurement
+
+
+def behavior_of(subject: Subject) -> Behavior:
+    """What the model does on the subject's prompts."""
+    logits = subject.clean_run.logits
+    answers, foils = subject.answers, subject.foils
+    probabilities = logits.softmax(-1)
+    p_answer = answers.total(probabilities)
+    best = logits.argmax(-1)[:, None]
+    right = ((answers.ids == best) & answers.present).any(1)
+    prefers = None
+    if bool(foils.present.any(1).all()):
+        prefers = _mean(p_answer > foils.total(probabilities))
+    clean, ablated = (subject.metric(x) for x in (logits, subject.ablated_logits))
+    gaps = subject.sign * (clean - ablated)
+    low, high = Measurement("gap", (LOGITS,), gaps[None]).interval(LOGITS)
+    return Behavior(
+        n=len(subject),
+        accuracy=_mean(right),
+        prefers_answer=prefers,
+        p_answer=_mean(p_answer),
+        metric=subject.metric_name,
+        clean=_mean(clean),
+        ablated=_mean(ablated),
+        gap=_mean(gaps),
+        interval=(round(low, 6), round(high, 6)),
+    )
+
+
+def _mean(values: Tensor) -> float:
+    return round(float(values.double().mean()), 6)
