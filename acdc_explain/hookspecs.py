@@ -16,7 +16,7 @@ import pluggy
 if TYPE_CHECKING:
     from .llm.exchange import Ask
     from .records.circuit import Found, Node
-    from .records.label import Proposed
+    from .records.label import LabelerReply
     from .records.question import Question
     from .records.role import AnswerKey, RoleCard
     from .records.task import Task, Tokenizer
@@ -37,15 +37,15 @@ class TaskBuilder(Protocol):
 
 
 Discoverer: TypeAlias = "Callable[..., Found]"
-"""(subject, progress, *, settings): chooses edges, looking at the subject's examples alone.
+"""(contrast, progress, *, settings): chooses edges, looking at the contrast's examples alone.
 
 It may have an attribute `check`: called with all settings before the model is loaded."""
 
 Collector: TypeAlias = "Callable[..., Iterator[tuple[Node, Facts]]]"
-"""(subject, nodes, *, settings): yields facts, as JSON, for each node as soon as it has them."""
+"""(contrast, nodes, *, settings): yields facts, as JSON, for each node as soon as it has them."""
 
 Judge: TypeAlias = "Callable[..., Iterator[Verdict]]"
-"""(subject on held-out examples, labels, roles, *, settings): yields each verdict as it comes."""
+"""(contrast on held-out examples, labels, roles, *, settings): yields each verdict as it comes."""
 
 
 class Labeler(Protocol):
@@ -59,7 +59,7 @@ class Labeler(Protocol):
     def prompt(self, question: Question, ask: Ask | None) -> str: ...
 
     @property
-    def __call__(self) -> Callable[..., Awaitable[Proposed]]:
+    def __call__(self) -> Callable[..., Awaitable[LabelerReply]]:
         """async (question, prompt, ask, *, settings); raises what `ask` raises."""
         ...
 

@@ -27,7 +27,7 @@ from acdc_explain.discovery.acdc import Outcome, Search
 from acdc_explain.discovery.attribution import scored
 from acdc_explain.discovery.engine.fast import Engine
 from acdc_explain.discovery.engine.reference import ReferenceEngine
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge
@@ -42,44 +42,48 @@ class Watched(Engine):
     """The fast engine, noting for each node how long its decisions took and how they fell."""
 
     def watch(self, seconds: float) -> Watched:
-        self.visits: list[tuple[Any, list[Any], float, int]] = []  # visit, decisions, seconds, kept
+        self.receiver_groups: list[
+            tuple[Any, list[Any], float, int]
+        ] = []  # visit, decisions, seconds, kept
         self.deadline = time.perf_counter() + seconds
         self.kept: list[Any] = []
         return self
 
-    def decide(self, visit: Any, tau: float) -> Any:
+    def decide(self, group: Any, tau: float) -> Any:
         started = time.perf_counter()
         if started > self.deadline:
             raise Stop
-        decisions = super().decide(visit, tau)
-        self.visits.append((visit, decisions, time.perf_counter() - started, len(self.kept)))
+        decisions = super().decide(group, tau)
+        self.receiver_groups.append(
+            (group, decisions, time.perf_counter() - started, len(self.kept))
+        )
         self.kept += [edge for edge, kept in decisions if kept]
         return decisions
 
 
-def subject_of(model: Any, args: argparse.Namespace, examples: int) -> Subject:
+def subject_of(model: Any, args: argparse.Namespace, examples: int) -> Contrast:
     if args.model in ("gpt2", "llama"):
         task = random_task(examples, args.length)
     else:
         task = load_plugins().tasks()[args.task](model, examples=examples, seed=0)
-    return Subject(model, task, task.discover, args.metric)
+    return Contrast(model, task, task.discover, args.metric)
 
 
 def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, Any]:
-    subject = subject_of(model, args, examples)
-    forward = model.forward_seconds(subject.clean, 7)
-    gap = abs(subject.clean_metric - subject.corrupt_metric)
+    contrast = subject_of(model, args, examples)
+    forward = model.forward_seconds(contrast.clean, 7)
+    gap = abs(contrast.clean_metric - contrast.corrupt_metric)
     tau = args.gap * gap if args.tau is None else args.tau
     started = time.perf_counter()
-    engine = Watched(subject).watch(args.seconds)
+    engine = Watched(contrast).watch(args.seconds)
     set_up = time.perf_counter() - started
     outcome = search(engine, tau)
-    seconds = sum(visit[2] for visit in engine.visits)
-    tested = sum(len(visit[1]) for visit in engine.visits)
+    seconds = sum(group[2] for group in engine.receiver_groups)
+    tested = sum(len(group[1]) for group in engine.receiver_groups)
     found = {
         "model": args.model,
-        "batch": " x ".join(map(str, subject.clean.tokens.shape)),
-        "metric": subject.metric_name,
+        "batch": " x ".join(map(str, contrast.clean.tokens.shape)),
+        "metric": contrast.metric_name,
         "tau": round(tau, 6),
         "forward_seconds": forward,
         "edges": model.graph.n_edges,
@@ -92,10 +96,10 @@ def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, An
         "layers": by_layer(engine, forward),
     }
     if outcome is not None:
-        independent = ReferenceEngine(subject).measure(outcome.kept)
+        independent = ReferenceEngine(contrast).measure(outcome.kept)
         found["metric_at_the_end"] = [outcome.metric, independent]
     if args.sample:
-        found |= reference_sample(subject, engine, tau, args.sample, forward)
+        found |= reference_sample(contrast, engine, tau, args.sample, forward)
     found["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
     return found
 
@@ -110,8 +114,8 @@ def search(engine: Watched, tau: float) -> Outcome | None:
 def by_layer(engine: Watched, forward: float) -> dict[str, list[float]]:
     """Decisions and forward passes per decision, for each layer of the receivers."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    for visit, decisions, seconds, _ in engine.visits:
-        layer = visit[0][0][0].layer
+    for group, decisions, seconds, _ in engine.receiver_groups:
+        layer = group[0][0][0].layer
         entry = sums["logits" if layer is None else str(layer)]
         entry[0] += len(decisions)
         entry[1] += seconds
@@ -119,17 +123,17 @@ def by_layer(engine: Watched, forward: float) -> dict[str, list[float]]:
 
 
 def reference_sample(
-    subject: Subject, engine: Watched, tau: float, sample: int, forward: float
+    contrast: Contrast, engine: Watched, tau: float, sample: int, forward: float
 ) -> dict[str, Any]:
     """The reference engine on nodes spread over the search, with the fast engine's decisions."""
-    reference = ReferenceEngine(subject)
+    reference = ReferenceEngine(contrast)
     nodes = max(12, sample // 40)
     each = max(1, sample // nodes)
-    step = max(1, len(engine.visits) // nodes)
-    order = [visit[0][0].base for visit in engine.view.visits]
+    step = max(1, len(engine.receiver_groups) // nodes)
+    order = [group[0][0].base for group in engine.search_graph.receiver_groups]
     seconds, n, same, off, kept = 0.0, 0, 0, 0.0, 0
-    for visit, decisions, _, n_kept in engine.visits[::step]:
-        (node, port), senders = visit[0]
+    for group, decisions, _, n_kept in engine.receiver_groups[::step]:
+        (node, port), senders = group[0]
         reference.load(order[: order.index(node.base)], engine.kept[:n_kept])
         _ = reference.metric  # measured before the clock starts
         started = time.perf_counter()

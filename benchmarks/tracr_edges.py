@@ -26,7 +26,7 @@ from acdc_explain_plugins.known_roles.tracr_programs import (
 
 from acdc_explain import load_model
 from acdc_explain.discovery.engine.reference import ReferenceEngine
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge
@@ -42,8 +42,8 @@ def main() -> None:
     sources, totals = load_plugins().models(), Counter[str]()
     for program in PROGRAMS:
         model = load_model(f"tracr-{program.name}", sources=sources)
-        subject = subject_of(model, program, args.examples, seed=0)
-        kept = set(map(str, acdc(subject, silent, tau=args.tau).edges))
+        contrast = subject_of(model, program, args.examples, seed=0)
+        kept = set(map(str, acdc(contrast, silent, tau=args.tau).edges))
         wired = set(map(str, wiring(program.name)))
         idle = idle_edges(subject_of(model, program, args.others, seed=1), wired)
         row = {
@@ -65,15 +65,15 @@ def main() -> None:
     )
 
 
-def subject_of(model: Any, program: Program, examples: int, seed: int) -> Subject:
+def subject_of(model: Any, program: Program, examples: int, seed: int) -> Contrast:
     prompts = any_prompts(program, examples=examples, seed=seed)
-    return Subject(model, task(program, model), prompts, "kl", "zero")
+    return Contrast(model, task(program, model), prompts, "kl", "zero")
 
 
-def idle_edges(subject: Subject, edges: Iterable[str]) -> set[str]:
+def idle_edges(contrast: Contrast, edges: Iterable[str]) -> set[str]:
     """Edges without which the output is the same on every prompt."""
-    engine, idle = ReferenceEngine(subject), set()
-    clean = subject.clean_run.logits
+    engine, idle = ReferenceEngine(contrast), set()
+    clean = contrast.clean_run.logits
     for edge in edges:
         cut = engine.cut_none()
         cut[engine.index(Edge.parse(edge))] = True

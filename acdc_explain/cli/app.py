@@ -16,7 +16,7 @@ from ..plugins import Plugins, load_plugins
 
 if TYPE_CHECKING:
     from ..llm.exchange import Request
-    from ..pipeline.context import Work
+    from ..pipeline.context import RunContext
     from ..records.run.run import Run
     from ..store.store import Store
 
@@ -181,7 +181,7 @@ def say_how_labeled(asked: str | None, used: str) -> None:
         )
 
 
-def show_requests(work: Work, requests: Sequence[Request], as_json: bool) -> None:
+def show_requests(work: RunContext, requests: Sequence[Request], as_json: bool) -> None:
     from ..llm.batch import bill
 
     if not work.asks_llm:
@@ -190,7 +190,7 @@ def show_requests(work: Work, requests: Sequence[Request], as_json: bool) -> Non
             "add --labeler llm or agent."
         )
     say_set_aside(work.set_aside)
-    counted = bill(requests, work.desk.prices, work.settings.llm_model)
+    counted = bill(requests, work.session.prices, work.settings.llm_model)
     if as_json:
         print_json(counted)
         return

@@ -130,11 +130,11 @@ def judge(
 def _rehearse_label(
     run: Run, store: Store, settings: Settings, file: Path | None, as_json: bool
 ) -> None:
-    from ..llm.batch import Wanted, write_requests
+    from ..llm.batch import RecordingTransport, write_requests
     from ..pipeline.flow import evidence_of, reopen, would_ask
 
     with on_terminal() as report:
-        work = reopen(run, store, settings, report, Wanted())
+        work = reopen(run, store, settings, report, RecordingTransport())
         assert run.circuit is not None
         requests = would_ask(work, run.circuit, evidence_of(run, work))
     if file is None:

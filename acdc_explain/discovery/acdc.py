@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..records.circuit import LOGITS, Edge, Node, prune
-from ..records.graph import Receiver, View
-from .engine.reference import Decision, Visit
+from ..records.graph import Receiver, SearchGraph
+from .engine.reference import Decision, ReceiverGroup
 
 CLOSE = 1e-6  # nearer to tau than this, float32 cannot say on which side an effect lies
 SAVE_SECONDS = 5.0
@@ -24,14 +24,14 @@ class Decider(Protocol):
     """What a search asks of an engine."""
 
     @property
-    def view(self) -> View: ...
+    def search_graph(self) -> SearchGraph: ...
 
     @property
     def metric(self) -> float: ...
 
     def load(self, decided: Sequence[Node], kept: Sequence[Edge]) -> None: ...
 
-    def decide(self, visit: Visit, tau: float) -> list[Decision]: ...
+    def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]: ...
 
     def drop(self, receivers: Sequence[Receiver]) -> None: ...
 
@@ -54,7 +54,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchResult:
     """What a search found. `kept` is in the order of the decisions."""
 
     tau: float
@@ -75,7 +75,7 @@ class Search:
     def __init__(
         self,
         engine: Decider,
-        report: Callable[[int, int, Outcome], None],
+        report: Callable[[int, int, SearchResult], None],
         *,
         traces: Sequence[Trace] = (),
         save: Callable[[Sequence[Trace]], None] = lambda traces: None,
@@ -86,42 +86,44 @@ class Search:
         `traces` are taken up; `save` is given them now and then. `screen`: the only edges that
         are tested, all others are cut.
         """
-        self.engine, self.view = engine, engine.view
+        self.engine, self.search_graph = engine, engine.search_graph
         self.report, self.save, self.screen = report, save, screen
         self.traces = list(traces)
         self._saved = time.monotonic()
 
-    def run(self, tau: float, at_most: int | None = None) -> Outcome | None:
+    def run(self, tau: float, at_most: int | None = None) -> SearchResult | None:
         """All decisions for a threshold; None as soon as there are more than `at_most` edges."""
         try:
             return self._run(self._trace(tau), at_most)
         finally:  # an interrupted search goes on from here
             self.save(self.traces)
 
-    def _run(self, trace: Trace, at_most: int | None) -> Outcome | None:
+    def _run(self, trace: Trace, at_most: int | None) -> SearchResult | None:
         so_far = _SoFar(trace.tau)
         measured = n_visited = 0
-        for receivers in self.view.visits:
-            visit = self._to_test(receivers, so_far.read)
-            if not visit:
+        for receivers in self.search_graph.receiver_groups:
+            group = self._to_test(receivers, so_far.read)
+            if not group:
                 if measured:
                     self.engine.drop(receivers)
             elif n_visited < len(trace.effects):
-                so_far.add(_replayed(visit, trace.effects[n_visited], trace.tau))
+                so_far.add(_replayed(group, trace.effects[n_visited], trace.tau))
                 n_visited += 1
             else:
                 if not measured:
                     self.engine.load(so_far.decided, so_far.kept)
-                decisions = self.engine.decide(visit, trace.tau)
+                decisions = self.engine.decide(group, trace.tau)
                 trace.effects.append([decision.edge.effect for decision in decisions])
                 so_far.add(decisions)
                 n_visited += 1
                 measured += 1
                 self._save_now_and_then()
             so_far.decided.append(receivers[0][0].base)
-            so_far.n_decided += sum(len(self.view.senders(node)) for node, _ in receivers)
+            so_far.n_decided += sum(len(self.search_graph.senders(node)) for node, _ in receivers)
             if measured:
-                self.report(so_far.n_decided, self.view.n_edges, so_far.outcome(self.engine.metric))
+                self.report(
+                    so_far.n_decided, self.search_graph.n_edges, so_far.outcome(self.engine.metric)
+                )
             if at_most is not None and _too_many(so_far.kept, at_most):
                 return None
         if not measured:
@@ -138,17 +140,17 @@ class Search:
         self.traces.append(trace)
         return trace
 
-    def _to_test(self, receivers: Sequence[Receiver], read: Set[Node]) -> Visit:
+    def _to_test(self, receivers: Sequence[Receiver], read: Set[Node]) -> ReceiverGroup:
         """The senders to test for each port of a node; nothing if nobody reads the node."""
-        visit = [
+        group = [
             (receiver, self._senders(receiver) if _is_read(receiver, read) else ())
             for receiver in receivers
         ]
-        return visit if any(_is_read(receiver, read) for receiver in receivers) else ()
+        return group if any(_is_read(receiver, read) for receiver in receivers) else ()
 
     def _senders(self, receiver: Receiver) -> Sequence[Node]:
         node, port = receiver
-        senders = self.view.senders(node)
+        senders = self.search_graph.senders(node)
         if self.screen is None:
             return senders
         return [sender for sender in senders if Edge(sender, node, port) in self.screen]
@@ -167,8 +169,8 @@ def _is_read(receiver: Receiver, read: Set[Node]) -> bool:
     return node in read
 
 
-def _replayed(visit: Visit, effects: Sequence[float], tau: float) -> list[Decision]:
-    edges = [Edge(sender, *receiver) for receiver, senders in visit for sender in senders]
+def _replayed(group: ReceiverGroup, effects: Sequence[float], tau: float) -> list[Decision]:
+    edges = [Edge(sender, *receiver) for receiver, senders in group for sender in senders]
     return [
         Decision(replace(edge, effect=effect), not effect < tau)
         for edge, effect in zip(edges, effects, strict=True)
@@ -192,8 +194,8 @@ class _SoFar:
         self.kept += new
         self.read |= {edge.src for edge in new}
 
-    def outcome(self, metric: float) -> Outcome:
-        return Outcome(self.tau, tuple(self.kept), self.n_tested, self.n_close, metric)
+    def outcome(self, metric: float) -> SearchResult:
+        return SearchResult(self.tau, tuple(self.kept), self.n_tested, self.n_close, metric)
 
 
 STEPS = 30  # searches at most for a number of edges
@@ -201,14 +203,14 @@ NEAR = 0.02  # a circuit this much smaller than asked for is good enough
 CLOSEST = 1.001  # thresholds nearer to each other than this factor are not told apart
 
 
-def best_of_size(search: Search, max_edges: int, tau: float, clean: float) -> Outcome | None:
+def best_of_size(search: Search, max_edges: int, tau: float, clean: float) -> SearchResult | None:
     """The largest circuit found of at most `max_edges` edges; of equal ones the nearest to `clean`.
 
     Thresholds are halved from `tau` (or doubled, if that is too small) until circuits become too
     large, and then bisected. None if no circuit with an edge is that small.
     """
     low = high = None  # thresholds that kept too many, and few enough
-    found: list[Outcome] = []
+    found: list[SearchResult] = []
     for _ in range(STEPS):
         outcome = search.run(tau, at_most=max_edges)
         if outcome is None:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from ..models.layers import Attention, Layers
 from ..models.model import Hook
 from ..progress import Progress
@@ -58,11 +58,11 @@ class Scores:
         return edges
 
 
-def scored(subject: Subject, progress: Progress, steps: int = 1) -> Scores:
+def scored(contrast: Contrast, progress: Progress, steps: int = 1) -> Scores:
     """`steps` > 1 averages the gradient over inputs between the ablated and the clean one
     (EAP-IG)."""
-    graph = subject.model.graph
-    passes = Hooked(subject) if fast_trouble(subject) else Backward(subject)
+    graph = contrast.model.graph
+    passes = Hooked(contrast) if fast_trouble(contrast) else Backward(contrast)
     effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.double)
     for step in range(steps, 0, -1):  # from the clean input on
         done = steps - step
@@ -71,7 +71,7 @@ def scored(subject: Subject, progress: Progress, steps: int = 1) -> Scores:
             n = graph.n_senders(graph.receivers[rows[0]][0])
             found = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
             effects[rows, :n] += found.cpu()
-    effects *= -subject.sign / (steps * len(subject))
+    effects *= -contrast.sign / (steps * len(contrast))
     progress("discover", steps, steps, f"{graph.n_edges} edges scored")
     return Scores(graph, effects)
 
@@ -83,7 +83,7 @@ class _Passed:
     attention_stream: Tensor
     mlp_stream: Tensor
     ports: dict[str, Float[Tensor, "batch pos head d_head"]]
-    mixed: Float[Tensor, "batch pos head*d_head"]
+    z: Float[Tensor, "batch pos head*d_head"]
     mlp_output: Tensor | None
 
 
@@ -93,12 +93,12 @@ class Backward:
     Only rows (tokens of prompts) that a cut can change are kept of what they read and write.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        model, batch = subject.model, subject.clean
-        self.subject, self.graph = subject, model.graph
+    def __init__(self, contrast: Contrast) -> None:
+        model, batch = contrast.model, contrast.clean
+        self.contrast, self.graph = contrast, model.graph
         self.layers = Layers.of(model)
         self.places = torch.arange(batch.tokens.shape[1], device=batch.end.device)
-        self.kept = subject.within & (self.places >= subject.first_change[:, None])
+        self.kept = contrast.within & (self.places >= contrast.first_change[:, None])
         self.clean = model.embed(batch)
         self.table = self.layers.tables(len(self.places), self.clean)
         self.difference = self._ablated()
@@ -110,9 +110,9 @@ class Backward:
     def _ablated(self) -> Float[Tensor, "writer row d_model"]:
         """What every node writes when ablated."""
         size = len(self.graph.writers), int(self.kept.sum()), self.clean.shape[-1]
-        ablated, ablation = self.clean.new_zeros(size), self.subject.ablation
+        ablated, ablation = self.clean.new_zeros(size), self.contrast.ablation
         if ablation != "zero":
-            corrupt = self.subject.model.embed(self.subject.corrupt)
+            corrupt = self.contrast.model.embed(self.contrast.corrupt)
             for here, written in self._written(corrupt, self._forward(corrupt)[0]):
                 ablated[here] = written.mean(1, keepdim=True) if ablation == "mean" else written
         return ablated
@@ -130,7 +130,7 @@ class Backward:
         yield slice(0, 1), x[self.kept][None]
         n, start = self.graph.n_heads, 1
         for attention, one in zip(self.layers.attention, passed):
-            heads = one.mixed[self.kept].view(-1, n, one.mixed.shape[-1] // n).transpose(0, 1)
+            heads = one.z[self.kept].view(-1, n, one.z.shape[-1] // n).transpose(0, 1)
             yield slice(start, start + n), heads @ attention.output.view(n, -1, x.shape[-1])
             start += n
             if one.mlp_output is not None:
@@ -146,9 +146,9 @@ class Backward:
         start = self.clean + (1 - share) * self.input_difference
         with torch.enable_grad():
             passed, last = self._forward(start.requires_grad_(True))
-            final = self.subject.clean.at_end(last)
+            final = self.contrast.clean.at_end(last)
             logits = self.layers.unembedding(final, self.layers.norm.inverse_scale(final))
-            self.subject.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
+            self.contrast.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
         if not self._complete:
             assert share == 1
             self._subtract_clean(passed)
@@ -172,14 +172,14 @@ class Backward:
         for attention, mlp in zip(self.layers.attention, self.layers.mlp):
             normed = x * attention.norm.inverse_scale(x)
             ports: dict[str, Tensor] = {p: self._project(attention, p, normed) for p in PORTS}
-            mixed = self._mixed(attention, ports)
-            written = mixed @ attention.output
+            z = self._mixed(attention, ports)
+            written = z @ attention.output
             if attention.output_bias is not None:
                 written = written + attention.output_bias
             after = x + written
             read = _kept(x if self.graph.parallel else after)
             output = None if mlp is None else mlp(read)
-            passed.append(_Passed(x.detach(), read, ports, mixed.detach(), _detached(output)))
+            passed.append(_Passed(x.detach(), read, ports, z.detach(), _detached(output)))
             x = after if output is None else after + output
         return passed, _kept(x)
 
@@ -240,13 +240,13 @@ def _detached(value: Tensor | None) -> Tensor | None:
 class Hooked:
     """The same for whatever the bridge can hook."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.difference = subject.ablated - subject.clean_run.writers
+    def __init__(self, contrast: Contrast) -> None:
+        self.contrast = contrast
+        self.difference = contrast.ablated - contrast.clean_run.writers
 
     def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
         """Of the summed metric, as in `Backward`, at all tokens."""
-        subject, model = self.subject, self.subject.model
+        contrast, model = self.contrast, self.contrast.model
         offset = (1 - share) * self.difference[0]
         found: list[Gradients] = []
 
@@ -268,5 +268,5 @@ class Hooked:
         for rows, hook_name, stacked in readers(model):
             hooks.append((hook_name, keeping(rows, stacked)))
         with torch.enable_grad():
-            subject.metric(model.forward(subject.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
+            contrast.metric(model.forward(contrast.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
         yield from found

@@ -8,7 +8,7 @@ import torch
 
 from ..discovery.engine.fast import fast_trouble
 from ..discovery.engine.reference import ReferenceEngine
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from ..models.model import Model
 from ..records.task import Example, Task
 
@@ -19,11 +19,11 @@ CORRUPT = "When Anna and Paul went to the store, Lisa gave a drink to"
 def examine(model: Model) -> dict[str, Any]:
     """What was loaded, whether the engine's self-check passes, seconds of a forward pass."""
     task = _any_task(model)
-    subject = Subject(model, task, task.discover, "kl")
-    slow = fast_trouble(subject)
-    trouble = ReferenceEngine(subject).self_check() if slow is not None else None
+    contrast = Contrast(model, task, task.discover, "kl")
+    slow = fast_trouble(contrast)
+    trouble = ReferenceEngine(contrast).self_check() if slow is not None else None
     graph = model.graph
-    size = " x ".join(map(str, subject.clean.tokens.shape))
+    size = " x ".join(map(str, contrast.clean.tokens.shape))
     return {
         "model": model.name,
         "id": model.id,
@@ -36,7 +36,7 @@ def examine(model: Model) -> dict[str, Any]:
         "device": str(model.device),
         "engine": "fast" if slow is None else f"reference (a forward pass an edge): {slow}",
         "self_check": trouble or "passed",
-        "forward_seconds": model.forward_seconds(subject.clean),
+        "forward_seconds": model.forward_seconds(contrast.clean),
         "forward_batch": f"{size} tokens",
         "threads": torch.get_num_threads(),
     }

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..labeling.labeler import LabelWork
+from ..labeling.labeler import LabelingStage
 from ..pipeline.flow import evidence_of, reopen
 from ..pipeline.settings import Settings
 from ..progress import Progress, silent
 from ..records.circuit import Node
-from ..records.label import Labeling
+from ..records.label import LabelResult
 from ..records.question import Question, true_names
 from ..records.run.run import Run
 from ..store.store import Store
@@ -34,7 +34,7 @@ def firewall(
     """
     work = reopen(run, store, settings, progress)
     assert run.circuit is not None
-    labels = replace(work.labels, desk=replace(work.desk, run_id=None))
+    labels = replace(work.labels, session=replace(work.session, run_id=None))
     blind = [asked.question for asked in labels.questions(run.circuit, evidence_of(run, work))]
     other = _others([question.node for question in blind], settings.seed)
     shown = true_names(run.circuit)
@@ -74,11 +74,11 @@ def _others(nodes: Sequence[Node], seed: int) -> dict[Node, Node]:
     return found
 
 
-def _roles(labels: LabelWork, questions: Sequence[Question]) -> dict[Node, str]:
+def _roles(labels: LabelingStage, questions: Sequence[Question]) -> dict[Node, str]:
     """The first role that each component is given."""
-    answers: dict[str, Labeling] = {}
+    answers: dict[str, LabelResult] = {}
 
-    def keep(answer: Labeling) -> None:
+    def keep(answer: LabelResult) -> None:
         answers[answer.question_id] = answer
 
     asked = [labels.question(question) for question in questions]

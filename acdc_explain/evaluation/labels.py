@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..guard import PASSED_ON, sentence
-from ..pipeline.context import Work
+from ..pipeline.context import RunContext
 from ..pipeline.flow import explain, prepare, settings_from
 from ..plugins import Plugins, pick
 from ..progress import Progress, silent
@@ -157,7 +157,7 @@ def _score(plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: P
     return score
 
 
-def _count(score: Score, run: Run, work: Work, answers: KnownRoles) -> None:
+def _count(score: Score, run: Run, work: RunContext, answers: KnownRoles) -> None:
     """Compare the labels of one run with what is known."""
     passed = {node: _supported(run, node) for node in answers.roles}
     for node, roles in answers.roles.items():
@@ -204,7 +204,7 @@ def _shuffled(labels: Sequence[Label], known: Mapping[Node, tuple[str, ...]]) ->
             yield replace(label, role=role, labeler="shuffled")
 
 
-def _judged(work: Work, labels: Sequence[Label]) -> dict[str, str]:
+def _judged(work: RunContext, labels: Sequence[Label]) -> dict[str, str]:
     """The outcome for each label, of all judges of the run together."""
     verdicts = [
         verdict

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from ..models.metrics import TokenSets
 from ..models.model import Batch, Hook, Model, head_index
 from ..records.circuit import Node
@@ -55,48 +55,48 @@ def other_keys(
     return ((1 - picked) / rows.to(picked.dtype)).mean(-1).transpose(1, 2)
 
 
-def _along_diagonal(subject: Subject, name: str, offset: int, queries: range) -> Measurement:
+def _along_diagonal(contrast: Contrast, name: str, offset: int, queries: range) -> Measurement:
     """Attention to the key at an offset on random tokens, beside that to any other key."""
-    patterns = _random_patterns(subject)[0]
+    patterns = _random_patterns(contrast)[0]
     value, control = (f(patterns, offset, queries) for f in (diagonal, other_keys))
-    return per_head(name, subject.model.graph, value, control)
+    return per_head(name, contrast.model.graph, value, control)
 
 
-def _random_patterns(subject: Subject) -> tuple[Tensor, range, range]:
+def _random_patterns(contrast: Contrast) -> tuple[Tensor, range, range]:
     """Patterns on `random_repeats`, and the queries of the first and of the second half."""
-    model = subject.model
-    patterns = subject.remember("random patterns", lambda: model.patterns(random_repeats(model)))
+    model = contrast.model
+    patterns = contrast.remember("random patterns", lambda: model.patterns(random_repeats(model)))
     start = len(model.prefix)
     length = _repeated_length(model)
     return patterns, range(start, start + length), range(start + length, start + 2 * length)
 
 
-def previous_token_attention(subject: Subject) -> Measurement:
+def previous_token_attention(contrast: Contrast) -> Measurement:
     """Attention to the token before, on random tokens."""
-    _, first, _ = _random_patterns(subject)
+    _, first, _ = _random_patterns(contrast)
     queries = range(max(1, first.start), first.stop)
-    return _along_diagonal(subject, "previous_token_attention", -1, queries)
+    return _along_diagonal(contrast, "previous_token_attention", -1, queries)
 
 
-def duplicate_token_attention(subject: Subject) -> Measurement:
+def duplicate_token_attention(contrast: Contrast) -> Measurement:
     """Attention to the previous occurrence of the same token, on repeated random tokens."""
-    second = _random_patterns(subject)[2]
-    return _along_diagonal(subject, "duplicate_token_attention", -len(second), second)
+    second = _random_patterns(contrast)[2]
+    return _along_diagonal(contrast, "duplicate_token_attention", -len(second), second)
 
 
-def induction_attention(subject: Subject) -> Measurement:
+def induction_attention(contrast: Contrast) -> Measurement:
     """Attention to the token after the previous occurrence, on repeated random tokens."""
-    second = _random_patterns(subject)[2]
-    return _along_diagonal(subject, "induction_attention", 1 - len(second), second)
+    second = _random_patterns(contrast)[2]
+    return _along_diagonal(contrast, "induction_attention", 1 - len(second), second)
 
 
-def fixed_offset_attention(subject: Subject) -> Measurement:
+def fixed_offset_attention(contrast: Contrast) -> Measurement:
     """Attention on random tokens to one place at a fixed distance, other than the one before.
 
     The distance is the one that the head looks to most; that the tokens are random is what makes
     it positional.
     """
-    patterns, first, _ = _random_patterns(subject)
+    patterns, first, _ = _random_patterns(contrast)
     queries = range(first.start + 7, first.stop)  # nothing is repeated there
     if len(queries) < 6:
         raise NotMeasurable("the model reads too few tokens to tell a distance from a place")
@@ -105,48 +105,48 @@ def fixed_offset_attention(subject: Subject) -> Measurement:
     best = by_offset.mean(-1, keepdim=True).argmax(0, keepdim=True)
     found = by_offset.gather(0, best.expand(1, *by_offset.shape[1:]))[0]
     others = (by_offset.sum(0) - found) / (len(offsets) - 1)  # the distances not chosen
-    return per_head("fixed_offset_attention", subject.model.graph, found, others)
+    return per_head("fixed_offset_attention", contrast.model.graph, found, others)
 
 
-def _spread(subject: Subject) -> tuple[Tensor, Tensor]:
+def _spread(contrast: Contrast) -> tuple[Tensor, Tensor]:
     """Normalised entropy and largest share of the attention, [layer batch head query]."""
-    patterns = subject.clean_run.patterns
+    patterns = contrast.clean_run.patterns
     seen = torch.arange(1, patterns.shape[-1] + 1, device=patterns.device)
     entropy = torch.special.entr(patterns).sum(-1) / seen.to(patterns.dtype).log().clamp_min(1e-9)
     return entropy, patterns.amax(-1)
 
 
-def _over_queries(subject: Subject, name: str, values: Tensor) -> Measurement:
+def _over_queries(contrast: Contrast, name: str, values: Tensor) -> Measurement:
     """Mean over the tokens that see at least four."""
     places = torch.arange(values.shape[-1], device=values.device)
-    queries = ((places > 2) & (places <= subject.clean.end[:, None])).to(values.dtype)
+    queries = ((places > 2) & (places <= contrast.clean.end[:, None])).to(values.dtype)
     sums = torch.einsum("lbhq,bq->lhb", values, queries)
-    return per_head(name, subject.model.graph, sums / queries.sum(1).clamp_min(1))
+    return per_head(name, contrast.model.graph, sums / queries.sum(1).clamp_min(1))
 
 
-def attention_entropy(subject: Subject) -> Measurement:
+def attention_entropy(contrast: Contrast) -> Measurement:
     """How evenly a head looks at all it sees: 1 if at everything alike, 0 if at one token."""
-    return _over_queries(subject, "attention_entropy", _spread(subject)[0])
+    return _over_queries(contrast, "attention_entropy", _spread(contrast)[0])
 
 
-def largest_attention(subject: Subject) -> Measurement:
+def largest_attention(contrast: Contrast) -> Measurement:
     """The share of attention that the most attended token gets."""
-    return _over_queries(subject, "largest_attention", _spread(subject)[1])
+    return _over_queries(contrast, "largest_attention", _spread(contrast)[1])
 
 
-def sink_attention(subject: Subject) -> Measurement:
+def sink_attention(contrast: Contrast) -> Measurement:
     """Attention to the very first token, from all tokens of the clean prompts but the first two."""
-    patterns, batch = subject.clean_run.patterns, subject.clean
+    patterns, batch = contrast.clean_run.patterns, contrast.clean
     places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     queries = ((places > 1) & (places <= batch.end[:, None])).to(patterns.dtype)
     share = torch.einsum("lbhq,bq->lhb", patterns[..., 0], queries) / queries.sum(1).clamp_min(1)
     even = (queries / (places + 1)).sum(1) / queries.sum(1).clamp_min(1)  # to all keys alike
-    return per_head("sink_attention", subject.model.graph, share, even.expand_as(share))
+    return per_head("sink_attention", contrast.model.graph, share, even.expand_as(share))
 
 
-def first_value_norm(subject: Subject) -> Measurement:
+def first_value_norm(contrast: Contrast) -> Measurement:
     """Size of a head's value vector at the first token, relative to its mean at the others."""
-    model, batch = subject.model, subject.clean
+    model, batch = contrast.model, contrast.clean
     norms: list[Tensor] = []
     hooks: list[Hook] = [
         (f"blocks.{layer}.attn.hook_v", lambda value, hook: norms.append(value.norm(dim=-1)))
@@ -162,11 +162,11 @@ def first_value_norm(subject: Subject) -> Measurement:
     return per_head("first_value_norm", model.graph, ratio.transpose(1, 2), 1.0)
 
 
-def named_attention(subject: Subject) -> dict[Node, dict[str, float]]:
+def named_attention(contrast: Contrast) -> dict[Node, dict[str, float]]:
     """Mean attention of every head from each of the task's named positions to each before it."""
-    patterns, rows = subject.clean_run.patterns, subject.clean.rows
-    found: dict[Node, dict[str, float]] = {node: {} for node in subject.model.graph.heads}
-    places = {name: subject.position(name) for name in subject.position_names}
+    patterns, rows = contrast.clean_run.patterns, contrast.clean.rows
+    found: dict[Node, dict[str, float]] = {node: {} for node in contrast.model.graph.heads}
+    places = {name: contrast.position(name) for name in contrast.position_names}
     for query, at in places.items():
         for key, to in places.items():
             if not bool((to <= at).all()):
@@ -177,18 +177,18 @@ def named_attention(subject: Subject) -> dict[Node, dict[str, float]]:
     return found
 
 
-def example_attention(subject: Subject, node: Node) -> dict[str, list[Any]]:
+def example_attention(contrast: Contrast, node: Node) -> dict[str, list[Any]]:
     """A head's attention on the first example: its last tokens, and a row for each of them.
 
     A row has the attention to each token up to its own; what lies further back is left out.
     """
-    end = int(subject.clean.end[0]) + 1
+    end = int(contrast.clean.end[0]) + 1
     start = max(0, end - EXAMPLE_TOKENS)
     layer, head = head_index(node)
-    pattern = subject.clean_run.patterns[layer, 0, head, start:end, start:end]
-    ids = subject.clean.tokens[0, start:end].tolist()
+    pattern = contrast.clean_run.patterns[layer, 0, head, start:end, start:end]
+    ids = contrast.clean.tokens[0, start:end].tolist()
     rows = [[round(x, 2) for x in row[: i + 1]] for i, row in enumerate(pattern.tolist())]
-    return {"tokens": [subject.model.piece(i) for i in ids], "attention": rows}
+    return {"tokens": [contrast.model.piece(i) for i in ids], "attention": rows}
 
 
 def occurrences(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:
@@ -198,15 +198,15 @@ def occurrences(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:
     return (held.any(-1) & (positions < batch.end[:, None])).float()
 
 
-def answer_attention(subject: Subject) -> Measurement:
+def answer_attention(contrast: Contrast) -> Measurement:
     """Attention from the last token to the answer, minus that to the foils."""
-    answers = occurrences(subject.clean, subject.answers)
-    foils = occurrences(subject.clean, subject.foils)
+    answers = occurrences(contrast.clean, contrast.answers)
+    foils = occurrences(contrast.clean, contrast.foils)
     if not bool((answers.sum(1) > 0).all()):
         raise NotMeasurable("the answer does not occur in the prompts")
-    found = from_end(subject, answers - foils)
+    found = from_end(contrast, answers - foils)
     no_preference = 0.0  # the foils are the control already
-    return per_head("answer_attention", subject.model.graph, found, no_preference)
+    return per_head("answer_attention", contrast.model.graph, found, no_preference)
 
 
 def last_occurrence(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:
@@ -217,40 +217,40 @@ def last_occurrence(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]
 
 
 def from_end(
-    subject: Subject, keys: Float[Tensor, "batch pos"]
+    contrast: Contrast, keys: Float[Tensor, "batch pos"]
 ) -> Float[Tensor, "layer head batch"]:
     """Attention from the last token to some places."""
-    patterns, batch = subject.clean_run.patterns, subject.clean
+    patterns, batch = contrast.clean_run.patterns, contrast.clean
     rows = patterns[:, batch.rows, :, batch.end]  # [batch layer head key]
     return torch.einsum("blhk,bk->lhb", rows, keys.to(rows.dtype))
 
 
-def foil_attention(subject: Subject) -> Measurement:
+def foil_attention(contrast: Contrast) -> Measurement:
     """Attention from the last token to the last occurrence of a foil."""
-    keys = last_occurrence(subject.clean, subject.foils)
+    keys = last_occurrence(contrast.clean, contrast.foils)
     if not bool((keys.sum(1) > 0).all()):
         raise NotMeasurable("the foil does not occur in the prompts")
-    return _on_keys(subject, "foil_attention", keys)
+    return _on_keys(contrast, "foil_attention", keys)
 
 
-def _on_keys(subject: Subject, name: str, keys: Float[Tensor, "batch pos"]) -> Measurement:
+def _on_keys(contrast: Contrast, name: str, keys: Float[Tensor, "batch pos"]) -> Measurement:
     """Attention from the last token to some keys, beside that to as many others."""
-    found = from_end(subject, keys)
+    found = from_end(contrast, keys)
     held = keys.sum(1).to(found.dtype)
-    others = (subject.clean.end + 1 - held).clamp_min(1)
-    return per_head(name, subject.model.graph, found, (1 - found) * held / others)
+    others = (contrast.clean.end + 1 - held).clamp_min(1)
+    return per_head(name, contrast.model.graph, found, (1 - found) * held / others)
 
 
-def subject_attention(subject: Subject) -> Measurement:
+def subject_attention(contrast: Contrast) -> Measurement:
     """Attention from the last token to the position named `subject`."""
-    keys = at_position(subject, "subject")
-    return _on_keys(subject, "subject_attention", keys)
+    keys = at_position(contrast, "subject")
+    return _on_keys(contrast, "subject_attention", keys)
 
 
-def at_position(subject: Subject, name: str) -> Float[Tensor, "batch pos"]:
+def at_position(contrast: Contrast, name: str) -> Float[Tensor, "batch pos"]:
     """1 at a named position. Raises NotMeasurable where the task names none."""
-    if name not in subject.position_names:
+    if name not in contrast.position_names:
         raise NotMeasurable(f"the task names no position {name!r}")
-    keys = torch.zeros_like(subject.clean.tokens, dtype=subject.model.dtype)
-    keys[subject.clean.rows, subject.position(name)] = 1.0
+    keys = torch.zeros_like(contrast.clean.tokens, dtype=contrast.model.dtype)
+    keys[contrast.clean.rows, contrast.position(name)] = 1.0
     return keys

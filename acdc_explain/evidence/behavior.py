@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from ..records.circuit import LOGITS
 from ..records.run.behavior import Behavior
 from .measurement import Measurement
 
 
-def behavior_of(subject: Subject) -> Behavior:
-    """What the model does on the subject's prompts."""
-    logits = subject.clean_run.logits
-    answers, foils = subject.answers, subject.foils
+def behavior_of(contrast: Contrast) -> Behavior:
+    """What the model does on the contrast's prompts."""
+    logits = contrast.clean_run.logits
+    answers, foils = contrast.answers, contrast.foils
     probabilities = logits.softmax(-1)
     p_answer = answers.total(probabilities)
     best = logits.argmax(-1)[:, None]
@@ -21,15 +21,15 @@ def behavior_of(subject: Subject) -> Behavior:
     prefers = None
     if bool(foils.present.any(1).all()):
         prefers = _mean(p_answer > foils.total(probabilities))
-    clean, ablated = (subject.metric(x) for x in (logits, subject.ablated_logits))
-    gaps = subject.sign * (clean - ablated)
+    clean, ablated = (contrast.metric(x) for x in (logits, contrast.ablated_logits))
+    gaps = contrast.sign * (clean - ablated)
     low, high = Measurement("gap", (LOGITS,), gaps[None]).interval(LOGITS)
     return Behavior(
-        n=len(subject),
+        n=len(contrast),
         accuracy=_mean(right),
         prefers_answer=prefers,
         p_answer=_mean(p_answer),
-        metric=subject.metric_name,
+        metric=contrast.metric_name,
         clean=_mean(clean),
         ablated=_mean(ablated),
         gap=_mean(gaps),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from . import attention as attending
 from . import composition as routes
 from . import effects, ov
 from .measurement import Measurement, NotMeasurable
 
-MEASURES: Mapping[str, Callable[[Subject], Measurement]] = {
+MEASURES: Mapping[str, Callable[[Contrast], Measurement]] = {
     function.__name__: function
     for function in (
         attending.previous_token_attention,
@@ -79,15 +79,15 @@ UNITS: Mapping[str, str] = {
 """What each measure counts in."""
 
 
-def measure(name: str, subject: Subject) -> Measurement:
-    """A measure of all nodes, computed once per subject. Raises NotMeasurable, KeyError."""
-    return subject.once(MEASURES[name])
+def measure(name: str, contrast: Contrast) -> Measurement:
+    """A measure of all nodes, computed once per contrast. Raises NotMeasurable, KeyError."""
+    return contrast.once(MEASURES[name])
 
 
-def measured(names: Iterable[str], subject: Subject) -> dict[str, Measurement]:
-    """Those of several measures that have a meaning for the subject's task."""
+def measured(names: Iterable[str], contrast: Contrast) -> dict[str, Measurement]:
+    """Those of several measures that have a meaning for the contrast's task."""
     found = {}
     for name in names:
         with contextlib.suppress(NotMeasurable):
-            found[name] = measure(name, subject)
+            found[name] = measure(name, contrast)
     return found

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from ..models.model import Model
 from .measurement import Measurement, NotMeasurable, per_head
 
@@ -18,13 +18,13 @@ OTHER_WORDS = 5  # of the task, for each attended one: the control
 TOP = 5  # a token is copied if it is among so many highest logits
 
 
-def copying_words(subject: Subject, most: int = 100) -> list[int]:
+def copying_words(contrast: Contrast, most: int = 100) -> list[int]:
     """Tokens the task is about: answers and foils, or else whatever its prompts contain."""
-    model = subject.model
-    words = [word for e in subject.examples for word in (*e.answers, *e.foils)]
+    model = contrast.model
+    words = [word for e in contrast.examples for word in (*e.answers, *e.foils)]
     ids = list(dict.fromkeys(model.single(word) for word in words))
     if len(ids) < 10:
-        prompts = [i for e in subject.examples for i in model.token_ids(e.clean)]
+        prompts = [i for e in contrast.examples for i in model.token_ids(e.clean)]
         ids = list(dict.fromkeys([*ids, *prompts]))
     return ids[:most]
 
@@ -94,13 +94,13 @@ class WordLogits:
 
 
 @torch.no_grad()
-def word_logits(subject: Subject) -> tuple[WordLogits, list[WordLogits]]:
+def word_logits(contrast: Contrast) -> tuple[WordLogits, list[WordLogits]]:
     """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding.
 
     The logits of the attended words themselves, and as a control those of other words of the task,
     on average over some.
     """
-    model, words = subject.model, copying_words(subject)
+    model, words = contrast.model, copying_words(contrast)
     stream = effective_embedding(model, words)
     own = torch.tensor(words, device=model.device)
     shifts = range(1, min(OTHER_WORDS, len(words) - 1) + 1) or range(1)
@@ -143,26 +143,26 @@ class _Spread:
 
 
 def _of_words(
-    subject: Subject, name: str, of: Callable[[WordLogits], Float[Tensor, "layer head word"]]
+    contrast: Contrast, name: str, of: Callable[[WordLogits], Float[Tensor, "layer head word"]]
 ) -> Measurement:
-    own, others = subject.once_for_clean(word_logits)
+    own, others = contrast.once_for_clean(word_logits)
     control = torch.stack([of(other) for other in others]).mean(0)
-    return per_head(name, subject.model.graph, of(own), control)
+    return per_head(name, contrast.model.graph, of(own), control)
 
 
-def copying(subject: Subject) -> Measurement:
+def copying(contrast: Contrast) -> Measurement:
     """Share of tokens that a head raises into the top 5 by attending to them."""
-    return _of_words(subject, "copying", lambda logits: logits.highest.float())
+    return _of_words(contrast, "copying", lambda logits: logits.highest.float())
 
 
-def negative_copying(subject: Subject) -> Measurement:
+def negative_copying(contrast: Contrast) -> Measurement:
     """Share of tokens that a head pushes into the bottom 5 by attending to them."""
-    return _of_words(subject, "negative_copying", lambda logits: logits.lowest.float())
+    return _of_words(contrast, "negative_copying", lambda logits: logits.lowest.float())
 
 
-def copying_strength(subject: Subject) -> Measurement:
+def copying_strength(contrast: Contrast) -> Measurement:
     """How far the attended token's own logit stands out, in standard deviations of all logits."""
-    return _of_words(subject, "copying_strength", lambda logits: logits.z)
+    return _of_words(contrast, "copying_strength", lambda logits: logits.z)
 
 
 # --- what follows, what belongs together -------------------------------------------------------
@@ -224,9 +224,9 @@ def _mismatched(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(first, second) for (first, _), second in zip(pairs, seconds[half:] + seconds[:half])]
 
 
-def successor_score(subject: Subject) -> Measurement:
+def successor_score(contrast: Contrast) -> Measurement:
     """Share of ordinal words (numbers, days, months ...) whose successor a head raises most."""
-    model = subject.model
+    model = contrast.model
     pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
     if len(pairs) < FEWEST_ORDERED:
         raise NotMeasurable(f"the tokenizer has {len(pairs)} pairs of ordinal words")
@@ -234,9 +234,9 @@ def successor_score(subject: Subject) -> Measurement:
     return per_head("successor_score", model.graph, (ranks < 1).float(), (control < 1).float())
 
 
-def relation_score(subject: Subject) -> Measurement:
+def relation_score(contrast: Contrast) -> Measurement:
     """Share of pairs whose second word a head raises into the top 10: capitals or opposites."""
-    model = subject.model
+    model = contrast.model
     best: tuple[Tensor, Tensor] | None = None
     for words in (CAPITALS.split(), OPPOSITES.split()):
         pairs = [p for at in range(0, len(words), 2) for p in _pairs(model, words[at : at + 2])]

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from ..models.layers import Attention, Layers, NotTakenApart
-from ..models.model import Run, head_index
+from ..models.model import Activations, head_index
 from ..records.circuit import Node
 from .measurement import NotMeasurable
 
@@ -30,22 +30,22 @@ class Received:
     written: Float[Tensor, "variant batch query d_model"]
 
 
-class Paths:
+class PathPatching:
     """The heads of a model on the prompts of a run, each to be run alone on changed streams."""
 
-    def __init__(self, subject: Subject, run: Run | None = None) -> None:
+    def __init__(self, contrast: Contrast, run: Activations | None = None) -> None:
         """`run`: the clean one if none. Raises NotMeasurable where heads cannot be run alone."""
         try:
-            self.layers = Layers.of(subject.model)
+            self.layers = Layers.of(contrast.model)
         except NotTakenApart as reason:
             raise NotMeasurable(f"no head can be run alone: {reason}") from reason
-        self.graph = subject.model.graph
-        self.run = run or subject.clean_run
+        self.graph = contrast.model.graph
+        self.run = run or contrast.clean_run
         self.writers = self.run.writers
-        self.change = subject.ablated - self.writers  # [writer batch pos d_model]
+        self.change = contrast.ablated - self.writers  # [writer batch pos d_model]
         streams = self.layers.streams(self.graph, self.writers)
         self.streams, self.mlp_streams = streams[:-1:2], streams[1::2]
-        length = subject.clean.tokens.shape[1]
+        length = contrast.clean.tokens.shape[1]
         self.table = self.layers.tables(length, self.streams[0])
         places = torch.arange(length, device=self.writers.device)
         self.hidden = [a.hidden(places[:, None], places) for a in self.layers.attention]

@@ -11,7 +11,7 @@ from ..guard import Unfit
 from ..ids import canonical_json
 from ..llm.reply import storable
 from ..records.circuit import Node
-from ..records.label import Label, Proposal, Proposed
+from ..records.label import Label, LabelerReply, Proposal
 from ..records.run.summary import Sentence
 from ..records.verdict import WORST_FIRST, Verdict
 
@@ -50,10 +50,10 @@ def _is_measure(entry: Any) -> bool:
     return isinstance(null, list) and all(map(_is_number, [*numbers, *null]))
 
 
-def proposed(answer: Any, evidence_ids: Collection[str], roles: Collection[str]) -> Proposed:
+def proposed(answer: Any, evidence_ids: Collection[str], roles: Collection[str]) -> LabelerReply:
     """What a labeler answered."""
-    if not isinstance(answer, Proposed) or not isinstance(answer.proposals, (tuple, list)):
-        raise Unfit(f"it answered {_shown(answer)}, which is no Proposed")
+    if not isinstance(answer, LabelerReply) or not isinstance(answer.proposals, (tuple, list)):
+        raise Unfit(f"it answered {_shown(answer)}, which is no LabelerReply")
     for proposal in answer.proposals:
         if not isinstance(proposal, Proposal):
             raise Unfit(f"it proposed {_shown(proposal)}, which is no Proposal")

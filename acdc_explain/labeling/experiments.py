@@ -19,9 +19,9 @@ from ..evidence.effects import ablation, standing_in
 from ..evidence.keep_only import CLAIMS, losses, random_keys
 from ..evidence.measurement import Measurement, NotMeasurable
 from ..evidence.measures import MEASURES, measure
-from ..evidence.path_patching import Paths
+from ..evidence.path_patching import PathPatching
 from ..llm.session import one_line
-from ..models.contrast import Subject
+from ..models.contrast import Contrast
 from ..models.model import head_index
 from ..records.circuit import Node
 from ..records.task import Task
@@ -70,7 +70,7 @@ class Standing(Arguments):
 class Experiment:
     says: str
     arguments: type[Arguments]
-    run: Callable[[Bench, Any], dict[str, Any]]
+    run: Callable[[ComponentExperiments, Any], dict[str, Any]]
     kinds: tuple[str, ...] = ("head", "mlp")
 
 
@@ -92,10 +92,10 @@ def _round(value: float) -> float:
     return round(float(value), 4)
 
 
-def _measure(bench: Bench, a: Measuring) -> dict[str, Any]:
+def _measure(bench: ComponentExperiments, a: Measuring) -> dict[str, Any]:
     if a.measure not in MEASURES:
         raise ValueError(f"there is no measure {a.measure!r}")
-    found, node = measure(a.measure, bench.subject), bench.node
+    found, node = measure(a.measure, bench.contrast), bench.node
     if node not in found.nodes:
         raise ValueError(f"{a.measure} is not defined for this kind of component")
     return {
@@ -105,8 +105,8 @@ def _measure(bench: Bench, a: Measuring) -> dict[str, Any]:
     }
 
 
-def _attention(bench: Bench, a: Attending) -> dict[str, Any]:
-    model = bench.subject.model
+def _attention(bench: ComponentExperiments, a: Attending) -> dict[str, Any]:
+    model = bench.contrast.model
     pieces = model.pieces(a.text)
     if not 0 < len(pieces) <= min(MOST_TOKENS, model.cfg.n_ctx - len(model.prefix)):
         raise ValueError(f"the text has {len(pieces)} tokens; at most {MOST_TOKENS} are read")
@@ -127,32 +127,34 @@ def _attention(bench: Bench, a: Attending) -> dict[str, Any]:
     }
 
 
-def _ablate(bench: Bench, a: Ablating) -> dict[str, Any]:
-    subject = bench.subject
+def _ablate(bench: ComponentExperiments, a: Ablating) -> dict[str, Any]:
+    contrast = bench.contrast
     if a.scheme:
-        if a.scheme not in subject.schemes:
-            raise ValueError(f"there is no corruption {a.scheme!r}; there are {[*subject.schemes]}")
-        subject = subject.schemes[a.scheme]
-    return _sampled(ablation(subject, bench.node, a.how, a.positions), bench.node)
+        if a.scheme not in contrast.schemes:
+            raise ValueError(
+                f"there is no corruption {a.scheme!r}; there are {[*contrast.schemes]}"
+            )
+        contrast = contrast.schemes[a.scheme]
+    return _sampled(ablation(contrast, bench.node, a.how, a.positions), bench.node)
 
 
-def _keep_only(bench: Bench, a: Keeping) -> dict[str, Any]:
+def _keep_only(bench: ComponentExperiments, a: Keeping) -> dict[str, Any]:
     if a.role not in CLAIMS:
         raise ValueError(f"{a.role!r} does not say where a head looks; these do: {[*CLAIMS]}")
-    subject, node = bench.subject, bench.node
-    keys = CLAIMS[a.role](subject)
-    kept, whole = losses(subject, a.role, node, keys)
-    others = losses(subject, a.role, node, random_keys(subject, keys, 0))[0]
+    contrast, node = bench.contrast, bench.node
+    keys = CLAIMS[a.role](contrast)
+    kept, whole = losses(contrast, a.role, node, keys)
+    others = losses(contrast, a.role, node, random_keys(contrast, keys, 0))[0]
     share = [1 - float(x.mean() / whole.mean()) for x in (kept, others)]
     return {"survives": _round(share[0]), "random_places": _round(share[1]), "n": len(whole)}
 
 
-def _cut_path(bench: Bench, a: Cutting) -> dict[str, Any]:
-    subject, receiver = bench.subject, bench.named(a.receiver)
-    paths = subject.once(Paths)
+def _cut_path(bench: ComponentExperiments, a: Cutting) -> dict[str, Any]:
+    contrast, receiver = bench.contrast, bench.named(a.receiver)
+    paths = contrast.once(PathPatching)
     if receiver.kind != "head" or bench.node not in paths.senders(receiver):
         raise ValueError(f"{a.receiver} is no later attention head")
-    end, rows = subject.clean.end, subject.clean.rows
+    end, rows = contrast.clean.end, contrast.clean.rows
     change = paths.cut([bench.node])
     if a.port == "q":
         change = change[:, rows, end][:, :, None]
@@ -166,11 +168,11 @@ def _cut_path(bench: Bench, a: Cutting) -> dict[str, Any]:
     }
 
 
-def _stand_in(bench: Bench, a: Standing) -> dict[str, Any]:
+def _stand_in(bench: ComponentExperiments, a: Standing) -> dict[str, Any]:
     other = bench.named(a.other)
     if other == bench.node:
         raise ValueError("that is the component itself")
-    return _sampled(standing_in(bench.subject, bench.node, other), bench.node)
+    return _sampled(standing_in(bench.contrast, bench.node, other), bench.node)
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -213,20 +215,20 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 # --- asking for them ---------------------------------------------------------------------------
 
 
-class Bench:
-    """A `Laboratory` for one component. `shown`: the names that components go by."""
+class ComponentExperiments:
+    """A `Experiments` for one component. `shown`: the names that components go by."""
 
     def __init__(
-        self, node: Node, shown: Mapping[Node, str], task: Task, subject: Callable[[], Subject]
+        self, node: Node, shown: Mapping[Node, str], task: Task, contrast: Callable[[], Contrast]
     ) -> None:
         self.node = node
         self._task = task
         self._nodes = {name: other for other, name in shown.items()}
-        self._subject = subject
+        self._contrast = contrast
 
     @property
-    def subject(self) -> Subject:
-        return self._subject()
+    def contrast(self) -> Contrast:
+        return self._contrast()
 
     def named(self, name: str) -> Node:
         if name not in self._nodes:

@@ -13,17 +13,17 @@ from ..guard import PASSED_ON, PluginFault, Unfit, sentence
 from ..hookspecs import Labeler
 from ..ids import content_id
 from ..llm.exchange import NotAsked, UnusableReply, Waiting
-from ..llm.session import Asking, Desk, run_async
+from ..llm.session import Conversation, Session, run_async
 from ..progress import Progress
 from ..records.circuit import Circuit, Node
 from ..records.evidence import Evidence
-from ..records.label import Failure, Label, Labeling, Proposed
-from ..records.question import Laboratory, Question, blind_names, true_names, true_text
+from ..records.label import Failure, Label, LabelerReply, LabelResult
+from ..records.question import Experiments, Question, blind_names, true_names, true_text
 from ..records.role import RoleCard
-from ..records.run.summary import Sentence, Story, Summary
+from ..records.run.summary import Sentence, Summary, SummaryQuestion
 from ..records.task import Task
 from ..records.verdict import Verdict
-from ..store.buffer import Outbox
+from ..store.buffer import WriteBuffer
 from ..store.store import Store
 from . import checked
 
@@ -31,7 +31,7 @@ REVEAL = "reveal"  # the setting of a labeler that shows what is otherwise hidde
 
 
 @dataclass(frozen=True)
-class Asked:
+class KeyedQuestion:
     """A question with its id and what an LLM would be sent first; or why it cannot be put."""
 
     id: str
@@ -41,7 +41,7 @@ class Asked:
 
 
 @dataclass
-class LabelWork:
+class LabelingStage:
     """What it takes to label the components of a circuit with one labeler."""
 
     name: str
@@ -54,13 +54,13 @@ class LabelWork:
     store: Store
     run_id: str
     progress: Progress
-    desk: Desk | None = None  # where the labeler asks an LLM
-    laboratory: Callable[[Node, Mapping[Node, str]], Laboratory] | None = None
+    session: Session | None = None  # where the labeler asks an LLM
+    experiments: Callable[[Node, Mapping[Node, str]], Experiments] | None = None
     plugin: str = ""  # that brings the labeler
 
     def questions(
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
-    ) -> list[Asked]:
+    ) -> list[KeyedQuestion]:
         revealed, shown = self.revealed, self.shown(circuit)
         return [
             self.question(
@@ -73,7 +73,7 @@ class LabelWork:
                     position_names=self.task.position_names,
                     shown=shown,
                     model=self.model if revealed else None,
-                    laboratory=self.laboratory(node, shown) if self.laboratory else None,
+                    experiments=self.experiments(node, shown) if self.experiments else None,
                 )
             )
             for node in circuit.components
@@ -87,7 +87,7 @@ class LabelWork:
         """The names a labeler may be told."""
         return true_names(circuit) if self.revealed else blind_names(circuit)
 
-    def question(self, question: Question) -> Asked:
+    def question(self, question: Question) -> KeyedQuestion:
         prompt, fault = "", None
         try:
             prompt = self._prompt(question)
@@ -102,10 +102,10 @@ class LabelWork:
             "settings": {**self.settings, **self.code},
             "prompt": prompt,
         }
-        return Asked(content_id("question", asked), question, prompt, fault)
+        return KeyedQuestion(content_id("question", asked), question, prompt, fault)
 
     def _prompt(self, question: Question) -> str:
-        prompt: Any = self.labeler.prompt(question, self.desk.ask() if self.desk else None)
+        prompt: Any = self.labeler.prompt(question, self.session.ask() if self.session else None)
         if not isinstance(prompt, str):
             raise Unfit(f"its prompt is {type(prompt).__name__}, not a text")
         return prompt
@@ -115,42 +115,42 @@ class LabelWork:
 
     def label(
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
-    ) -> list[Labeling]:
+    ) -> list[LabelResult]:
         """The answers for all components, those from the store too, in the circuit's order.
 
         Raises UserError if no question at all gets a reply.
         """
         asked = self.questions(circuit, evidence)
-        answers = {a.question_id: a for a in self.store.find_labelings([x.id for x in asked])}
-        self.store.link_labelings(self.run_id, list(answers.values()))
+        answers = {a.question_id: a for a in self.store.find_label_results([x.id for x in asked])}
+        self.store.link_label_results(self.run_id, list(answers.values()))
         missing = [one for one in asked if one.id not in answers]
-        with Outbox(partial(self.store.add_labelings, self.run_id)) as outbox:
+        with WriteBuffer(partial(self.store.add_label_results, self.run_id)) as buffer:
 
-            def keep(answer: Labeling) -> None:
-                outbox.put(answer)
+            def keep(answer: LabelResult) -> None:
+                buffer.put(answer)
                 answers[answer.question_id] = answer
                 self.progress("label", len(answers), len(asked), self._spent())
 
             self.progress("label", len(answers), len(asked))
             if missing:
                 self.answer(missing, keep)
-        if self.desk and (reason := self.desk.nobody_answers):
+        if self.session and (reason := self.session.nobody_answers):
             raise UserError(_nobody_answers(reason))
         return [answers[one.id] for one in asked]
 
     def _spent(self) -> str:
-        return f"{self.desk.spent:.4f} USD" if self.desk and self.desk.spent else ""
+        return f"{self.session.spent:.4f} USD" if self.session and self.session.spent else ""
 
-    def answer(self, asked: Sequence[Asked], keep: Callable[[Labeling], None]) -> None:
+    def answer(self, asked: Sequence[KeyedQuestion], keep: Callable[[LabelResult], None]) -> None:
         """All questions at once; `keep` gets each answer as it comes."""
 
-        async def one(question: Asked) -> None:
+        async def one(question: KeyedQuestion) -> None:
             keep(await self._answer(question))
 
         async def everyone() -> None:
             await asyncio.gather(*map(one, asked))
 
-        run_async(everyone, self.desk)
+        run_async(everyone, self.session)
 
     def summarise(
         self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
@@ -163,10 +163,10 @@ class LabelWork:
         if summarise is None or not labels:
             return None
         claims, shown = {name: card.claim for name, card in self.roles.items()}, self.shown(circuit)
-        story = Story.of(circuit, self.task.description, labels, verdicts, claims, shown)
-        ask = self.desk.ask() if self.desk else None
+        story = SummaryQuestion.of(circuit, self.task.description, labels, verdicts, claims, shown)
+        ask = self.session.ask() if self.session else None
         try:
-            told, exchange = run_async(lambda: summarise(story, ask), self.desk)
+            told, exchange = run_async(lambda: summarise(story, ask), self.session)
             told = checked.sentences(told, set(circuit.components))
         except (*PASSED_ON, UnusableReply, NotAsked):
             raise
@@ -175,11 +175,11 @@ class LabelWork:
         found = tuple(Sentence(true_text(x.text, shown), tuple(x.nodes)) for x in told)
         return Summary(self.run_id, self.name, found, exchange.id if exchange else None)
 
-    async def _answer(self, asked: Asked) -> Labeling:
-        question, ask = asked.question, self.desk.ask() if self.desk else None
+    async def _answer(self, asked: KeyedQuestion) -> LabelResult:
+        question, ask = asked.question, self.session.ask() if self.session else None
         if asked.fault is not None:
             failure = Failure(question.node, self.name, asked.fault)
-            return Labeling(asked.id, (), failure=failure)
+            return LabelResult(asked.id, (), failure=failure)
         try:
             answer = checked.proposed(
                 await self.labeler(question, asked.prompt, ask, **self.settings),
@@ -188,7 +188,7 @@ class LabelWork:
             )
             return self._labeling(asked, answer, _exchange_ids(ask))
         except Waiting:
-            return Labeling(asked.id, (), _exchange_ids(ask), waiting=question.node)
+            return LabelResult(asked.id, (), _exchange_ids(ask), waiting=question.node)
         except (UnusableReply, NotAsked) as problem:
             reason = str(problem)
         except (*PASSED_ON, asyncio.CancelledError):
@@ -196,9 +196,11 @@ class LabelWork:
         except BaseException as error:  # a plugin may raise anything
             reason = self._fault(error)
         failure = Failure(question.node, self.name, reason)
-        return Labeling(asked.id, (), _exchange_ids(ask), failure=failure)
+        return LabelResult(asked.id, (), _exchange_ids(ask), failure=failure)
 
-    def _labeling(self, asked: Asked, answer: Proposed, exchange_ids: tuple[str, ...]) -> Labeling:
+    def _labeling(
+        self, asked: KeyedQuestion, answer: LabelerReply, exchange_ids: tuple[str, ...]
+    ) -> LabelResult:
         question = asked.question
         evidence = self._findings(question, answer.findings)
         labels = [
@@ -217,8 +219,8 @@ class LabelWork:
         ]
         if not labels:
             failure = Failure(question.node, self.name, "the labeler proposed nothing")
-            return Labeling(asked.id, (), exchange_ids, evidence, failure)
-        return Labeling(asked.id, tuple(labels), exchange_ids, evidence)
+            return LabelResult(asked.id, (), exchange_ids, evidence, failure)
+        return LabelResult(asked.id, tuple(labels), exchange_ids, evidence)
 
     def _findings(self, question: Question, findings: Mapping[str, Any] | None) -> Evidence | None:
         """What a labeler measured, as evidence of a collector of the labeler's name."""
@@ -228,7 +230,7 @@ class LabelWork:
         return Evidence(question.circuit.id, question.node, self.name, self.settings, facts)
 
 
-def _exchange_ids(ask: Asking | None) -> tuple[str, ...]:
+def _exchange_ids(ask: Conversation | None) -> tuple[str, ...]:
     return tuple(exchange.id for exchange in ask.exchanges) if ask else ()
 
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from ..errors import UserError
 from ..output.files import check_output
-from .client import Lost, Manners
+from .client import Dialect, Lost
 from .exchange import Exchange, Request, Waiting
 from .lease import Holder
 from .prices import Prices, tokens_in
 from .reply import from_batch, storable, to_exchange
-from .session import Shelf
+from .session import ReplyCache
 
 URL = "/v1/chat/completions"
 
 
-class Wanted:
+class RecordingTransport:
     """A transport that asks nobody: it notes what would be asked."""
 
     longest = 0.0
@@ -39,11 +39,11 @@ class Wanted:
         pass
 
 
-class Rehearsal:
+class CacheOverlay:
     """A shelf on which nothing is changed: what is added is seen here alone."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, cache: ReplyCache) -> None:
+        self._shelf = cache
         self.added: dict[str, Exchange] = {}  # by request
 
     def find_replies(self, request_id: str) -> list[Exchange]:
@@ -64,7 +64,7 @@ class Rehearsal:
 def write_requests(file: Path, requests: Iterable[Request]) -> int:
     """One line a request. Raises UserError."""
     lines = [
-        {"custom_id": r.id, "method": "POST", "url": URL, "body": Manners().body(r)}
+        {"custom_id": r.id, "method": "POST", "url": URL, "body": Dialect().body(r)}
         for r in requests
     ]
     check_output(file)
@@ -128,7 +128,7 @@ def short_json(value: Any) -> str:
 
 def take(
     file: Path,
-    shelf: Rehearsal,
+    cache: CacheOverlay,
     prices: Prices,
     asked_now: Callable[[], Mapping[str, Request]],
 ) -> list[Exchange]:
@@ -140,17 +140,17 @@ def take(
     lines = read_answers(file)
     while True:
         wanted = asked_now()
-        new = [r for name, r in wanted.items() if name in lines and name not in shelf.added]
+        new = [r for name, r in wanted.items() if name in lines and name not in cache.added]
         if not new:
             break
-        shelf.added |= {r.id: answered(r, lines[r.id], prices) for r in new}
-    strange = [name for name in lines if name not in shelf.added and not shelf.find_replies(name)]
+        cache.added |= {r.id: answered(r, lines[r.id], prices) for r in new}
+    strange = [name for name in lines if name not in cache.added and not cache.find_replies(name)]
     if strange:
         raise UserError(
             f"{file} answers {strange[0][:80]!r}, which this run does not ask; nothing was taken. "
             "Give the labeler, LLM and settings with which the questions were written."
         )
-    return list(shelf.added.values())
+    return list(cache.added.values())
 
 
 def bill(requests: Sequence[Request], prices: Prices, llm: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Llm:
         self._timeout = timeout
         self.longest = (RETRIES + 1) * (timeout + LONGEST_PAUSE) + 60
         # grammars know lengths, OpenAI's strict mode not
-        self._manners = Manners(FORMS[0] if base_url() else FORMS[1])
+        self._dialect = Dialect(FORMS[0] if base_url() else FORMS[1])
         self._client: Any = None
 
     async def __call__(self, request: Request, lost: Lost) -> Exchange:
@@ -102,15 +102,15 @@ class Llm:
                 max_retries=0,  # each attempt may be billed, so it is counted here
             )
         while True:
-            manners = self._manners
+            dialect = self._dialect
             try:
-                return await self._patiently(manners.body(request), lost)
+                return await self._patiently(dialect.body(request), lost)
             except openai.BadRequestError as refusal:
-                simpler = manners.simpler(str(refusal))
+                simpler = dialect.simpler(str(refusal))
                 if simpler is None:
                     raise
-                if self._manners == manners:  # not learnt in the meantime from another reply
-                    self._manners = simpler
+                if self._dialect == dialect:  # not learnt in the meantime from another reply
+                    self._dialect = simpler
 
     async def _patiently(self, body: dict[str, Any], lost: Lost) -> str:
         """Tries again what was lost on the way, as the server says or with growing pauses."""
@@ -203,7 +203,7 @@ def _cause(problem: BaseException) -> str:
     return told
 
 
-class Manners:
+class Dialect:
     """Which of the API's terms a server understands; it says so by refusing others."""
 
     def __init__(self, form: str = FORMS[1], dropped: frozenset[str] = frozenset()) -> None:
@@ -211,7 +211,7 @@ class Manners:
         self.dropped = dropped
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Manners) and vars(self) == vars(other)
+        return isinstance(other, Dialect) and vars(self) == vars(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -226,25 +226,25 @@ class Manners:
         if "temperature" not in self.dropped:
             body["temperature"] = request.temperature
         if self.form in FORMS[:2]:
-            schema = request.schema if self.form == FORMS[0] else strict(request.schema)
+            schema = request.schema if self.form == FORMS[0] else strict_schema(request.schema)
             answer = {"name": "answer", "strict": True, "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": answer}
         elif self.form == "json_object":
             body["response_format"] = {"type": "json_object"}
         return body
 
-    def simpler(self, refusal: str) -> Manners | None:
+    def simpler(self, refusal: str) -> Dialect | None:
         """Terms without what a server refused; None if there is nothing left to drop."""
         for term in ("temperature", "max_completion_tokens"):
             if term in refusal and term not in self.dropped:
-                return Manners(self.form, self.dropped | {term})
+                return Dialect(self.form, self.dropped | {term})
         place = FORMS.index(self.form)
         if re.search(r"context|too long|maximum.*tokens", refusal) or place + 1 == len(FORMS):
             return None
-        return Manners(FORMS[place + 1], self.dropped)
+        return Dialect(FORMS[place + 1], self.dropped)
 
 
-def strict(schema: Any) -> Any:
+def strict_schema(schema: Any) -> Any:
     """A schema in the words that all strict servers know: without lengths and bounds.
 
     Replies are checked against the whole of it when they come back.
@@ -252,8 +252,8 @@ def strict(schema: Any) -> Any:
     unknown = {"minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems"}
     if isinstance(schema, dict):
         return {
-            key: strict(value)
+            key: strict_schema(value)
             for key, value in schema.items()
             if key not in unknown | {"title", "default"} or isinstance(value, dict)
         }
-    return [strict(item) for item in schema] if isinstance(schema, list) else schema
+    return [strict_schema(item) for item in schema] if isinstance(schema, list) else schema

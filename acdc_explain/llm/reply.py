@@ -76,7 +76,7 @@ def _kept(text: str) -> str:
     return without_key(text.encode("utf-8", "replace").decode())
 
 
-def speechless(exchange: Exchange) -> bool:
+def is_empty(exchange: Exchange) -> bool:
     """Whether a server answered and said nothing: asking once more often helps."""
     error = exchange.error or ""
     return exchange.reply is None and error.startswith(("the reply", "the server's reply"))

@@ -17,7 +17,7 @@ from .exchange import Exchange, NotAsked, Request, UnusableReply
 from .key import json_in
 from .lease import Holder
 from .prices import Prices, tokens_in
-from .reply import REFUSED, speechless
+from .reply import REFUSED, is_empty
 from .templates import Templates
 
 DEFAULT_CONCURRENCY = 4
@@ -28,11 +28,11 @@ WAIT = 0.5  # seconds until it is looked again whether another command has its r
 UNANSWERED = 3  # so many lost questions before the first reply, and the rest is not asked
 
 T = TypeVar("T")
-Judge: TypeAlias = Callable[[Exchange], str | None]
+ReplyCheck: TypeAlias = Callable[[Exchange], str | None]
 UNUSABLE = "unusable reply: "
 
 
-class Shelf(Protocol):
+class ReplyCache(Protocol):
     """Where exchanges are kept."""
 
     def find_replies(self, request_id: str) -> list[Exchange]: ...
@@ -47,7 +47,7 @@ class Shelf(Protocol):
 
 
 @dataclass
-class Desk:
+class Session:
     """Where all questions of a command go: one transport, one shelf, one purse.
 
     `again`: replies on the shelf that were of no use are not taken for an answer.
@@ -56,7 +56,7 @@ class Desk:
     llm: str
     templates: Templates
     transport: Transport
-    shelf: Shelf
+    cache: ReplyCache
     run_id: str | None
     prices: Prices = field(default_factory=Prices.read)
     max_cost: float | None = None
@@ -70,45 +70,47 @@ class Desk:
     _turns: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _holder: Holder = field(default_factory=Holder.new)
 
-    def ask(self) -> Asking:
+    def ask(self) -> Conversation:
         """For one question, which may take several exchanges."""
-        return Asking(self)
+        return Conversation(self)
 
-    async def exchange(self, request: Request, judge: Judge) -> Exchange:
-        """From the shelf or from the LLM; with the error that `judge` finds in the reply."""
+    async def exchange(self, request: Request, problem_of: ReplyCheck) -> Exchange:
+        """From the shelf or from the LLM; with the error that `problem_of` finds in the reply."""
         if self._limit is None:
             self._limit = asyncio.Semaphore(self.concurrency)
         async with self._turns[request.id]:  # the same request at the same time is asked once
-            found = self.shelf.find_replies(request.id)
-            if (held := self._best(found, judge)) is not None:
+            found = self.cache.find_replies(request.id)
+            if (held := self._best(found, problem_of)) is not None:
                 return await self._keep(held)
             if not self.transport.longest:  # it asks nobody, and says why
                 return await self.transport(request, lambda: False)
             async with self._limit:  # until it is kept: a kill loses no more than is under way
-                return await self._claimed(request, judge, {exchange.id for exchange in found})
+                return await self._claimed(request, problem_of, {exchange.id for exchange in found})
 
-    def _best(self, found: Sequence[Exchange], judge: Judge) -> Exchange | None:
-        held = [replace(exchange, error=judge(exchange)) for exchange in found]
+    def _best(self, found: Sequence[Exchange], problem_of: ReplyCheck) -> Exchange | None:
+        held = [replace(exchange, error=problem_of(exchange)) for exchange in found]
         held.sort(key=lambda exchange: exchange.error is not None)
         return held[0] if held and not (self.again and held[0].error) else None
 
-    async def _claimed(self, request: Request, judge: Judge, known: AbstractSet[str]) -> Exchange:
+    async def _claimed(
+        self, request: Request, problem_of: ReplyCheck, known: AbstractSet[str]
+    ) -> Exchange:
         """Asked by this command, or by another one that asks the same at the same time."""
         self._check(request)
         while True:
-            found = self.shelf.claim(request.id, self._holder, self.transport.longest)
+            found = self.cache.claim(request.id, self._holder, self.transport.longest)
             if found is not None:
                 break
             await asyncio.sleep(WAIT)
         try:
             new = [exchange for exchange in found if exchange.id not in known]
             exchange = new[0] if new else await self._send(request)
-            return await self._keep(replace(exchange, error=judge(exchange)))
+            return await self._keep(replace(exchange, error=problem_of(exchange)))
         finally:
-            self.shelf.release(request.id, self._holder)
+            self.cache.release(request.id, self._holder)
 
     async def _keep(self, exchange: Exchange) -> Exchange:
-        await asyncio.to_thread(self.shelf.add_exchange, self.run_id, exchange)
+        await asyncio.to_thread(self.cache.add_exchange, self.run_id, exchange)
         return exchange
 
     async def _send(self, request: Request) -> Exchange:
@@ -142,7 +144,7 @@ class Desk:
         """Everything that a server answered is paid, also what was of no use."""
         if exchange.reply is not None:
             self._answered += 1
-        elif not speechless(exchange):
+        elif not is_empty(exchange):
             self._lost.append(exchange.error or "no reply")
             return
         self.spent += self.prices.bill(request, exchange)
@@ -160,11 +162,11 @@ class Desk:
         return self._lost[0] if silent else None
 
 
-class Asking:
+class Conversation:
     """An `Ask` for one question; remembers its exchanges, the bad ones too."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, session: Session) -> None:
+        self._desk = session
         self.exchanges: list[Exchange] = []
 
     @property
@@ -179,7 +181,7 @@ class Asking:
     ) -> tuple[T, Exchange]:
         request = Request(template, self.llm, prompt, schema)
         answer, exchange = await self._once(request, read)
-        if speechless(exchange):
+        if is_empty(exchange):
             answer, exchange = await self._once(request, read)
         if answer is None and exchange.reply is not None and exchange.error != REFUSED:
             repair = self.render(
@@ -191,7 +193,7 @@ class Asking:
         return answer, exchange
 
     async def _once(self, request: Request, read: Callable[[str], T]) -> tuple[T | None, Exchange]:
-        def judge(exchange: Exchange) -> str | None:
+        def problem_of(exchange: Exchange) -> str | None:
             """What is wrong with it: what the transport found, or else what the reader finds."""
             found = exchange.error
             if exchange.reply is None or (found and not found.startswith(UNUSABLE)):
@@ -204,22 +206,22 @@ class Asking:
                 return UNUSABLE + one_line(error)
             return None
 
-        exchange = await self._desk.exchange(request, judge)
+        exchange = await self._desk.exchange(request, problem_of)
         self.exchanges.append(exchange)
         if exchange.error is not None or exchange.reply is None:
             return None, exchange
         return read(json_in(exchange.reply)), exchange
 
 
-def run_async(work: Callable[[], Awaitable[T]], desk: Desk | None) -> T:
+def run_async(work: Callable[[], Awaitable[T]], session: Session | None) -> T:
     """In an event loop of its own thread: also where one runs already, in a notebook."""
 
     async def and_close() -> T:
         try:
             return await work()
         finally:
-            if desk is not None:
-                await desk.close()
+            if session is not None:
+                await session.close()
 
     with start_blocking_portal() as portal:
         return portal.call(and_close)

@@ -14,13 +14,13 @@ from ..errors import UserError
 from ..records.graph import END, PLACE, REST
 from ..records.task import Example, Task, shared_positions
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
-from .model import Model, Replay, Run
+from .model import Activations, Model, Replay
 from .options import DEFAULT_MEMORY, Ablation
 
 T = TypeVar("T")
 
 
-class Notebook(Protocol):
+class Checkpoints(Protocol):
     """Pages of JSON that outlive the process."""
 
     def read(self, page: str) -> Any: ...
@@ -28,7 +28,7 @@ class Notebook(Protocol):
     def write(self, page: str, content: Any) -> None: ...
 
 
-class Loose:
+class NoCheckpoints:
     """Pages that nobody keeps."""
 
     def read(self, page: str) -> Any:
@@ -38,7 +38,7 @@ class Loose:
         pass
 
 
-class Subject:
+class Contrast:
     """A model, some examples of a task and a metric, with the clean and corrupted runs cached."""
 
     def __init__(
@@ -49,10 +49,10 @@ class Subject:
         metric: str | None = None,
         ablation: Ablation = "corrupt",
         *,
-        notebook: Notebook | None = None,
+        checkpoints: Checkpoints | None = None,
         memory: float = DEFAULT_MEMORY,
     ) -> None:
-        """`notebook`: where long searches note how far they are; `memory`: gigabytes for them."""
+        """`checkpoints`: where long searches note how far they are; `memory`: gigabytes for them."""
         self.model = model
         self.task = task
         self.ablation = ablation
@@ -64,7 +64,7 @@ class Subject:
                 f"Metric 'logit_diff' compares answers with foils, and task {task.name!r} has "
                 "examples without foils; add some, or use --metric kl, nll or prob_diff."
             )
-        self.notebook: Notebook = notebook or Loose()
+        self.checkpoints: Checkpoints = checkpoints or NoCheckpoints()
         self.memory = memory
         self._remembered: dict[str, Any] = {}
         self._of_clean: dict[Any, Any] = {}  # what other corruptions of the prompts leave alone
@@ -75,11 +75,11 @@ class Subject:
         return len(self.examples)
 
     @cached_property
-    def clean_run(self) -> Run:
+    def clean_run(self) -> Activations:
         return self.model.run(self.clean)
 
     @cached_property
-    def corrupt_run(self) -> Run:
+    def corrupt_run(self) -> Activations:
         return self.model.run(self.corrupt)
 
     # --- what a cut edge carries ---------------------------------------------------------------
@@ -217,11 +217,11 @@ class Subject:
         found: T = self._remembered[what]
         return found
 
-    def once(self, experiment: Callable[[Subject], T]) -> T:
-        """The result of an experiment on this subject, computed at most once."""
+    def once(self, experiment: Callable[[Contrast], T]) -> T:
+        """The result of an experiment on this contrast, computed at most once."""
         return self.remember(experiment.__name__, lambda: experiment(self))
 
-    def once_for_clean(self, experiment: Callable[[Subject], T]) -> T:
+    def once_for_clean(self, experiment: Callable[[Contrast], T]) -> T:
         """The result of an experiment that does not look at the corrupted prompts.
 
         Computed once for all corruptions of the same prompts.
@@ -232,24 +232,24 @@ class Subject:
         return found
 
     @cached_property
-    def schemes(self) -> dict[str, Subject]:
+    def schemes(self) -> dict[str, Contrast]:
         """The same clean prompts with the task's other corruptions, by name."""
         found = {}
         for scheme in self.task.schemes:
             task = self.task.under(scheme)
             other = {example.clean: example for example in (*task.discover, *task.held_out)}
             examples = [other[example.clean] for example in self.examples]
-            subject = Subject(
+            contrast = Contrast(
                 self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
             )
-            subject.clean_run, subject.replay = self.clean_run, self.replay
-            subject._of_clean = self._of_clean
-            found[scheme] = subject
+            contrast.clean_run, contrast.replay = self.clean_run, self.replay
+            contrast._of_clean = self._of_clean
+            found[scheme] = contrast
         return found
 
-    def take(self, n: int) -> Subject:
+    def take(self, n: int) -> Contrast:
         """The first `n` examples."""
-        return Subject(
+        return Contrast(
             self.model,
             self.task,
             self.examples[:n],

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guard import Unfit, must_work
-from .checkpoint import (
+from .model import Model
+from .weights import (
     check_gguf,
     check_numbers,
     check_tokenizer,
@@ -25,7 +26,6 @@ from .checkpoint import (
     no_pickles,
     no_tokenizer,
 )
-from .model import Model
 
 Source = Callable[[], "str | Path"]
 """Says where a model is: a folder, a .gguf file or a name on the hub."""

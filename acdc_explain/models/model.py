@@ -40,7 +40,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Run:
+class Activations:
     """What one forward pass left behind."""
 
     writers: Float[Tensor, "writer batch pos d_model"]
@@ -232,7 +232,7 @@ class Model:
         return self.bridge.unembed(normed).reshape(*shape[:-1], -1)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def run(self, batch: Batch) -> Run:
+    def run(self, batch: Batch) -> Activations:
         """One forward pass with everything the nodes wrote."""
         graph = self.graph
         size = (len(graph.writers), *batch.tokens.shape, self.cfg.d_model)
@@ -250,7 +250,7 @@ class Model:
         ]
         hooks.append((self.final_hook, lambda value, hook: final.append(batch.at_end(value))))
         logits = self.forward(batch, hooks)
-        return Run(writers, torch.stack(patterns), final[0], logits)
+        return Activations(writers, torch.stack(patterns), final[0], logits)
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Float[Tensor, "batch pos d_model"]:

@@ -13,29 +13,29 @@ from ..evidence.behavior import behavior_of
 from ..guard import PluginFault, Unfit, must_work, until_fault
 from ..ids import content_id
 from ..labeling import checked
-from ..labeling.labeler import LabelWork
+from ..labeling.labeler import LabelingStage
 from ..llm.client import Llm, Transport
 from ..llm.exchange import NotAsked, UnusableReply
 from ..llm.prices import Prices
-from ..llm.session import Desk
+from ..llm.session import Session
 from ..llm.templates import Templates
 from ..models.options import Ablation
 from ..plugins import Plugins, pick
 from ..progress import Progress
 from ..records.evidence import Evidence
-from ..records.label import Label, Labeling
+from ..records.label import Label, LabelResult
 from ..records.run.behavior import Behavior, doubt
 from ..records.run.header import RESULTS, RunHeader, results_of
 from ..records.task import Task
-from ..records.verdict import Judging, Verdict
-from ..store.buffer import Outbox
+from ..records.verdict import JudgeResult, Verdict
+from ..store.buffer import WriteBuffer
 from ..store.store import Store
 from .plan import Plan
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..labeling.experiments import Bench
-    from ..models.contrast import Subject
+    from ..labeling.experiments import ComponentExperiments
+    from ..models.contrast import Contrast
     from ..models.model import Model
     from ..records.circuit import Circuit, Node
 
@@ -43,33 +43,33 @@ LLM_SETTING = "llm_model"  # the setting of a labeler or judge that asks an LLM
 
 
 @dataclass(frozen=True)
-class _Pages:
-    """The notebook of a discovery, kept in the store under whatever decides its measurements."""
+class StoredCheckpoints:
+    """The checkpoints of a discovery, kept in the store under whatever decides its measurements."""
 
     store: Store
-    book: str
+    search_id: str
 
     @staticmethod
-    def of(work: Work) -> _Pages:
-        subject, header = work.subject, work.header
+    def of(work: RunContext) -> StoredCheckpoints:
+        contrast, header = work.contrast, work.header
         decisive = {
             "task_id": header.task_id,
             "model_id": header.model_id,
-            "metric": subject.metric_name,
-            "ablation": subject.ablation,
+            "metric": contrast.metric_name,
+            "ablation": contrast.ablation,
             "version": results_of(header.versions),
         }
-        return _Pages(work.store, content_id("book", decisive))
+        return StoredCheckpoints(work.store, content_id("book", decisive))
 
     def read(self, page: str) -> Any:
-        return self.store.read_page(self.book, page)
+        return self.store.read_checkpoint(self.search_id, page)
 
     def write(self, page: str, content: Any) -> None:
-        self.store.write_page(self.book, page, content)
+        self.store.write_checkpoint(self.search_id, page, content)
 
 
 @dataclass
-class Work:
+class RunContext:
     """What a run needs. The model is loaded when a stage first runs it."""
 
     plugins: Plugins
@@ -85,18 +85,18 @@ class Work:
     set_aside: list[str] = field(default_factory=list)  # what plugins failed to do, in sentences
 
     @cached_property
-    def subject(self) -> Subject:
-        return self._subject("discover")
+    def contrast(self) -> Contrast:
+        return self._contrast("discover")
 
     @cached_property
-    def held_out(self) -> Subject:
-        return self._subject("held_out")
+    def held_out(self) -> Contrast:
+        return self._contrast("held_out")
 
-    def _subject(self, split: str) -> Subject:
-        from ..models.contrast import Subject
+    def _contrast(self, split: str) -> Contrast:
+        from ..models.contrast import Contrast
 
         wanted = self.header.settings
-        return Subject(
+        return Contrast(
             self.load(),
             self.task,
             getattr(self.task, split),
@@ -110,7 +110,7 @@ class Work:
         """How the model does on the prompts of each split."""
         if self.known_behavior:
             return self.known_behavior
-        return {"discover": behavior_of(self.subject), "held_out": behavior_of(self.held_out)}
+        return {"discover": behavior_of(self.contrast), "held_out": behavior_of(self.held_out)}
 
     def check_behavior(self) -> Mapping[str, Behavior]:
         """How the model does. Raises UserError if it does not surely do the task, unless told to
@@ -156,8 +156,8 @@ class Work:
         plan, header = self.plan, self.header
         settings = {
             **plan.discoverer_settings,
-            "metric": self.subject.metric_name,
-            "ablation": self.subject.ablation,
+            "metric": self.contrast.metric_name,
+            "ablation": self.contrast.ablation,
             "results": RESULTS,
             **self.plugins.code("register_discoverers", plan.discoverer),
         }
@@ -175,11 +175,11 @@ class Work:
         from ..discovery.faithfulness import faithfulness
         from ..records.circuit import Circuit, Found
 
-        self.subject.notebook = _Pages.of(self)
+        self.contrast.checkpoints = StoredCheckpoints.of(self)
         discoverer = self.plugins.discoverers()[self.plan.discoverer]
-        subject, started = self.subject, time.monotonic()
+        contrast, started = self.contrast, time.monotonic()
         with must_work(self._who("discoverer", self.plan.discoverer)):
-            found = discoverer(subject, self.progress, **self.plan.discoverer_settings)
+            found = discoverer(contrast, self.progress, **self.plan.discoverer_settings)
             if not isinstance(found, Found):
                 raise Unfit(f"it returned {type(found).__name__}, not Found")
         seconds = time.monotonic() - started
@@ -189,13 +189,13 @@ class Work:
             discoverer=self.plan.discoverer,
             settings=settings,
             edges=tuple(found.edges),
-            n_edges_total=found.n_edges_total or self.subject.model.graph.n_edges,
+            n_edges_total=found.n_edges_total or self.contrast.model.graph.n_edges,
             n_edges_tested=found.n_edges_tested,
             faithfulness=faithfulness(self.held_out, found.edges),
             seconds=round(seconds, 3),
-            forward_seconds=self.subject.model.forward_seconds(self.subject.clean),
+            forward_seconds=self.contrast.model.forward_seconds(self.contrast.clean),
             alternatives=found.alternatives,
-            n_layers=self.subject.model.graph.n_layers,
+            n_layers=self.contrast.model.graph.n_layers,
         )
 
     # --- circuit -> evidence -------------------------------------------------------------------
@@ -217,14 +217,14 @@ class Work:
         done, total = len(held), len(circuit.components)
         self.progress(name, done, total)
         missing = [n for n in circuit.components if n not in {item.node for item in held}]
-        with Outbox(partial(self.store.add_evidence, self.header.id)) as outbox:
+        with WriteBuffer(partial(self.store.add_evidence, self.header.id)) as buffer:
             for item in held:
-                outbox.put(item)
+                buffer.put(item)
             if not missing:
                 return
             for node, facts in self._collected(name, settings, missing):
                 item = Evidence(circuit.id, node, name, recorded, facts)
-                outbox.put(item)
+                buffer.put(item)
                 done += 1
                 self.progress(name, done, total, str(node))
                 yield item
@@ -233,10 +233,10 @@ class Work:
         self, name: str, settings: Mapping[str, Any], nodes: Sequence[Node]
     ) -> Iterator[tuple[Node, dict[str, Any]]]:
         """What a collector finds, as far as it comes."""
-        collector, subject = pick("collector", self.plugins.collectors(), name), self.subject
+        collector, contrast = pick("collector", self.plugins.collectors(), name), self.contrast
 
         def checked_facts() -> Iterator[tuple[Node, dict[str, Any]]]:
-            for item in collector(subject, nodes, **settings):
+            for item in collector(contrast, nodes, **settings):
                 yield checked.collected(item, nodes)
 
         return until_fault(checked_facts, self._who("collector", name), self.set_aside.append)
@@ -248,13 +248,13 @@ class Work:
 
     def label(
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
-    ) -> list[Labeling]:
+    ) -> list[LabelResult]:
         """An answer for every component: labels, or why there are none."""
         return self.labels.label(circuit, evidence)
 
     @cached_property
-    def labels(self) -> LabelWork:
-        return LabelWork(
+    def labels(self) -> LabelingStage:
+        return LabelingStage(
             name=self.plan.labeler,
             labeler=pick("labeler", self.plugins.labelers(), self.plan.labeler),
             settings=self.plan.labeler_settings,
@@ -265,8 +265,8 @@ class Work:
             store=self.store,
             run_id=self.header.id,
             progress=self.progress,
-            desk=self.desk if self.asks_llm else None,
-            laboratory=self.laboratory,
+            session=self.session if self.asks_llm else None,
+            experiments=self.experiments,
             plugin=self.plugins.owner("register_labelers", self.plan.labeler),
         )
 
@@ -275,7 +275,7 @@ class Work:
         return LLM_SETTING in self.plan.labeler_settings
 
     @cached_property
-    def desk(self) -> Desk:
+    def session(self) -> Session:
         """Where labelers and judges ask an LLM. Raises UserError where none can be asked."""
         llm, prices = self.settings.llm_model, Prices.read(self.settings.prices)
         if self.settings.max_cost is not None and prices.cost(llm, 0, 0) is None:
@@ -283,11 +283,11 @@ class Work:
                 f"What {llm} costs is not known, so --max-cost cannot be kept; add it to a table "
                 "of prices (--prices FILE), with 0 for a server of your own."
             )
-        return Desk(
+        return Session(
             llm=llm,
             templates=templates(self.plugins, self.settings),
             transport=self.transport or Llm(self.settings.timeout),
-            shelf=self.store,
+            cache=self.store,
             run_id=self.header.id,
             prices=prices,
             max_cost=self.settings.max_cost,
@@ -295,27 +295,27 @@ class Work:
             again=self.settings.retry,
         )
 
-    def laboratory(self, node: Node, shown: Mapping[Node, str]) -> Bench:
-        from ..labeling.experiments import Bench
+    def experiments(self, node: Node, shown: Mapping[Node, str]) -> ComponentExperiments:
+        from ..labeling.experiments import ComponentExperiments
 
-        return Bench(node, shown, self.task, lambda: self.subject)
+        return ComponentExperiments(node, shown, self.task, lambda: self.contrast)
 
     # --- labels -> verdicts --------------------------------------------------------------------
 
     def judge(self, labels: Sequence[Label]) -> None:
         for name, settings in self.plan.judges.items():
             asked = {label.id: self._judging_id(name, settings, label) for label in labels}
-            held = self.store.find_judgings(asked.values())
+            held = self.store.find_judge_results(asked.values())
             missing = [x for x in labels if asked[x.id] not in {h.question_id for h in held}]
             done = len(held)
-            with Outbox(partial(self.store.add_judgings, self.header.id)) as outbox:
+            with WriteBuffer(partial(self.store.add_judge_results, self.header.id)) as buffer:
                 for judging in held:
-                    outbox.put(judging)
+                    buffer.put(judging)
                 if not missing:
                     continue
                 for found in self._verdicts(name, settings, missing):
                     verdict = self._unless_doubtful(found)
-                    outbox.put(Judging(asked[verdict.label_id], verdict))
+                    buffer.put(JudgeResult(asked[verdict.label_id], verdict))
                     done += 1
                     self.progress(f"judge {name}", done, len(labels), verdict.outcome)
 
@@ -331,7 +331,7 @@ class Work:
         self, name: str, settings: Mapping[str, Any], labels: Sequence[Label]
     ) -> Iterator[Verdict]:
         """What a judge says, as far as it comes."""
-        judge = self._with_desk(pick("judge", self.plugins.judges(), name))
+        judge = self._with_session(pick("judge", self.plugins.judges(), name))
         by_id, held_out = {label.id: label for label in labels}, self.held_out
 
         def checked_verdicts() -> Iterator[Verdict]:
@@ -340,11 +340,11 @@ class Work:
 
         return until_fault(checked_verdicts, self._who("judge", name), self.set_aside.append)
 
-    def _with_desk(self, judge: Any) -> Any:
-        """A judge that has a parameter `desk` may ask an LLM."""
+    def _with_session(self, judge: Any) -> Any:
+        """A judge that has a parameter `session` may ask an LLM."""
         if "desk" not in inspect.signature(judge).parameters:
             return judge
-        return partial(judge, desk=lambda: self.desk)
+        return partial(judge, session=lambda: self.session)
 
     def _judging_id(self, judge: str, settings: Mapping[str, Any], label: Label) -> str:
         """A label is judged again if the judge's settings or the role's card are others."""
@@ -368,7 +368,9 @@ class Work:
         ways, had = [self.labels], True
         if rules is not None:
             ways.append(
-                replace(self.labels, name="rules", labeler=rules, settings={}, code={}, desk=None)
+                replace(
+                    self.labels, name="rules", labeler=rules, settings={}, code={}, session=None
+                )
             )
         for way in ways:
             summary = None

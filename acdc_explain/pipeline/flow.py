@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..guard import Unfit, must_work
 from ..ids import content_id
-from ..labeling.labeler import LabelWork
-from ..llm.batch import Rehearsal, Wanted, take
+from ..labeling.labeler import LabelingStage
+from ..llm.batch import CacheOverlay, RecordingTransport, take
 from ..llm.client import Transport, key_present
 from ..llm.exchange import NotAsked, UnusableReply
 from ..plugins import Plugins, load_plugins, pick
 from ..progress import Progress, silent
-from ..records.label import Labeling
+from ..records.label import LabelResult
 from ..records.run.header import RunHeader, results_of, run_id, versions
 from ..records.run.run import Run
 from ..records.task import Task, check_examples
 from ..store.store import Store
-from .context import LLM_SETTING, Work, templates
+from .context import LLM_SETTING, RunContext, templates
 from .plan import Plan, default_labeler
 from .prepare import load_model
 from .settings import CHEAP_EXAMPLES, CHEAP_PARAMETERS, DEFAULT_EXAMPLES, Settings
@@ -61,7 +61,7 @@ def explain(
     return finish(work, circuit, answers)
 
 
-def finish(work: Work, circuit: Circuit, answers: Sequence[Labeling]) -> Run:
+def finish(work: RunContext, circuit: Circuit, answers: Sequence[LabelResult]) -> Run:
     """labels -> verdicts -> summary and motifs."""
     labels = [label for answer in answers for label in answer.labels]
     work.judge(labels)
@@ -87,7 +87,7 @@ def label(
     is loaded only for judges and for labelers that experiment. With `answers`, a batch file, no
     LLM is asked; what the file does not answer stays open. Raises UserError.
     """
-    work = reopen(run, store, settings, progress, Wanted() if answers else None)
+    work = reopen(run, store, settings, progress, RecordingTransport() if answers else None)
     if work.finished and not settings.retry:
         return replace(store.get(work.header.id), reused=True)
     assert run.circuit is not None
@@ -105,32 +105,35 @@ def label(
 
 
 def would_ask(
-    work: Work, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    work: RunContext, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
 ) -> list[Request]:
     """The requests that labeling would send now; nothing is sent and nothing stored.
 
-    The work must have been prepared with `Wanted` as its transport.
+    The work must have been prepared with `RecordingTransport` as its transport.
     """
-    return list(_asked_now(work, circuit, evidence, Rehearsal(work.store)).values())
+    return list(_asked_now(work, circuit, evidence, CacheOverlay(work.store)).values())
 
 
 def _asked_now(
-    work: Work, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]], shelf: Rehearsal
+    work: RunContext,
+    circuit: Circuit,
+    evidence: Mapping[Node, Sequence[Evidence]],
+    cache: CacheOverlay,
 ) -> dict[str, Request]:
     """What would be asked if the replies on this shelf had been given."""
-    wanted = work.desk.transport
-    assert isinstance(wanted, Wanted)
+    wanted = work.session.transport
+    assert isinstance(wanted, RecordingTransport)
     wanted.requests.clear()
-    labels = replace(work.labels, desk=replace(work.desk, shelf=shelf))
+    labels = replace(work.labels, session=replace(work.session, cache=cache))
     asked = labels.questions(circuit, evidence)
-    held = {answer.question_id for answer in work.store.find_labelings([x.id for x in asked])}
+    held = {answer.question_id for answer in work.store.find_label_results([x.id for x in asked])}
     labels.answer([x for x in asked if x.id not in held], lambda answer: None)
     if not wanted.requests:
         _ask_summary(work, labels, circuit)
     return dict(wanted.requests)
 
 
-def _ask_summary(work: Work, labels: LabelWork, circuit: Circuit) -> None:
+def _ask_summary(work: RunContext, labels: LabelingStage, circuit: Circuit) -> None:
     """The question about the whole comes last, where a run has the rules' words instead."""
     if work.store.status(work.header.id) is None:
         return
@@ -141,11 +144,13 @@ def _ask_summary(work: Work, labels: LabelWork, circuit: Circuit) -> None:
 
 
 def _taken(
-    work: Work, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]], file: Path
+    work: RunContext, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]], file: Path
 ) -> list[Exchange]:
     """The answers in a batch file, if all of them are to questions of this work."""
-    shelf = Rehearsal(work.store)
-    return take(file, shelf, work.desk.prices, lambda: _asked_now(work, circuit, evidence, shelf))
+    cache = CacheOverlay(work.store)
+    return take(
+        file, cache, work.session.prices, lambda: _asked_now(work, circuit, evidence, cache)
+    )
 
 
 def judge(run: Run, store: Store, settings: Settings, progress: Progress = silent) -> Run:
@@ -154,8 +159,8 @@ def judge(run: Run, store: Store, settings: Settings, progress: Progress = silen
     work.begin(run.behavior)
     assert run.circuit is not None
     store.add_labeled(work.header.id, run)
-    labels = [Labeling("", (label,)) for label in run.labels]
-    open_ = [Labeling("", ()) for node in run.circuit.components if not run.labels_of(node)]
+    labels = [LabelResult("", (label,)) for label in run.labels]
+    open_ = [LabelResult("", ()) for node in run.circuit.components if not run.labels_of(node)]
     return finish(work, run.circuit, [*labels, *open_])
 
 
@@ -185,7 +190,7 @@ def sweep(
             f"Discoverer {work.plan.discoverer!r} has neither tau nor max_edges to sweep over."
         )
     work.check_behavior()
-    gap = abs(work.subject.clean_metric - work.subject.corrupt_metric)
+    gap = abs(work.contrast.clean_metric - work.contrast.corrupt_metric)
     points: list[dict[str, Any]] = (
         [{"tau": share * gap} for share in SHARES] if by_tau else [{"max_edges": n} for n in SIZES]
     )
@@ -215,7 +220,7 @@ def prepare(
     settings: Settings,
     progress: Progress,
     transport: Transport | None = None,
-) -> Work:
+) -> RunContext:
     """Load the model, build the task, and settle every setting that was left open."""
     settings.check()
     plugins = load_plugins()
@@ -254,8 +259,10 @@ def prepare(
         versions=made_by,
     )
     loaded = model
-    work = Work(plugins, plan, store, header, task, lambda: loaded, settings, progress, transport)
-    _ = work.subject, work.held_out  # what is wrong with the task or metric is said before work
+    work = RunContext(
+        plugins, plan, store, header, task, lambda: loaded, settings, progress, transport
+    )
+    _ = work.contrast, work.held_out  # what is wrong with the task or metric is said before work
     _ = work.labels  # and with prices and the LLM
     plugins.patterns()  # and with what the circuit is matched against in the end
     return work
@@ -269,7 +276,7 @@ def reopen(
     transport: Transport | None = None,
     *,
     relabel: bool = True,
-) -> Work:
+) -> RunContext:
     """A stored run with another labeler, or with more judges; no model is loaded yet.
 
     Raises UserError.
@@ -316,12 +323,12 @@ def reopen(
     def load() -> Model:
         return _same_model(header, plugins, progress)
 
-    return Work(
+    return RunContext(
         plugins, plan, store, header, task, load, settings, progress, transport, run.behavior
     )
 
 
-def evidence_of(run: Run, work: Work) -> dict[Node, list[Evidence]]:
+def evidence_of(run: Run, work: RunContext) -> dict[Node, list[Evidence]]:
     """A stored run's evidence by node, that of its collectors alone."""
     assert run.circuit is not None
     return {

@@ -1,4 +1,4 @@
-"""The grain at which a circuit is sought: heads or whole layers, whole nodes or nodes by place."""
+"""The graph a circuit is sought in: heads or whole layers, whole nodes or nodes by place."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PLACE = re.compile(r"[\w.+']+")  # what can be part of a node's name
 
 
 @dataclass(frozen=True)
-class View:
-    """A model's graph at a grain, and the one order in which its edges are visited.
+class SearchGraph:
+    """A model's graph at a granularity, and the one order in which its edges are visited.
 
     Receivers go from the output back, senders from the latest layer to the earliest, within a
     layer the MLP first and then the highest head to the lowest: the order of the original ACDC.
@@ -37,16 +37,18 @@ class View:
         """Every node that writes, at all places, in the order of the forward pass."""
         if self.level == "head":
             return self.graph.writers
-        heads = (n if n.kind != "head" else Node("attn", n.layer) for n in self._grain.writers)
+        heads = (
+            n if n.kind != "head" else Node("attn", n.layer) for n in self._at_granularity.writers
+        )
         return tuple(heads)
 
     @cached_property
-    def _grain(self) -> Graph:
-        """The graph whose heads are the attention nodes of the view."""
+    def _at_granularity(self) -> Graph:
+        """The graph whose heads are the attention nodes of the search graph."""
         return self.graph if self.level == "head" else replace(self.graph, n_heads=1)
 
     @cached_property
-    def visits(self) -> tuple[tuple[Receiver, ...], ...]:
+    def receiver_groups(self) -> tuple[tuple[Receiver, ...], ...]:
         """Every receiver, those of one node together, from the output back."""
         end: Receiver = (LOGITS, None)
         return ((end,), *(self._ports(node) for node in reversed(self.writers[1:])))
@@ -59,19 +61,23 @@ class View:
     def senders(self, receiver: Node) -> tuple[Node, ...]:
         """The writers a receiver reads, the latest first."""
         place = END if self.places and receiver.kind == "logits" else receiver.place
-        found = self.writers[: self._grain.n_senders(receiver)]
+        found = self.writers[: self._at_granularity.n_senders(receiver)]
         return tuple(node.at(place) for node in reversed(found))
 
     def edges(self) -> Iterator[Edge]:
         """Every edge, in the order in which ACDC decides."""
-        for receivers in self.visits:
+        for receivers in self.receiver_groups:
             for node, port in receivers:
                 for sender in self.senders(node):
                     yield Edge(sender, node, port)
 
     @property
     def n_edges(self) -> int:
-        return sum(self._grain.n_senders(node) for visit in self.visits for node, _ in visit)
+        return sum(
+            self._at_granularity.n_senders(node)
+            for group in self.receiver_groups
+            for node, _ in group
+        )
 
     # --- in terms of the model's own graph -----------------------------------------------------
 
@@ -96,30 +102,30 @@ class View:
             return 0
         return self.places.index(node.place or END)
 
-    def shuffled(self, seed: int) -> Shuffled:
-        return Shuffled(self.graph, self.level, self.places, seed)
+    def shuffled(self, seed: int) -> ShuffledGraph:
+        return ShuffledGraph(self.graph, self.level, self.places, seed)
 
     @staticmethod
-    def of(graph: Graph, edges: Iterable[Edge], places: Sequence[str]) -> View:
-        """The view in which edges were found; `places`: the task's, in case they are split."""
+    def of(graph: Graph, edges: Iterable[Edge], places: Sequence[str]) -> SearchGraph:
+        """The graph in which edges were found; `places`: the task's, in case they are split."""
         nodes = {node for edge in edges for node in (edge.src, edge.dst)}
         layered = any(node.kind == "attn" for node in nodes)
         split = any(node.place is not None for node in nodes)
-        return View(graph, "layer" if layered else "head", tuple(places) if split else ())
+        return SearchGraph(graph, "layer" if layered else "head", tuple(places) if split else ())
 
 
 @dataclass(frozen=True)
-class Shuffled(View):
+class ShuffledGraph(SearchGraph):
     """The same edges in another order that is as good: any within a layer, any of the senders."""
 
     seed: int = 0
 
     @cached_property
-    def visits(self) -> tuple[tuple[Receiver, ...], ...]:
+    def receiver_groups(self) -> tuple[tuple[Receiver, ...], ...]:
         rng = random.Random(self.seed)
-        found = [rng.sample(visit, len(visit)) for visit in super().visits]
-        keyed = [(self._turn(visit[0][0]), rng.random(), tuple(visit)) for visit in found]
-        return tuple(visit for _, _, visit in sorted(keyed, key=lambda entry: entry[:2]))
+        found = [rng.sample(group, len(group)) for group in super().receiver_groups]
+        keyed = [(self._turn(group[0][0]), rng.random(), tuple(group)) for group in found]
+        return tuple(group for _, _, group in sorted(keyed, key=lambda entry: entry[:2]))
 
     def _turn(self, node: Node) -> int:
         """Receivers of the same turn do not read each other."""
@@ -206,7 +212,7 @@ class Graph:
         return sum(self.n_senders(node) for node, _ in self.receivers)
 
 
-def to_exchange(circuit: Circuit, graph: Graph) -> dict[str, Any]:
+def to_eap_ig(circuit: Circuit, graph: Graph) -> dict[str, Any]:
     """The circuit in the JSON form of EAP-IG and of the Mechanistic Interpretability Benchmark."""
     kept = {str(edge): edge.effect for edge in circuit.edges}
     nodes = {str(node) for node in circuit.nodes}
@@ -224,7 +230,7 @@ def to_exchange(circuit: Circuit, graph: Graph) -> dict[str, Any]:
     }
 
 
-def from_exchange(document: Mapping[str, Any]) -> list[Edge]:
+def from_eap_ig(document: Mapping[str, Any]) -> list[Edge]:
     """The kept edges of a circuit in the JSON form of EAP-IG. Raises ValueError, KeyError."""
     return [
         Edge.parse(name, float(entry.get("score") or 0.0))

@@ -46,7 +46,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposed:
+class LabelerReply:
     """A labeler's answer about one node.
 
     `exchange` holds the reply with the answer, where an LLM gave it. `findings` is what the
@@ -68,7 +68,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Labeling:
+class LabelResult:
     """The answer to one question: labels, or a failure that says what went wrong.
 
     Or neither: the node is `waiting` for an answer that comes by way of a file.

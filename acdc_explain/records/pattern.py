@@ -64,7 +64,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PatternStep:
     """What a node must be: one of its parts."""
 
     parts: tuple[Part, ...]
@@ -97,7 +97,7 @@ class Pattern:
     """A path through a labeled circuit: `arrows[i]` stands between steps i and i+1."""
 
     text: str
-    steps: tuple[Step, ...]
+    steps: tuple[PatternStep, ...]
     arrows: tuple[Arrow, ...]
 
     @staticmethod
@@ -181,16 +181,16 @@ class _Reader:
         found = repr(self.text[self.at]) if not self.ended else "the end"
         return _error(self.text, self.at, f"found {found}, expected {wanted}")
 
-    def step(self) -> Step:
+    def step(self) -> PatternStep:
         if not self.literal("("):
-            return Step((self.part(),))
+            return PatternStep((self.part(),))
         parts = [self.part()]
         while self.literal("|"):
             parts.append(self.part())
         if not self.literal(")"):
             raise self.wrong("| or )")
         sign, conditions = self.sign(), self.where()
-        return Step(
+        return PatternStep(
             tuple(
                 replace(
                     part,

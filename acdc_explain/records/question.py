@@ -14,7 +14,7 @@ from .evidence import Evidence
 from .role import RoleCard
 
 
-class Laboratory(Protocol):
+class Experiments(Protocol):
     """Experiments on one component that a labeler may ask for, on the discovery examples."""
 
     @property
@@ -43,7 +43,7 @@ class Question:
     position_names: Sequence[str]
     shown: Mapping[Node, str] = field(default_factory=dict)
     model: str | None = None
-    laboratory: Laboratory | None = None
+    experiments: Experiments | None = None
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:

@@ -62,7 +62,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Judging:
+class JudgeResult:
     """A verdict and the question it answers: label, judge, its settings, the role's card."""
 
     question_id: str

@@ -10,20 +10,20 @@ from ..errors import UserError
 from ..llm.exchange import Exchange
 from ..records.circuit import Circuit
 from ..records.evidence import Evidence
-from ..records.label import Labeling
+from ..records.label import LabelResult
 from ..records.run.behavior import Behavior
 from ..records.run.header import RunHeader
 from ..records.run.motif import Motif
 from ..records.run.run import Run
 from ..records.run.summary import Summary
 from ..records.task import Task
-from ..records.verdict import Judging
+from ..records.verdict import JudgeResult
 from .database import StoreFile
 from .duck.connection import Connection
 from .remove import remove_run
 from .search.index import index_evidence, index_run
 from .tables import rows
-from .tables.read import find_run, read_headers, read_labelings
+from .tables.read import find_run, read_headers, read_label_results
 from .tables.write import (
     add_behavior,
     add_circuit,
@@ -31,15 +31,15 @@ from .tables.write import (
     add_exchanges,
     add_found,
     add_header,
-    add_judgings,
+    add_judge_results,
     add_keyed,
-    add_labelings,
+    add_label_results,
     add_labels,
     add_motifs,
     add_task,
     add_verdicts,
     answered,
-    link_labelings,
+    link_label_results,
 )
 
 NAME = re.compile(r"(?!last$)(?![0-9a-f]+$)[A-Za-z0-9][\w.-]{0,63}")
@@ -96,26 +96,26 @@ class StoreAdding(StoreFile):
         with self._open() as connection:
             add_exchanges(connection, run_id, [exchange])
 
-    def add_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
+    def add_label_results(self, run_id: str, label_results: Sequence[LabelResult]) -> None:
         """Answers to questions: labels, or failures. Labels of a node end its failure.
 
         A question that another command answered in the meantime keeps that answer.
         """
         with self._open() as connection:
-            first = read_labelings(connection, answered(connection, labelings))
-            link_labelings(connection, run_id, first)
+            first = read_label_results(connection, answered(connection, label_results))
+            link_label_results(connection, run_id, first)
             held = {answer.question_id for answer in first}
-            labelings = [x for x in labelings if x.question_id not in held]
-            evidence = [x.evidence for x in labelings if x.evidence is not None]
+            label_results = [x for x in label_results if x.question_id not in held]
+            evidence = [x.evidence for x in label_results if x.evidence is not None]
             add_evidence(connection, run_id, evidence)
-            add_labels(connection, run_id, [label for x in labelings for label in x.labels])
-            add_labelings(connection, run_id, labelings)
+            add_labels(connection, run_id, [label for x in label_results for label in x.labels])
+            add_label_results(connection, run_id, label_results)
             index_run(connection, run_id)
 
-    def link_labelings(self, run_id: str, labelings: Sequence[Labeling]) -> None:
+    def link_label_results(self, run_id: str, label_results: Sequence[LabelResult]) -> None:
         """Say that a run uses labels that an earlier run was given, with all behind them."""
         with self._open() as connection:
-            link_labelings(connection, run_id, labelings)
+            link_label_results(connection, run_id, label_results)
             index_run(connection, run_id)
 
     def add_summary(self, summary: Summary) -> None:
@@ -126,10 +126,10 @@ class StoreAdding(StoreFile):
             )
             add_keyed(connection, "summaries", [rows.summary_row(summary)])
 
-    def add_judgings(self, run_id: str, judgings: Sequence[Judging]) -> None:
+    def add_judge_results(self, run_id: str, judge_results: Sequence[JudgeResult]) -> None:
         with self._open() as connection:
-            add_verdicts(connection, run_id, [judging.verdict for judging in judgings])
-            add_judgings(connection, run_id, judgings)
+            add_verdicts(connection, run_id, [judging.verdict for judging in judge_results])
+            add_judge_results(connection, run_id, judge_results)
             index_run(connection, run_id)
 
     def add_motifs(self, run_id: str, motifs: Sequence[Motif]) -> None:

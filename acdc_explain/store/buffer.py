@@ -12,7 +12,7 @@ WAIT_SECONDS = 0.5
 R = TypeVar("R")
 
 
-class Outbox(Generic[R]):
+class WriteBuffer(Generic[R]):
     """Writes what took long at once, and what comes quickly together.
 
     Opening the store costs tens of milliseconds, so records that cost less to make wait for each

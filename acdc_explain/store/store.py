@@ -15,11 +15,11 @@ from ..llm.lease import Holder
 from ..output.files import check_output
 from ..records.circuit import Circuit, Sized
 from ..records.evidence import Evidence
-from ..records.label import Labeling
+from ..records.label import LabelResult
 from ..records.run.header import RunHeader
 from ..records.run.run import Run
 from ..records.task import Task
-from ..records.verdict import Judging
+from ..records.verdict import JudgeResult
 from .adding import StoreAdding
 from .duck.engine import quoted
 from .searching import StoreSearching
@@ -32,7 +32,7 @@ from .tables.read import (
     own_evidence,
     read_circuit,
     read_headers,
-    read_labelings,
+    read_label_results,
     read_list,
     read_replies,
     read_run,
@@ -110,7 +110,7 @@ class Store(StoreAdding, StoreSearching):
         with self._reading() as connection:
             return own_circuit(connection, task_id, model_id, discoverer, settings)
 
-    def read_page(self, book: str, page: str) -> Any:
+    def read_checkpoint(self, book: str, page: str) -> Any:
         """What a search noted about how far it is; None if nothing."""
         with self._reading() as connection:
             row = connection.execute(
@@ -118,7 +118,7 @@ class Store(StoreAdding, StoreSearching):
             ).fetchone()
         return json.loads(row[0]) if row else None
 
-    def write_page(self, book: str, page: str, content: Any) -> None:
+    def write_checkpoint(self, book: str, page: str, content: Any) -> None:
         with self._open() as connection:
             connection.execute(
                 "INSERT INTO pages VALUES (?, ?, ?) "
@@ -163,12 +163,12 @@ class Store(StoreAdding, StoreSearching):
                 [CLAIMS, request_id, holder.token],
             )
 
-    def find_labelings(self, question_ids: Iterable[str]) -> list[Labeling]:
+    def find_label_results(self, question_ids: Iterable[str]) -> list[LabelResult]:
         """The answers that were given to the same questions here before. Imports bring none."""
         with self._reading() as connection:
-            return read_labelings(connection, list(question_ids))
+            return read_label_results(connection, list(question_ids))
 
-    def find_judgings(self, question_ids: Iterable[str]) -> list[Judging]:
+    def find_judge_results(self, question_ids: Iterable[str]) -> list[JudgeResult]:
         """The verdicts that were reached here before on the same questions. Imports bring none."""
         with self._reading() as connection:
             found = connection.execute(
@@ -177,7 +177,7 @@ class Store(StoreAdding, StoreSearching):
                 "WHERE list_contains(?, judgings.id)",
                 [list(question_ids)],
             ).fetchall()
-        return [Judging(question_id, rows.to_verdict(row)) for question_id, *row in found]
+        return [JudgeResult(question_id, rows.to_verdict(row)) for question_id, *row in found]
 
     def task(self, task_id: str) -> Task:
         """A stored task. Raises KeyError."""

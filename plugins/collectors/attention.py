@@ -9,7 +9,7 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
 PATTERNS = (
@@ -27,13 +27,13 @@ PATTERNS = (
 )
 
 
-def attention(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+def attention(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: pattern scores, mean attention between named positions, and the first example."""
     from acdc_explain.evidence.attention import example_attention, named_attention
     from acdc_explain.evidence.measures import measured
 
-    found = measured(PATTERNS, subject)
-    between = named_attention(subject)
+    found = measured(PATTERNS, contrast)
+    between = named_attention(contrast)
     for node in nodes:
         if node.kind != "head":
             yield node, {}
@@ -43,7 +43,7 @@ def attention(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, F
             {
                 "measures": {name: m.facts(node) for name, m in found.items()},
                 "between_positions": between[node],
-                "example": example_attention(subject, node),
+                "example": example_attention(contrast, node),
             },
         )
 

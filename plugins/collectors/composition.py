@@ -9,20 +9,20 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
 PORTS = {"feeds_induction": "<k>", "steers_movers": "<q>", "feeds_inhibition": "<k,v>"}
 
 
-def routes(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+def routes(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: effects on the keys of induction heads, the queries of movers, and the keys and
     values of S-inhibition heads, with the receiver moved most; and who stands in for movers."""
     from acdc_explain.evidence.composition import reached
     from acdc_explain.evidence.measures import MEASURES, measured
 
-    found = measured((*PORTS, "stands_in"), subject)
-    into = {name: reached(subject, MEASURES[name]) for name in PORTS if name in found}
+    found = measured((*PORTS, "stands_in"), contrast)
+    into = {name: reached(contrast, MEASURES[name]) for name in PORTS if name in found}
     for node in nodes:
         known = {name: m.facts(node) for name, m in found.items() if node in m.nodes}
         facts = {"measures": known} if known else {}

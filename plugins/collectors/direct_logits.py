@@ -9,20 +9,20 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
 
 def direct_logits(
-    subject: Subject, nodes: Sequence[Node], *, tokens: int = 6
+    contrast: Contrast, nodes: Sequence[Node], *, tokens: int = 6
 ) -> Iterator[tuple[Node, Facts]]:
     """Effect on answers minus foils, and the `tokens` most promoted and most suppressed."""
     from acdc_explain.evidence.effects import top_logits
     from acdc_explain.evidence.measures import measure
 
-    direct = measure("direct_effect", subject)
+    direct = measure("direct_effect", contrast)
     for node in nodes:
-        promoted, suppressed = top_logits(subject, node, tokens)
+        promoted, suppressed = top_logits(contrast, node, tokens)
         yield (
             node,
             {

@@ -9,14 +9,14 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
 SCORES = ("token_share", "few_neurons", "staircase")
 
 
 def mlps(
-    subject: Subject, nodes: Sequence[Node], *, neurons: int = 5
+    contrast: Contrast, nodes: Sequence[Node], *, neurons: int = 5
 ) -> Iterator[tuple[Node, Facts]]:
     """For MLPs: how much the token alone explains, the staircase over ordered answers, and the
     `neurons` with the largest direct effect on answers minus foils."""
@@ -24,14 +24,14 @@ def mlps(
     from acdc_explain.evidence.measurement import NotMeasurable
     from acdc_explain.evidence.measures import measured
 
-    found = measured(SCORES, subject)
+    found = measured(SCORES, contrast)
     for node in nodes:
         if node.kind != "mlp":
             yield node, {}
             continue
         facts: dict[str, object] = {"measures": {name: m.facts(node) for name, m in found.items()}}
         try:
-            effects = neuron_effects(subject, node).mean(0)
+            effects = neuron_effects(contrast, node).mean(0)
         except NotMeasurable:
             pass
         else:

@@ -9,13 +9,13 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
 ACTS, IDLE = 0.05, 0.01  # shares of the gap: between them, nothing is said
 
 
-def patching(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+def patching(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """The total effect of resample ablation, under the task's own corruption and its others.
 
     `schemes_disagree` where it acts under one and not, or the other way, under another. Without a
@@ -24,11 +24,11 @@ def patching(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Fa
     from acdc_explain.evidence.effects import of_nodes
 
     for node in nodes:
-        value = of_nodes("ablation_effect", subject, [node]).value(node)
+        value = of_nodes("ablation_effect", contrast, [node]).value(node)
         facts: dict[str, object] = {"measures": {"ablation_effect": {"value": round(value, 5)}}}
         others = {
             scheme: round(of_nodes("ablation_effect", other, [node]).value(node), 5)
-            for scheme, other in subject.schemes.items()
+            for scheme, other in contrast.schemes.items()
         }
         if others:
             facts["under_other_corruptions"] = others

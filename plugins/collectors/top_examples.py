@@ -9,13 +9,13 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.models.model import Batch
     from acdc_explain.records.circuit import Node
 
 
 def top_examples(
-    subject: Subject,
+    contrast: Contrast,
     nodes: Sequence[Node],
     *,
     corpus: str | None = None,
@@ -33,15 +33,15 @@ def top_examples(
 
     batch: Batch | None
     if corpus is not None:
-        batch = corpus_batch(subject.model, corpus, seed=seed)
+        batch = corpus_batch(contrast.model, corpus, seed=seed)
     else:
-        batch = own_text(subject.model, seed=seed)
+        batch = own_text(contrast.model, seed=seed)
     if batch is None:  # said, where others would have their places
         for node in nodes:
             yield node, {"corpus": "none: the model's vocabulary has no ordinary token", "top": []}
         return
     source = corpus or "text written by the model"
-    places = strongest_places(subject.model, batch, nodes, most)
+    places = strongest_places(contrast.model, batch, nodes, most)
     for node in nodes:
         yield node, {"corpus": source, "top": places[node]}
 

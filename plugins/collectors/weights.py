@@ -9,18 +9,18 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
 
 SCORES = ("copying", "negative_copying", "copying_strength", "successor_score", "relation_score")
 
 
-def weights(subject: Subject, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
+def weights(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: does attending to a token promote it (copying) or push it down?"""
     from acdc_explain.evidence.measures import measured
 
-    found = measured(SCORES, subject)
+    found = measured(SCORES, contrast)
     for node in nodes:
         measures = {name: m.facts(node) for name, m in found.items() if node.kind == "head"}
         yield node, {"measures": measures} if measures else {}

@@ -14,16 +14,16 @@ from acdc_explain.hookspecs import Discoverer
 from acdc_explain.records.circuit import Edge, Found
 
 if TYPE_CHECKING:
-    from acdc_explain.discovery.acdc import Outcome
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.discovery.acdc import SearchResult
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.progress import Progress
-    from acdc_explain.records.graph import View
+    from acdc_explain.records.graph import SearchGraph
 
 DEFAULT_SHARE = 0.01  # of the gap between the clean and the ablated metric
 
 
 def acdc(
-    subject: Subject,
+    contrast: Contrast,
     progress: Progress,
     *,
     tau: float | None = None,
@@ -43,7 +43,7 @@ def acdc(
     layers; `orders` repeats the search in so many other orders; `screen` tests only so many edges,
     those that attribution patching ranks highest (0: all; a screened search is not exact).
     """
-    from acdc_explain.records.graph import View
+    from acdc_explain.records.graph import SearchGraph
 
     _check(
         tau=tau,
@@ -55,16 +55,18 @@ def acdc(
         engine=engine,
     )
     if tau is None:
-        tau = DEFAULT_SHARE * abs(subject.clean_metric - subject.corrupt_metric)
-    places = subject.place_names if positions else ()
-    view = View(subject.model.graph, "layer" if level == "layer" else "head", places)
-    searching = _Searching(subject, progress, engine, _screened(subject, screen, progress))
-    outcome = searching.find(view, tau, max_edges)
+        tau = DEFAULT_SHARE * abs(contrast.clean_metric - contrast.corrupt_metric)
+    places = contrast.place_names if positions else ()
+    search_graph = SearchGraph(
+        contrast.model.graph, "layer" if level == "layer" else "head", places
+    )
+    searching = _Searching(contrast, progress, engine, _screened(contrast, screen, progress))
+    outcome = searching.find(search_graph, tau, max_edges)
     others = [
-        searching.find(view.shuffled(seed), outcome.tau, None, f"order {seed}")
+        searching.find(search_graph.shuffled(seed), outcome.tau, None, f"order {seed}")
         for seed in range(1, orders + 1)
     ]
-    return _found(outcome, others, view)
+    return _found(outcome, others, search_graph)
 
 
 def _check(
@@ -103,70 +105,75 @@ def _check(
 acdc.check = _check  # type: ignore[attr-defined]
 
 
-def _screened(subject: Subject, screen: int, progress: Progress) -> frozenset[Edge] | None:
+def _screened(contrast: Contrast, screen: int, progress: Progress) -> frozenset[Edge] | None:
     """The edges to test: those with the largest gradient estimates, all between heads and MLPs."""
     if not screen:
         return None
     from acdc_explain.discovery.attribution import scored
 
-    steps = 5 if subject.metric_name == "kl" else 1
-    return frozenset(scored(subject, progress, steps).largest(screen))
+    steps = 5 if contrast.metric_name == "kl" else 1
+    return frozenset(scored(contrast, progress, steps).largest(screen))
 
 
 class _Searching:
-    """Searches in several orders, each with its own page in the subject's notebook."""
+    """Searches in several orders, each with its own page in the contrast's checkpoints."""
 
     def __init__(
-        self, subject: Subject, progress: Progress, engine: str, screen: frozenset[Edge] | None
+        self, contrast: Contrast, progress: Progress, engine: str, screen: frozenset[Edge] | None
     ) -> None:
-        self.subject, self.progress = subject, progress
+        self.contrast, self.progress = contrast, progress
         self.engine, self.screen = engine, screen
         self.n_screened = None if screen is None else len(screen)
 
-    def find(self, view: View, tau: float, max_edges: int | None, note: str = "") -> Outcome:
+    def find(
+        self, search_graph: SearchGraph, tau: float, max_edges: int | None, note: str = ""
+    ) -> SearchResult:
         """The outcome for a threshold, or for a number of edges. Raises UserError if none."""
         from acdc_explain.discovery.acdc import Search, Trace, best_of_size
         from acdc_explain.discovery.engine.fast import engine_for
 
-        subject = self.subject
-        page = f"acdc {view.level} {' '.join(view.places)} screen {self.n_screened} {note}"
-        traces = [Trace(**entry) for entry in subject.notebook.read(page) or []]
+        contrast = self.contrast
+        split = " ".join(search_graph.places)
+        page = f"acdc {search_graph.level} {split} screen {self.n_screened} {note}"
+        traces = [Trace(**entry) for entry in contrast.checkpoints.read(page) or []]
         search = Search(
-            engine_for(subject, view, self.progress, self.engine),
+            engine_for(contrast, search_graph, self.progress, self.engine),
             lambda done, total, so_far: self._report(done, total, so_far, note),
             traces=traces,
-            save=lambda found: subject.notebook.write(page, [vars(trace) for trace in found]),
+            save=lambda found: contrast.checkpoints.write(page, [vars(trace) for trace in found]),
             screen=self.screen,
         )
         if max_edges is None:
             outcome = search.run(tau)
         else:
-            outcome = best_of_size(search, max_edges, tau, subject.clean_metric)
+            outcome = best_of_size(search, max_edges, tau, contrast.clean_metric)
         if outcome is None:
             raise UserError(
                 f"No circuit of at most {max_edges} edges was found; raise --max-edges."
             )
         return outcome
 
-    def _report(self, done: int, total: int, so_far: Outcome, note: str) -> None:
-        words = f"{len(so_far.kept)} kept, {self.subject.metric_name} {so_far.metric:.3f}"
+    def _report(self, done: int, total: int, so_far: SearchResult, note: str) -> None:
+        words = f"{len(so_far.kept)} kept, {self.contrast.metric_name} {so_far.metric:.3f}"
         close = f", {so_far.n_close} too close to tau to tell" if so_far.n_close else ""
         stage = f"discover {note}".strip()
         self.progress(stage, done, total, f"tau {so_far.tau:.3g}: {words}{close}")
 
 
-def _found(outcome: Outcome, others: Sequence[Outcome], view: View) -> Found:
+def _found(
+    outcome: SearchResult, others: Sequence[SearchResult], search_graph: SearchGraph
+) -> Found:
     """The circuit, with how often its edges and other edges are kept over all orders."""
     edges = outcome.circuit
     if not others:
-        return Found(tuple(edges), outcome.n_tested, view.n_edges)
+        return Found(tuple(edges), outcome.n_tested, search_graph.n_edges)
     circuits = [set(edges), *(set(other.circuit) for other in others)]
     counts: Counter[Any] = Counter(edge for circuit in circuits for edge in circuit)
     shares = {edge: round(count / len(circuits), 4) for edge, count in counts.items()}
     return Found(
         tuple(replace(edge, share=shares[edge]) for edge in edges),
         outcome.n_tested,
-        view.n_edges,
+        search_graph.n_edges,
         {edge: share for edge, share in shares.items() if edge not in circuits[0]},
     )
 

@@ -11,11 +11,11 @@ from acdc_explain.records.circuit import Edge, Found, prune
 
 if TYPE_CHECKING:
     from acdc_explain.discovery.attribution import Scores
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.progress import Progress
 
 
-def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: int = 1) -> Found:
+def eap(contrast: Contrast, progress: Progress, *, max_edges: int = 200, steps: int = 1) -> Found:
     """Keep the edges whose cut should worsen or improve the metric most, by its gradient.
 
     The circuit is the largest set of highest-scoring edges that has at most `max_edges` edges
@@ -25,12 +25,12 @@ def eap(subject: Subject, progress: Progress, *, max_edges: int = 200, steps: in
     from acdc_explain.discovery.attribution import scored
 
     _check(max_edges=max_edges, steps=steps)
-    if subject.metric_name == "kl" and steps == 1:
+    if contrast.metric_name == "kl" and steps == 1:
         raise WrongUsage(
             "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
             "use --steps 5 (EAP-IG) or another --metric."
         )
-    scores = scored(subject, progress, steps)
+    scores = scored(contrast, progress, steps)
     return Found(tuple(_largest(scores, max_edges)), len(scores))
 
 

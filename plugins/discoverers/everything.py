@@ -9,13 +9,13 @@ from acdc_explain.hookspecs import Discoverer
 from acdc_explain.records.circuit import Found
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.progress import Progress
 
 
-def everything(subject: Subject, progress: Progress) -> Found:
+def everything(contrast: Contrast, progress: Progress) -> Found:
     """Keep every edge of the model; for small models, or to see what a circuit leaves out."""
-    return Found(tuple(subject.model.graph.edges()), 0)
+    return Found(tuple(contrast.model.graph.edges()), 0)
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Verdict
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
@@ -23,7 +23,7 @@ BETTER = 0.25  # the share of strangers that may do as well
 
 
 def interchange(
-    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+    contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
     """For roles that several components have. On request only (`--judge`): two runs a pair.
 
@@ -39,24 +39,24 @@ def interchange(
             continue
         strangers = [
             node
-            for node in subject.model.graph.writers
+            for node in contrast.model.graph.writers
             if node.kind == label.node.kind and node not in same and node != label.node
         ]
         rng = random.Random(f"{seed} {label.id}")
         partners = rng.sample(same_kind, min(PARTNERS, len(same_kind)))
         others = rng.sample(strangers, min(STRANGERS, len(strangers)))
         if others:
-            yield _verdict(subject, label, partners, others)
+            yield _verdict(contrast, label, partners, others)
 
 
 def _verdict(
-    subject: Subject, label: Label, partners: Sequence[Node], strangers: Sequence[Node]
+    contrast: Contrast, label: Label, partners: Sequence[Node], strangers: Sequence[Node]
 ) -> Verdict:
     from acdc_explain.evidence.effects import standing_in
 
     def distance(other: Node) -> float:
         pair = label.node, other
-        return sum(float(standing_in(subject, *x).mean()) for x in (pair, pair[::-1])) / 2
+        return sum(float(standing_in(contrast, *x).mean()) for x in (pair, pair[::-1])) / 2
 
     mine = sum(map(distance, partners)) / len(partners)
     theirs = sorted(map(distance, strangers))
@@ -70,7 +70,7 @@ def _verdict(
         score=round(1 - mine / LARGEST, 5),
         chance=round(1 - theirs[len(theirs) // 2] / LARGEST, 5),
         percentile=round(1 - lower, 4),
-        n=len(subject),
+        n=len(contrast),
         reason=(
             f"writing the output of {', '.join(map(str, partners))}, and they its, moves the "
             f"distribution by {mine:.4f} nats; with strangers by {theirs[len(theirs) // 2]:.4f} "

@@ -24,8 +24,8 @@ from ..labelers.llm import Reply
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from acdc_explain.llm.session import Desk
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.llm.session import Session
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
@@ -48,7 +48,7 @@ class Game:
     queries: Tensor  # [row]
     score: Tensor  # [row key]
 
-    def auc(self, subject: Subject, label: Label) -> tuple[float, tuple[float, float]]:
+    def auc(self, contrast: Contrast, label: Label) -> tuple[float, tuple[float, float]]:
         """How well the score tells the most attended key of each row from the others.
 
         With the bootstrap interval over rows. The first token is left out, where heads rest.
@@ -59,9 +59,9 @@ class Game:
         from acdc_explain.models.model import head_index
 
         layer, head = head_index(label.node)
-        rows = subject.clean_run.patterns[layer, self.examples, head, self.queries]
+        rows = contrast.clean_run.patterns[layer, self.examples, head, self.queries]
         places = torch.arange(rows.shape[1], device=rows.device)
-        first = max(1, len(subject.model.prefix))
+        first = max(1, len(contrast.model.prefix))
         open_ = (places >= first) & (places <= self.queries[:, None])
         best = rows.masked_fill(~open_, -1).argmax(1, keepdim=True)
         top = self.score.gather(1, best)
@@ -76,7 +76,7 @@ class Game:
 
 
 def prediction(
-    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+    contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
     """By the role's words alone: for roles that say where a head looks; others get no verdict."""
     from acdc_explain.evidence.keep_only import CLAIMS
@@ -86,10 +86,10 @@ def prediction(
         if label.role not in CLAIMS or label.node.kind != "head":
             continue
         try:
-            keys = CLAIMS[label.role](subject)
+            keys = CLAIMS[label.role](contrast)
             game = _claimed(keys, keys)
             shuffled = [
-                _claimed(keys, CLAIMS[role](subject)).auc(subject, label)[0]
+                _claimed(keys, CLAIMS[role](contrast)).auc(contrast, label)[0]
                 for role in CLAIMS
                 if role != label.role
             ]
@@ -97,7 +97,7 @@ def prediction(
             continue
         if len(game.examples):
             change: Change = "raises" if label.role in RAISES else "lowers"
-            yield _verdict("prediction", subject, label, game, shuffled, change)
+            yield _verdict("prediction", contrast, label, game, shuffled, change)
 
 
 def _claimed(asked: Tensor, keys: Tensor) -> Game:
@@ -117,10 +117,10 @@ class Guess(Reply):
 
 
 def prediction_llm(
-    subject: Subject,
+    contrast: Contrast,
     labels: Iterable[Label],
     roles: Mapping[str, RoleCard],
-    desk: Callable[[], Desk],
+    session: Callable[[], Session],
     *,
     llm_model: str = "",
     questions: int = 4,
@@ -134,19 +134,25 @@ def prediction_llm(
         if not others:
             continue
         shuffled = rng.choice(others)
-        found = [_asked(subject, desk(), words, roles, questions) for words in (label, shuffled)]
+        found = [
+            _asked(contrast, session(), words, roles, questions) for words in (label, shuffled)
+        ]
         if None in found:
             yield _none(label, "prediction_llm", "the LLM gave no usable reply")
             continue
         (game, guesses), (chance, _) = found  # type: ignore[misc]
         said = [guess.cutting for guess in guesses]
         change = max(said, key=said.count)
-        auc = chance.auc(subject, label)[0]
-        yield _verdict("prediction_llm", subject, label, game, [auc], change)
+        auc = chance.auc(contrast, label)[0]
+        yield _verdict("prediction_llm", contrast, label, game, [auc], change)
 
 
 def _asked(
-    subject: Subject, desk: Desk, words: Label, roles: Mapping[str, RoleCard], questions: int
+    contrast: Contrast,
+    session: Session,
+    words: Label,
+    roles: Mapping[str, RoleCard],
+    questions: int,
 ) -> tuple[Game, list[Guess]] | None:
     """The LLM's guesses on some held-out prompts, from the last token; None if one is missing."""
     import torch
@@ -154,12 +160,12 @@ def _asked(
     from acdc_explain.llm.exchange import NotAsked, UnusableReply
     from acdc_explain.llm.session import run_async
 
-    examples = list(range(min(questions, len(subject))))
-    prefix = len(subject.model.prefix)
+    examples = list(range(min(questions, len(contrast))))
+    prefix = len(contrast.model.prefix)
 
     async def guess(example: int) -> Guess:
-        tokens = subject.model.pieces(subject.examples[example].clean)
-        ask = desk.ask()
+        tokens = contrast.model.pieces(contrast.examples[example].clean)
+        ask = session.ask()
         card = roles.get(words.role)
         prompt = ask.render(
             "predict",
@@ -177,15 +183,15 @@ def _asked(
         return list(await asyncio.gather(*map(guess, examples)))
 
     try:
-        guesses = run_async(all_of_them, desk)
+        guesses = run_async(all_of_them, session)
     except (UnusableReply, NotAsked):
         return None
-    score = torch.zeros(len(examples), subject.clean.tokens.shape[1], dtype=torch.double)
+    score = torch.zeros(len(examples), contrast.clean.tokens.shape[1], dtype=torch.double)
     for row, found in enumerate(guesses):
         for place, token in enumerate(dict.fromkeys(found.tokens)):
             score[row, token + prefix] = NAMED - place
     at = torch.tensor(examples)
-    return Game(at, subject.clean.end.cpu()[at], score), guesses
+    return Game(at, contrast.clean.end.cpu()[at], score), guesses
 
 
 def _reader(n: int) -> Callable[[str], Guess]:
@@ -203,7 +209,7 @@ def _reader(n: int) -> Callable[[str], Guess]:
 
 def _verdict(
     judge: str,
-    subject: Subject,
+    contrast: Contrast,
     label: Label,
     game: Game,
     shuffled: Sequence[float],
@@ -211,9 +217,9 @@ def _verdict(
 ) -> Verdict:
     from acdc_explain.evidence.effects import of_nodes
 
-    auc, (low, high) = game.auc(subject, label)
+    auc, (low, high) = game.auc(contrast, label)
     chance = sorted(shuffled)[len(shuffled) // 2] if shuffled else 0.5
-    cut = of_nodes("ablation_effect", subject, [label.node])
+    cut = of_nodes("ablation_effect", contrast, [label.node])
     truth = _change(*cut.interval(label.node))
     seen = True if auc >= GOOD and low > max(chance, 0.5) else False if high < POOR else None
     told = None if truth is None else change == truth

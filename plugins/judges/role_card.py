@@ -15,7 +15,7 @@ from acdc_explain.records.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from acdc_explain.evidence.measurement import Measurement
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import Requirement, RoleCard, Tier
@@ -53,22 +53,22 @@ class Test:
 
 
 def role_card(
-    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+    contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
     """`supported` if all pattern and all causal tests surely hold; see docs/roles.md."""
-    null = null_nodes(subject, seed)
+    null = null_nodes(contrast, seed)
     for label in labels:
         card = roles.get(label.role)
         if card is None:
             yield _no_test(label, f"no role card for {label.role!r} is installed")
             continue
-        tests, unmeasurable = tests_of(subject, label.node, card, null)
+        tests, unmeasurable = tests_of(contrast, label.node, card, null)
         yield _no_test(label, unmeasurable) if unmeasurable else _verdict(label, tests)
 
 
-def null_nodes(subject: Subject, seed: int) -> list[Node]:
+def null_nodes(contrast: Contrast, seed: int) -> list[Node]:
     """Some heads and some MLPs, the same ones whatever is judged."""
-    writers, rng = subject.model.graph.writers, random.Random(seed)
+    writers, rng = contrast.model.graph.writers, random.Random(seed)
     chosen: list[Node] = []
     for kind in ("head", "mlp"):
         nodes = [node for node in writers if node.kind == kind]
@@ -77,7 +77,7 @@ def null_nodes(subject: Subject, seed: int) -> list[Node]:
 
 
 def tests_of(
-    subject: Subject, node: Node, card: RoleCard, null: list[Node]
+    contrast: Contrast, node: Node, card: RoleCard, null: list[Node]
 ) -> tuple[list[Test], str | None]:
     """Every requirement measured, or why one cannot be."""
     found = []
@@ -85,7 +85,7 @@ def tests_of(
         tests: list[Test] = []
         reasons: list[str] = []
         for option in requirement.options:
-            test = _measured(subject, node, option, null)
+            test = _measured(contrast, node, option, null)
             if isinstance(test, str):
                 reasons.append(test)
             else:
@@ -99,7 +99,7 @@ def tests_of(
 
 
 def _measured(
-    subject: Subject, node: Node, requirement: Requirement, null: list[Node]
+    contrast: Contrast, node: Node, requirement: Requirement, null: list[Node]
 ) -> Test | str:
     """One requirement measured, or why it cannot be."""
     from acdc_explain.evidence.effects import NODE_MEASURES, of_nodes
@@ -109,9 +109,9 @@ def _measured(
     try:
         if requirement.measure in NODE_MEASURES:
             others = [n for n in null if n.kind == node.kind and n != node]
-            measurement = of_nodes(requirement.measure, subject, [node, *others])
+            measurement = of_nodes(requirement.measure, contrast, [node, *others])
         else:
-            measurement = measure(requirement.measure, subject)
+            measurement = measure(requirement.measure, contrast)
     except NotMeasurable as reason:
         return f"{requirement.measure} cannot be measured: {reason}"
     if node not in measurement.nodes:

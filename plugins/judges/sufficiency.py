@@ -13,7 +13,7 @@ from acdc_explain.records.verdict import Outcome, Verdict
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
@@ -26,7 +26,7 @@ Interval = tuple[float, float]
 
 
 def sufficiency(
-    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+    contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
     """For roles that say where a head looks; others, and heads without effect, get no verdict.
 
@@ -42,10 +42,10 @@ def sufficiency(
         if label.role not in CLAIMS or label.node.kind != "head":
             continue
         try:
-            keys = CLAIMS[label.role](subject)
-            kept, whole = losses(subject, label.role, label.node, keys)
+            keys = CLAIMS[label.role](contrast)
+            kept, whole = losses(contrast, label.role, label.node, keys)
             others = [
-                losses(subject, label.role, label.node, random_keys(subject, keys, seed + n))[0]
+                losses(contrast, label.role, label.node, random_keys(contrast, keys, seed + n))[0]
                 for n in range(RANDOM)
             ]
         except NotMeasurable:

@@ -12,7 +12,7 @@ from acdc_explain.records.verdict import Outcome, Verdict
 from .role_card import Test, deciding_of, null_nodes, outcome_of, tests_of, verdict_of
 
 if TYPE_CHECKING:
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
@@ -20,7 +20,7 @@ SILENT = 0.5  # of a causal test's bound: less, and the corruption does not reac
 
 
 def transfer(
-    subject: Subject, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
+    contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
     """`supported` if a second scheme agrees and none contradicts; `inconclusive` if one does.
 
@@ -28,13 +28,13 @@ def transfer(
     has no vote where it cannot tell, nor where a causal test finds next to nothing: it leaves
     alone what the component reads. Labels without any vote get no verdict.
     """
-    null = null_nodes(subject, seed)
+    null = null_nodes(contrast, seed)
     for label in labels:
         card = roles.get(label.role)
         if card is None or not card.tests("causal"):
             continue
         votes = {}
-        for scheme, other in subject.schemes.items():
+        for scheme, other in contrast.schemes.items():
             tests, unmeasurable = tests_of(other, label.node, card, null)
             if unmeasurable is None and _votes(tests):
                 votes[scheme] = tests

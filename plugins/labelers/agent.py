@@ -17,7 +17,7 @@ from acdc_explain.hookspecs import Labeler
 from acdc_explain.ids import canonical_json
 from acdc_explain.llm.exchange import MOST_REPLY_TOKENS, UnusableReply
 from acdc_explain.llm.prices import estimated_tokens
-from acdc_explain.records.label import Proposed
+from acdc_explain.records.label import LabelerReply
 
 from .llm import (
     Answer,
@@ -47,7 +47,7 @@ class Hypotheses(Reply):
     hypotheses: list[Hypothesis] = Field(min_length=1, max_length=MOST_HYPOTHESES)
 
 
-class Step(Reply):
+class AgentReply(Reply):
     """The next experiment and why. `step` names it and has its arguments beside."""
 
     reason: str = Field(max_length=300)
@@ -66,7 +66,7 @@ class Conclusion(Answer):
 
 
 @dataclass
-class Session:
+class Investigation:
     """What is known so far: hypotheses by alias (A, B, C), results by alias (X1, X2 ...)."""
 
     question: Question
@@ -89,10 +89,10 @@ class Session:
 
     @property
     def _catalogue(self) -> list[dict[str, Any]]:
-        assert self.question.laboratory is not None
+        assert self.question.experiments is not None
         return [
             {"name": name, "says": says, "arguments": schema["properties"]}
-            for name, (says, schema) in self.question.laboratory.catalogue.items()
+            for name, (says, schema) in self.question.experiments.catalogue.items()
         ]
 
     def affords(self, prompt: str) -> bool:
@@ -127,13 +127,13 @@ class Session:
         prompt = self.render("experiment")
         if not self.affords(prompt):
             return False
-        laboratory = self.question.laboratory
-        assert laboratory is not None
+        experiments = self.question.experiments
+        assert experiments is not None
         done: dict[str, Mapping[str, Any]] = {DONE: {}} if self.results else {}
-        known = done | {name: schema for name, (_, schema) in laboratory.catalogue.items()}
+        known = done | {name: schema for name, (_, schema) in experiments.catalogue.items()}
 
         def read(reply: str) -> dict[str, Any]:
-            step = Step.model_validate_json(reply).step
+            step = AgentReply.model_validate_json(reply).step
             name = step.get("experiment")
             if name not in known:
                 raise ValueError(f"there is no experiment {name!r}")
@@ -151,14 +151,14 @@ class Session:
         arguments = {name: value for name, value in step.items() if name != "experiment"}
         try:
             outcome: dict[str, Any] = {
-                "result": dict(await laboratory.run(step["experiment"], arguments))
+                "result": dict(await experiments.run(step["experiment"], arguments))
             }
         except ValueError as error:
             outcome = {"error": str(error)}
         self.results[f"X{len(self.results) + 1}"] = {"asked": step, **outcome}
         return True
 
-    async def conclude(self) -> tuple[Proposed, list[dict[str, Any]]]:
+    async def conclude(self) -> tuple[LabelerReply, list[dict[str, Any]]]:
         citable = {**aliases(self.question), **self.results}
         schema = answer_schema(Conclusion, self.question, list(citable))
         resolution = schema["$defs"]["Resolution"]["properties"]
@@ -178,7 +178,7 @@ class Session:
         conclusion, exchange = await self.ask("conclude", self.render("conclude"), schema, read)
         said = {resolved.hypothesis: resolved for resolved in conclusion.hypotheses}
         resolved = [self._resolved(alias, said.get(alias)) for alias in self.hypotheses]
-        return Proposed((proposal_of(conclusion, self.question),), exchange), resolved
+        return LabelerReply((proposal_of(conclusion, self.question),), exchange), resolved
 
     def _resolved(self, alias: str, said: Resolution | None) -> dict[str, Any]:
         """Every hypothesis ends somewhere; nothing is settled without a result to show for it."""
@@ -220,7 +220,7 @@ def _step_schema(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 "additionalProperties": False,
             }
         )
-    schema = Step.model_json_schema()
+    schema = AgentReply.model_json_schema()
     schema["properties"]["step"] = {"anyOf": steps}
     return schema
 
@@ -230,7 +230,7 @@ class Agent(Describe):
 
     def prompt(self, question: Question, ask: Ask | None) -> str:
         assert ask is not None
-        return Session(question, ask, 0, 0).render("hypothesise")
+        return Investigation(question, ask, 0, 0).render("hypothesise")
 
     async def __call__(
         self,
@@ -242,15 +242,15 @@ class Agent(Describe):
         reveal: bool = False,
         calls: int = 5,
         tokens: int = 60_000,
-    ) -> Proposed:
+    ) -> LabelerReply:
         assert ask is not None
-        session = Session(question, ask, calls, tokens)
-        await session.hypothesise(prompt)
-        while await session.experiment():
+        investigation = Investigation(question, ask, calls, tokens)
+        await investigation.hypothesise(prompt)
+        while await investigation.experiment():
             pass
-        answer, hypotheses = await session.conclude()
-        findings = {"experiments": session.true_results(), "hypotheses": hypotheses}
-        return Proposed(answer.proposals, answer.exchange, findings)
+        answer, hypotheses = await investigation.conclude()
+        findings = {"experiments": investigation.true_results(), "hypotheses": hypotheses}
+        return LabelerReply(answer.proposals, answer.exchange, findings)
 
 
 @hookimpl

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Labeler
-from acdc_explain.records.label import Proposal, Proposed
+from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.records.run.summary import Sentence
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from acdc_explain.records.circuit import Edge, Node
     from acdc_explain.records.evidence import Evidence
     from acdc_explain.records.question import Question
-    from acdc_explain.records.run.summary import Story
+    from acdc_explain.records.run.summary import SummaryQuestion
 
 NEIGHBORS = 8  # of each direction that are shown
 
@@ -65,7 +65,7 @@ class Describe:
         *,
         llm_model: str = "",
         reveal: bool = False,
-    ) -> Proposed:
+    ) -> LabelerReply:
         assert ask is not None
         answer, exchange = await ask(
             "describe",
@@ -73,10 +73,10 @@ class Describe:
             answer_schema(Answer, question, list(aliases(question))),
             lambda reply: checked(Answer.model_validate_json(reply), question, aliases(question)),
         )
-        return Proposed((proposal_of(answer, question),), exchange)
+        return LabelerReply((proposal_of(answer, question),), exchange)
 
     async def summarise(
-        self, story: Story, ask: Ask | None
+        self, story: SummaryQuestion, ask: Ask | None
     ) -> tuple[Sequence[Sentence], Exchange | None]:
         assert ask is not None
         by_name = {name: node for node, name in story.shown.items()}
@@ -142,7 +142,7 @@ def aliases(question: Question) -> Mapping[str, Evidence]:
     return {f"E{number}": evidence for number, evidence in enumerate(telling, start=1)}
 
 
-def _told_of(story: Story) -> dict[str, Any]:
+def _told_of(story: SummaryQuestion) -> dict[str, Any]:
     links = [
         f"{story.shown[edge.src.base]} -> {story.shown.get(edge.dst.base, 'the logits')}"
         + (f" ({edge.port})" if edge.port else "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Labeler
 from acdc_explain.ids import canonical_json
-from acdc_explain.records.label import Proposal, Proposed
+from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.records.run.summary import Sentence
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from acdc_explain.records.circuit import Node
     from acdc_explain.records.question import Question
     from acdc_explain.records.role import RoleCard
-    from acdc_explain.records.run.summary import Story
+    from acdc_explain.records.run.summary import SummaryQuestion
 
 RARE = 0.9  # the share of others that do less
 TRIFLE = 0.05
@@ -34,15 +34,15 @@ class Rules:
 
     async def __call__(
         self, question: Question, prompt: str, ask: Ask | None, **settings: Any
-    ) -> Proposed:
+    ) -> LabelerReply:
         cards = question.possible_roles
         passed = [name for name, card in cards.items() if not card.missing(question.measured)]
         telling = [name for name in passed if name not in NO_ROLE]
         chosen = telling or [name for name in passed if name == "attention_sink"] or ["other"]
-        return Proposed(tuple(self._proposal(question, cards[name]) for name in chosen))
+        return LabelerReply(tuple(self._proposal(question, cards[name]) for name in chosen))
 
     async def summarise(
-        self, story: Story, ask: Ask | None
+        self, story: SummaryQuestion, ask: Ask | None
     ) -> tuple[Sequence[Sentence], Exchange | None]:
         """One sentence a role that was granted, and one for what has none."""
         told = [

@@ -114,11 +114,11 @@ def ioi_prompt(rng: random.Random, *, held_out: bool, third: bool = False) -> tu
         a, b, c = rng.sample(NAMES, 3)
         if held_out_pair(a, b) == held_out:
             break
-    subject, receiver = rng.choice(((a, b), (b, a)))
+    contrast, receiver = rng.choice(((a, b), (b, a)))
     if third:
-        subject = c
+        contrast = c
     template = rng.choice(tasks_ioi.TEMPLATES if held_out else _ioi_templates())
-    prompt = _fill(rng, template, A=a, B=b, S2=subject)
+    prompt = _fill(rng, template, A=a, B=b, S2=contrast)
     return f"{prompt} {receiver}.", prompt, f" {receiver}"
 
 
@@ -131,8 +131,8 @@ def question(rng: random.Random, words: Sequence[str]) -> tuple[str, str]:
         first, second = rng.sample(words, 2)
         if not held_out_pair(first.strip(), second.strip()):
             break
-    subject, receiver = rng.choice(((first, second), (second, first)))
-    names = {"A": first.strip(), "B": second.strip(), "S2": subject.strip()}
+    contrast, receiver = rng.choice(((first, second), (second, first)))
+    names = {"A": first.strip(), "B": second.strip(), "S2": contrast.strip()}
     return _fill(rng, rng.choice(_ioi_templates()), **names), receiver
 
 

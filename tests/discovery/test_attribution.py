@@ -10,7 +10,7 @@ from acdc_explain_plugins.discoverers.eap import eap
 
 from acdc_explain.discovery.attribution import Backward, Hooked
 from acdc_explain.discovery.engine.reference import ReferenceEngine
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import prune
 
@@ -31,12 +31,12 @@ def gathered(passes: Backward | Hooked, kept: torch.Tensor, share: float) -> tor
 @pytest.mark.parametrize("share", [1.0, 0.4])
 @pytest.mark.parametrize("metric", ["logit_diff", "nll", "prob_diff"])
 def test_gradients_without_hooks_are_those_with_hooks(family, share, metric, small_model):
-    subject = subject_of(small_model(family, "float64"), metric, n=3)
+    contrast = subject_of(small_model(family, "float64"), metric, n=3)
     tolerance = 1e-5 if family == "llama" else 1e-10
-    fast, hooked = Backward(subject), Hooked(subject)
+    fast, hooked = Backward(contrast), Hooked(contrast)
     gathered(fast, fast.kept, 1.0)  # the first pass is the clean one
     ours, theirs = gathered(fast, fast.kept, share), gathered(hooked, fast.kept, share)
-    assert ours.shape == theirs.shape == (len(subject.model.graph.receivers), *ours.shape[1:])
+    assert ours.shape == theirs.shape == (len(contrast.model.graph.receivers), *ours.shape[1:])
     assert torch.allclose(ours, theirs, atol=tolerance)
 
 
@@ -44,33 +44,33 @@ def test_gradients_without_hooks_are_those_with_hooks(family, share, metric, sma
 @pytest.mark.parametrize("ablation", ["corrupt", "mean", "zero"])
 def test_what_cuts_change_is_what_the_bridge_records(family, ablation, small_model):
     task = word_task(n=3)
-    subject = Subject(small_model(family, "float64"), task, task.discover, "logit_diff", ablation)
-    fast, hooked = Backward(subject), Hooked(subject)
+    contrast = Contrast(small_model(family, "float64"), task, task.discover, "logit_diff", ablation)
+    fast, hooked = Backward(contrast), Hooked(contrast)
     gathered(fast, fast.kept, 1.0)
     assert torch.allclose(fast.difference, hooked.difference[:, fast.kept], atol=1e-5)
-    assert not hooked.difference[:, subject.within & ~fast.kept].any()
+    assert not hooked.difference[:, contrast.within & ~fast.kept].any()
 
 
 @pytest.mark.parametrize("n", [1, 20, 100, 10**6])
 def test_eap_respects_the_number_of_edges(n, small_model):
-    subject = subject_of(small_model("llama"))
-    found = eap(subject, silent, max_edges=n)
-    assert len(found.edges) <= min(n, subject.model.graph.n_edges)
-    assert found.n_edges_tested == subject.model.graph.n_edges
+    contrast = subject_of(small_model("llama"))
+    found = eap(contrast, silent, max_edges=n)
+    assert len(found.edges) <= min(n, contrast.model.graph.n_edges)
+    assert found.n_edges_tested == contrast.model.graph.n_edges
     assert set(prune(found.edges)) == set(found.edges)
 
 
 def test_eap_effect_is_the_first_order_change_of_the_metric(small_model):
     """Cutting one edge into the logits of a model with a frozen norm would be exact."""
-    subject = subject_of(small_model("gpt2", "float64"), n=8)
-    engine = ReferenceEngine(subject)
-    found = eap(subject, silent, max_edges=engine.graph.n_edges)
+    contrast = subject_of(small_model("gpt2", "float64"), n=8)
+    engine = ReferenceEngine(contrast)
+    found = eap(contrast, silent, max_edges=engine.graph.n_edges)
     into_logits = [edge for edge in found.edges if edge.dst.kind == "logits"]
     estimate, truth = [], []
     for edge in into_logits:
         cut = engine.cut_none()
         cut[engine.index(edge)] = True
-        truth.append(subject.clean_metric - engine.measured(cut))
+        truth.append(contrast.clean_metric - engine.measured(cut))
         estimate.append(edge.effect)
     correlation = torch.corrcoef(torch.tensor([estimate, truth]))[0, 1]
     assert correlation > 0.9
@@ -79,26 +79,26 @@ def test_eap_effect_is_the_first_order_change_of_the_metric(small_model):
 def test_eap_refuses_a_gradient_that_is_zero(small_model):
     from acdc_explain.errors import UserError
 
-    subject = subject_of(small_model("gpt2"), "kl")
+    contrast = subject_of(small_model("gpt2"), "kl")
     with pytest.raises(UserError, match="gradient of 'kl' is zero"):
-        eap(subject, silent)
-    assert eap(subject, silent, steps=3).edges
+        eap(contrast, silent)
+    assert eap(contrast, silent, steps=3).edges
 
 
 def test_eap_ig_differs_from_eap(small_model):
-    subject = subject_of(small_model("neox"))
-    one, five = (eap(subject, silent, max_edges=50, steps=steps) for steps in (1, 5))
+    contrast = subject_of(small_model("neox"))
+    one, five = (eap(contrast, silent, max_edges=50, steps=steps) for steps in (1, 5))
     assert [e.effect for e in one.edges] != [e.effect for e in five.edges]
 
 
 def test_eap_ig_adds_up_to_the_whole_effect(small_model):
     """Completeness: over many steps the input's outgoing effects sum to the change of the metric."""
-    subject = subject_of(small_model("gpt2", "float64"), n=4)
-    found = eap(subject, silent, max_edges=10**6, steps=64)
-    engine = ReferenceEngine(subject)
+    contrast = subject_of(small_model("gpt2", "float64"), n=4)
+    found = eap(contrast, silent, max_edges=10**6, steps=64)
+    engine = ReferenceEngine(contrast)
     total = sum(edge.effect for edge in found.edges if edge.src.kind == "input")
     # cutting every edge out of the input corrupts the input, and with it everything else
-    gap = subject.clean_metric - subject.corrupt_metric
+    gap = contrast.clean_metric - contrast.corrupt_metric
     assert total == pytest.approx(gap, abs=0.05 * max(1.0, abs(gap)))
     assert engine.graph.n_edges == found.n_edges_tested
 
@@ -107,22 +107,22 @@ def test_eap_agrees_with_transformer_lens(small_model):
     """Its edges are per position and its gradients are those of the run called corrupt."""
     from transformer_lens.tools.analysis import attribution_patching as tl
 
-    subject = subject_of(small_model("gpt2"), n=1)
-    found = eap(subject, silent, max_edges=10**6)
-    subject.model.bridge.requires_grad_(True)
+    contrast = subject_of(small_model("gpt2"), n=1)
+    found = eap(contrast, silent, max_edges=10**6)
+    contrast.model.bridge.requires_grad_(True)
     result = tl.attribution_patch(
-        subject.model.bridge,
-        clean=subject.corrupt.tokens,
-        corrupt=subject.clean.tokens,
-        metric_fn=lambda logits: subject.metric(logits[:, -1]).mean(),
+        contrast.model.bridge,
+        clean=contrast.corrupt.tokens,
+        corrupt=contrast.clean.tokens,
+        metric_fn=lambda logits: contrast.metric(logits[:, -1]).mean(),
         config=tl.EdgeAttributionConfig(granularity="edge"),
     )
-    subject.model.bridge.requires_grad_(False)
+    contrast.model.bridge.requires_grad_(False)
     theirs: dict[str, float] = {}
     for (writer, reader), score in result.edge_scores.items():
         name = _edge_name(writer, reader)
         theirs[name] = theirs.get(name, 0.0) - score
-    assert len(theirs) == subject.model.graph.n_edges
+    assert len(theirs) == contrast.model.graph.n_edges
     for edge in found.edges:
         assert edge.effect == pytest.approx(theirs[str(edge)], abs=1e-5), edge
 

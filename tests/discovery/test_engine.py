@@ -12,12 +12,12 @@ from acdc_explain_plugins.discoverers.acdc import acdc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acdc_explain.discovery.acdc import STEPS, Outcome, Search, Trace, best_of_size
+from acdc_explain.discovery.acdc import STEPS, Search, SearchResult, Trace, best_of_size
 from acdc_explain.discovery.engine.fast import Engine, TooLittleMemory, engine_for, fast_trouble
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.discovery.faithfulness import random_circuit
 from acdc_explain.errors import UserError
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.metrics import METRICS
 from acdc_explain.models.options import ABLATIONS
 from acdc_explain.pipeline.flow import build_task
@@ -25,15 +25,15 @@ from acdc_explain.pipeline.settings import Settings
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge, prune
-from acdc_explain.records.graph import View
+from acdc_explain.records.graph import SearchGraph
 
 from ..conftest import FAMILIES, MORE_FAMILIES, make_hf_model, make_tokenizer, word_task
 from ..oracle import Oracle, brute_force_acdc
 
 
-def subject_of(model: Any, metric: str, ablation: Any = "corrupt", **options: Any) -> Subject:
+def subject_of(model: Any, metric: str, ablation: Any = "corrupt", **options: Any) -> Contrast:
     task = word_task(**options)
-    return Subject(model, task, task.discover, metric, ablation)
+    return Contrast(model, task, task.discover, metric, ablation)
 
 
 def decisions(engine: Any, tau: float) -> tuple[list[tuple[str, bool]], list[float], Any]:
@@ -42,8 +42,8 @@ def decisions(engine: Any, tau: float) -> tuple[list[tuple[str, bool]], list[flo
     made: list[Any] = []
     decide = engine.decide
 
-    def noting(visit: Any, tau: float) -> Any:
-        found = list(decide(visit, tau))
+    def noting(group: Any, tau: float) -> Any:
+        found = list(decide(group, tau))
         made.extend(found)
         return found
 
@@ -52,14 +52,16 @@ def decisions(engine: Any, tau: float) -> tuple[list[tuple[str, bool]], list[flo
     return [(str(d.edge), d.kept) for d in made], [d.edge.effect for d in made], outcome
 
 
-def assert_same(subject: Subject, view: View, tau: float, atol: float = 1e-9) -> Any:
-    fast, effects, outcome = decisions(Engine(subject, view), tau)
-    slow, expected, reference = decisions(ReferenceEngine(subject, view), tau)
+def assert_same(
+    contrast: Contrast, search_graph: SearchGraph, tau: float, atol: float = 1e-9
+) -> Any:
+    fast, effects, outcome = decisions(Engine(contrast, search_graph), tau)
+    slow, expected, reference = decisions(ReferenceEngine(contrast, search_graph), tau)
     assert fast == slow
     assert effects == pytest.approx(expected, abs=atol)
     assert outcome.metric == pytest.approx(reference.metric, abs=atol)
     # the metric that was tracked is that of one patched pass at the end
-    measured = ReferenceEngine(subject, view).measure(outcome.kept)
+    measured = ReferenceEngine(contrast, search_graph).measure(outcome.kept)
     assert outcome.metric == pytest.approx(measured, abs=atol)
     return outcome
 
@@ -71,48 +73,50 @@ TAUS = {"logit_diff": 0.01, "kl": 0.0005, "nll": 0.005, "prob_diff": 0.0002}
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_same_decisions(family, metric, ablation, small_model):
-    subject = subject_of(small_model(family, "float64"), metric, ablation)
+    contrast = subject_of(small_model(family, "float64"), metric, ablation)
     tolerance = 1e-5 if family == "llama" else 1e-9  # its norm computes in float32
-    outcome = assert_same(subject, View(subject.model.graph), TAUS[metric], tolerance)
-    assert 0 < len(outcome.kept) < subject.model.graph.n_edges
+    outcome = assert_same(contrast, SearchGraph(contrast.model.graph), TAUS[metric], tolerance)
+    assert 0 < len(outcome.kept) < contrast.model.graph.n_edges
 
 
 @pytest.mark.parametrize("family", MORE_FAMILIES)
 @pytest.mark.parametrize("metric", ["logit_diff", "kl"])
 def test_same_decisions_of_other_families(family, metric, small_model):
-    subject = subject_of(small_model(family, "float64"), metric)
-    assert fast_trouble(subject) is None
-    outcome = assert_same(subject, View(subject.model.graph), TAUS[metric], 1e-5)
-    assert 0 < len(outcome.kept) < subject.model.graph.n_edges
+    contrast = subject_of(small_model(family, "float64"), metric)
+    assert fast_trouble(contrast) is None
+    outcome = assert_same(contrast, SearchGraph(contrast.model.graph), TAUS[metric], 1e-5)
+    assert 0 < len(outcome.kept) < contrast.model.graph.n_edges
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("grain", ["layer", "places", "both", "shuffled", "shuffled places"])
 def test_same_decisions_at_every_grain(family, grain, small_model):
-    subject = subject_of(small_model(family, "float64"), "logit_diff")
+    contrast = subject_of(small_model(family, "float64"), "logit_diff")
     places = ("rest", "END") if grain in ("places", "both", "shuffled places") else ()
-    view = View(subject.model.graph, "layer" if grain in ("layer", "both") else "head", places)
-    view = view.shuffled(5) if "shuffled" in grain else view
-    assert sorted(map(str, view.edges())) == sorted(
-        map(str, View(view.graph, view.level, view.places).edges())
+    search_graph = SearchGraph(
+        contrast.model.graph, "layer" if grain in ("layer", "both") else "head", places
     )
-    assert_same(subject, view, 0.005, 1e-5 if family == "llama" else 1e-9)
+    search_graph = search_graph.shuffled(5) if "shuffled" in grain else search_graph
+    assert sorted(map(str, search_graph.edges())) == sorted(
+        map(str, SearchGraph(search_graph.graph, search_graph.level, search_graph.places).edges())
+    )
+    assert_same(contrast, search_graph, 0.005, 1e-5 if family == "llama" else 1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_kept_edges_are_those_of_brute_force(family, small_model):
     """Against a transformer and a search that share no code with ours."""
-    subject = subject_of(small_model(family, "float64"), "logit_diff", n=2)
+    contrast = subject_of(small_model(family, "float64"), "logit_diff", n=2)
     oracle = Oracle(make_hf_model(family).double(), family)
 
     def fall(logits: torch.Tensor) -> torch.Tensor:
-        return subject.metric(subject.clean.at_end(logits)).mean()
+        return contrast.metric(contrast.clean.at_end(logits)).mean()
 
     with torch.no_grad():
         kept, final = brute_force_acdc(
-            oracle, subject.clean.tokens, subject.corrupt.tokens, fall, 0.003
+            oracle, contrast.clean.tokens, contrast.corrupt.tokens, fall, 0.003
         )
-    outcome = Search(Engine(subject), lambda *_: None).run(0.003)
+    outcome = Search(Engine(contrast), lambda *_: None).run(0.003)
     assert outcome is not None
     assert [str(edge) for edge in outcome.kept] == kept
     assert outcome.metric == pytest.approx(final, abs=1e-5)
@@ -138,83 +142,85 @@ def test_random_models_tasks_and_thresholds(
     folder = tmp_path_factory.mktemp("random")
     make_hf_model(family, layers=layers, seed=seed, scale=scale).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    subject = subject_of(
+    contrast = subject_of(
         load_model(str(folder), dtype="float64"), metric, n=n, seed=seed, length=length
     )
-    tau = share * abs(subject.clean_metric - subject.corrupt_metric) + 1e-7
-    fast, effects, outcome = decisions(Engine(subject), tau)
-    slow, expected, _ = decisions(ReferenceEngine(subject), tau)
+    tau = share * abs(contrast.clean_metric - contrast.corrupt_metric) + 1e-7
+    fast, effects, outcome = decisions(Engine(contrast), tau)
+    slow, expected, _ = decisions(ReferenceEngine(contrast), tau)
     undecidable = any(abs(effect - tau) < 1e-6 for effect in expected)
     assert fast == slow or (undecidable and family == "llama")
     if fast == slow:
         assert effects == pytest.approx(expected, abs=1e-4 if family == "llama" else 1e-8)
         # bookkeeping: every edge is tested, or into a port that nothing kept reads
-        free = subject.model.graph.n_edges - outcome.n_tested
-        read = {edge.src for edge in outcome.kept} | {subject.model.graph.receivers[0][0]}
-        unread = [node for node, _ in subject.model.graph.receivers if node not in read]
-        assert free == sum(subject.model.graph.n_senders(node) for node in unread)
+        free = contrast.model.graph.n_edges - outcome.n_tested
+        read = {edge.src for edge in outcome.kept} | {contrast.model.graph.receivers[0][0]}
+        unread = [node for node, _ in contrast.model.graph.receivers if node not in read]
+        assert free == sum(contrast.model.graph.n_senders(node) for node in unread)
 
 
 def test_only_rows_that_can_change_are_computed(small_model):
-    subject = subject_of(small_model("gpt2"), "logit_diff", n=3)
-    layout = Engine(subject).layout
-    differs = subject.clean.tokens != subject.corrupt.tokens
+    contrast = subject_of(small_model("gpt2"), "logit_diff", n=3)
+    stream_rows = Engine(contrast).stream_rows
+    differs = contrast.clean.tokens != contrast.corrupt.tokens
     for prompt in range(3):
         first = int(differs[prompt].nonzero()[0])
-        rows = layout.token[layout.prompt == prompt].tolist()
-        assert rows == list(range(first, int(subject.clean.end[prompt]) + 1))
+        rows = stream_rows.token[stream_rows.prompt == prompt].tolist()
+        assert rows == list(range(first, int(contrast.clean.end[prompt]) + 1))
 
 
 def test_batches_do_not_change_decisions(small_model, monkeypatch):
     from acdc_explain.discovery.engine import fast as engine
 
-    subject = subject_of(small_model("llama", "float64"), "kl")
+    contrast = subject_of(small_model("llama", "float64"), "kl")
     found = []
     for rows, first in ((1, 1), (1024, 64)):
         monkeypatch.setattr(engine, "ROWS", rows)
         monkeypatch.setattr(engine, "FIRST_BATCH", first)
-        found.append(decisions(Engine(subject), 0.0005)[0])
+        found.append(decisions(Engine(contrast), 0.0005)[0])
     assert found[0] == found[1]
 
 
 class TestTraces:
-    def search(self, subject: Subject, traces: Any = (), view: View | None = None) -> Search:
-        return Search(Engine(subject, view), lambda *_: None, traces=traces)
+    def search(
+        self, contrast: Contrast, traces: Any = (), search_graph: SearchGraph | None = None
+    ) -> Search:
+        return Search(Engine(contrast, search_graph), lambda *_: None, traces=traces)
 
     @pytest.mark.parametrize("places", [(), ("rest", "END")])
     def test_a_stopped_search_goes_on_as_if_it_had_not_stopped(self, places, small_model):
-        subject = subject_of(small_model("neox", "float64"), "logit_diff")
-        view = View(subject.model.graph, "head", places)
-        whole = self.search(subject, view=view)
+        contrast = subject_of(small_model("neox", "float64"), "logit_diff")
+        search_graph = SearchGraph(contrast.model.graph, "head", places)
+        whole = self.search(contrast, search_graph=search_graph)
         expected = whole.run(0.002)
         effects = whole.traces[0].effects
         for n in range(0, len(effects), 3):
-            again = self.search(subject, [Trace(0.002, effects[:n])], view)
+            again = self.search(contrast, [Trace(0.002, effects[:n])], search_graph)
             assert again.run(0.002) == expected
             assert again.traces[0].effects == effects
 
     def test_another_threshold_takes_over_what_agrees(self, small_model):
-        subject = subject_of(small_model("gpt2", "float64"), "logit_diff")
-        first = self.search(subject)
+        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        first = self.search(contrast)
         first.run(0.01)
         asked: list[int] = []
         decide = first.engine.decide
-        first.engine.decide = lambda visit, tau: asked.append(1) or decide(visit, tau)  # type: ignore
+        first.engine.decide = lambda group, tau: asked.append(1) or decide(group, tau)  # type: ignore
         outcome = first.run(0.0101)
-        fresh = self.search(subject)
+        fresh = self.search(contrast)
         assert outcome == fresh.run(0.0101)
         assert len(asked) < len(fresh.traces[0].effects)
 
     def test_an_interrupted_search_is_saved(self, small_model):
-        subject = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
         saved: list[Any] = []
-        search = Search(Engine(subject), lambda *_: None, save=lambda t: saved.append(list(t)))
+        search = Search(Engine(contrast), lambda *_: None, save=lambda t: saved.append(list(t)))
         decide, calls = search.engine.decide, iter(range(100))
 
-        def stopping(visit: Any, tau: float) -> Any:
+        def stopping(group: Any, tau: float) -> Any:
             if next(calls) == 3:
                 raise KeyboardInterrupt
-            return decide(visit, tau)
+            return decide(group, tau)
 
         search.engine.decide = stopping  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
@@ -223,25 +229,25 @@ class TestTraces:
 
     @pytest.mark.parametrize("n", [1, 5, 12, 40, 1000])
     def test_best_of_size(self, n, small_model):
-        subject = subject_of(small_model("gpt2", "float64"), "logit_diff")
-        search = self.search(subject)
-        outcome = best_of_size(search, n, 0.05, subject.clean_metric)
+        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        search = self.search(contrast)
+        outcome = best_of_size(search, n, 0.05, contrast.clean_metric)
         assert outcome is not None
         assert 0 < len(outcome.circuit) <= n
-        alone = self.search(subject).run(outcome.tau)
+        alone = self.search(contrast).run(outcome.tau)
         assert outcome == alone
 
     @pytest.mark.parametrize("n", [1, 3, 5, 12])
     def test_the_largest_circuit_that_fits(self, n, mini):
         """What is on paths counts: at the first thresholds that keep an edge, none is on one."""
         task = build_task(load_plugins(), "ioi", mini, Settings(examples=6))
-        subject = Subject(mini, task, task.discover)
-        gap = abs(subject.clean_metric - subject.corrupt_metric)
-        search = self.search(subject)
+        contrast = Contrast(mini, task, task.discover)
+        gap = abs(contrast.clean_metric - contrast.corrupt_metric)
+        search = self.search(contrast)
         sizes = [len(search.run(gap * 0.25 * 0.93**step).circuit) for step in range(24)]
         assert sum(0 < size <= 12 for size in sizes) > 1
         fitting = max(size for size in sizes if size <= n)
-        outcome = best_of_size(self.search(subject), n, 0.01 * gap, subject.clean_metric)
+        outcome = best_of_size(self.search(contrast), n, 0.01 * gap, contrast.clean_metric)
         assert (0 if outcome is None else len(outcome.circuit)) >= fitting
         assert outcome is None or 0 < len(outcome.circuit) <= n
 
@@ -256,7 +262,7 @@ class TestTraces:
                 self.asked += 1
                 return self.outcome
 
-        for outcome in (None, Outcome(0.1, (), 0, 0, 0.0)):
+        for outcome in (None, SearchResult(0.1, (), 0, 0, 0.0)):
             search = Constant(outcome)
             assert best_of_size(search, 5, 0.05, 1.0) is None  # type: ignore[arg-type]
             assert search.asked <= STEPS
@@ -264,16 +270,19 @@ class TestTraces:
 
 class TestPlugin:
     def test_options(self, small_model):
-        subject = subject_of(small_model("gpt2", "float64"), "logit_diff")
-        by_head = acdc(subject, silent, tau=0.005)
-        slow = acdc(subject, silent, tau=0.005, engine="reference")
+        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        by_head = acdc(contrast, silent, tau=0.005)
+        slow = acdc(contrast, silent, tau=0.005, engine="reference")
         assert by_head == slow
-        split = acdc(subject, silent, tau=0.005, positions=True)
+        split = acdc(contrast, silent, tau=0.005, positions=True)
         assert {edge.src.place for edge in split.edges} <= {"rest", "END"}
-        assert split.n_edges_total == View(subject.model.graph, "head", ("rest", "END")).n_edges
-        layers = acdc(subject, silent, tau=0.005, level="layer")
+        assert (
+            split.n_edges_total
+            == SearchGraph(contrast.model.graph, "head", ("rest", "END")).n_edges
+        )
+        layers = acdc(contrast, silent, tau=0.005, level="layer")
         assert {edge.src.kind for edge in layers.edges} <= {"input", "attn", "mlp"}
-        small = acdc(subject, silent, max_edges=6)
+        small = acdc(contrast, silent, max_edges=6)
         assert 0 < len(small.edges) <= 6
 
     @pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
@@ -288,29 +297,29 @@ class TestPlugin:
             examples.append(replace(example, corrupt=corrupt, positions=positions))
         assert all(e.clean != e.corrupt for e in examples)
         model = small_model(family, "float64" if family == "gpt2" else "float32")
-        subject = Subject(model, task, examples)
+        contrast = Contrast(model, task, examples)
         fast, slow = (
-            acdc(subject, silent, tau=0.02, positions=True, engine=engine)
+            acdc(contrast, silent, tau=0.02, positions=True, engine=engine)
             for engine in ("fast", "reference")
         )
         assert fast.edges == slow.edges
         assert fast.n_edges_tested == slow.n_edges_tested
         assert {e.src.place for e in fast.edges} <= {"rest", "END"}
-        view = View(model.graph, "head", subject.place_names)
-        engines = Engine(subject, view), ReferenceEngine(subject, view)
+        search_graph = SearchGraph(model.graph, "head", contrast.place_names)
+        engines = Engine(contrast, search_graph), ReferenceEngine(contrast, search_graph)
         for draw in range(5):
-            circuit = random_circuit(view, 40, str(draw))
+            circuit = random_circuit(search_graph, 40, str(draw))
             assert any(edge.dst.place == "START" for edge in circuit)
             fast, slow = (engine.measure(circuit) for engine in engines)
             assert fast == pytest.approx(slow, abs=1e-4)
 
     def test_orders_count_how_often_edges_are_kept(self, small_model):
-        subject = subject_of(small_model("llama", "float64"), "logit_diff")
-        found = acdc(subject, silent, tau=0.005, orders=3)
-        circuits = [acdc(subject, silent, tau=0.005).edges]
+        contrast = subject_of(small_model("llama", "float64"), "logit_diff")
+        found = acdc(contrast, silent, tau=0.005, orders=3)
+        circuits = [acdc(contrast, silent, tau=0.005).edges]
         for seed in (1, 2, 3):
-            view = View(subject.model.graph).shuffled(seed)
-            outcome = Search(Engine(subject, view), lambda *_: None).run(0.005)
+            search_graph = SearchGraph(contrast.model.graph).shuffled(seed)
+            outcome = Search(Engine(contrast, search_graph), lambda *_: None).run(0.005)
             assert outcome is not None
             circuits.append(tuple(outcome.circuit))
         assert set(found.edges) == set(circuits[0])
@@ -320,13 +329,13 @@ class TestPlugin:
         assert set(found.alternatives) == others
 
     def test_screen(self, small_model):
-        subject = subject_of(small_model("gpt2", "float64"), "logit_diff")
-        graph = subject.model.graph
-        everything = acdc(subject, silent, tau=0.005, screen=graph.n_edges)
-        assert everything.edges == acdc(subject, silent, tau=0.005).edges
-        few = acdc(subject, silent, tau=0.005, screen=40)
+        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        graph = contrast.model.graph
+        everything = acdc(contrast, silent, tau=0.005, screen=graph.n_edges)
+        assert everything.edges == acdc(contrast, silent, tau=0.005).edges
+        few = acdc(contrast, silent, tau=0.005, screen=40)
         assert few.n_edges_tested <= 40
-        assert few == acdc(subject, silent, tau=0.005, screen=40, engine="reference")
+        assert few == acdc(contrast, silent, tau=0.005, screen=40, engine="reference")
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -342,9 +351,9 @@ class TestPlugin:
         ],
     )
     def test_wrong_options_are_one_sentence(self, options, message, small_model):
-        subject = subject_of(small_model("gpt2"), "logit_diff")
+        contrast = subject_of(small_model("gpt2"), "logit_diff")
         with pytest.raises(UserError, match=message):
-            acdc(subject, silent, **options)
+            acdc(contrast, silent, **options)
 
 
 @pytest.fixture
@@ -364,39 +373,39 @@ def unchecked() -> Any:
 class TestChoice:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_fast_where_it_is_exact(self, family, small_model):
-        subject = subject_of(small_model(family), "kl")
-        assert fast_trouble(subject) is None
-        assert engine_for(subject, View(subject.model.graph)).name == "fast"
+        contrast = subject_of(small_model(family), "kl")
+        assert fast_trouble(contrast) is None
+        assert engine_for(contrast, SearchGraph(contrast.model.graph)).name == "fast"
 
     def test_falls_back_and_says_so(self, small_model, monkeypatch):
         from acdc_explain.models import layers
 
-        subject = subject_of(small_model("llama"), "kl")
+        contrast = subject_of(small_model("llama"), "kl")
         monkeypatch.setattr(layers, "rotate", lambda y, *_: y)
         said: list[str] = []
         engine = engine_for(
-            subject,
-            View(subject.model.graph),
+            contrast,
+            SearchGraph(contrast.model.graph),
             lambda stage, done, total, note="": said.append(note),
         )
         assert engine.name == "reference"
         assert "logits with nothing cut are off" in said[0]
         with pytest.raises(UserError, match="The fast engine cannot do"):
-            engine_for(subject, View(subject.model.graph), silent, "fast")
+            engine_for(contrast, SearchGraph(contrast.model.graph), silent, "fast")
 
     def test_falls_back_for_parts_it_does_not_know(self, small_model, monkeypatch):
         from acdc_explain.models import layers
 
-        subject = subject_of(small_model("gpt2"), "kl")
+        contrast = subject_of(small_model("gpt2"), "kl")
         monkeypatch.setattr(layers.Norm, "of", staticmethod(_unknown_norm))
-        assert fast_trouble(subject) == "its norm is a ScaledNorm"
-        assert engine_for(subject, View(subject.model.graph)).name == "reference"
+        assert fast_trouble(contrast) == "its norm is a ScaledNorm"
+        assert engine_for(contrast, SearchGraph(contrast.model.graph)).name == "reference"
 
     def test_too_little_memory_is_said_before_the_work(self, small_model):
         task = word_task()
-        subject = Subject(small_model("gpt2"), task, task.discover, memory=1e-6)
+        contrast = Contrast(small_model("gpt2"), task, task.discover, memory=1e-6)
         with pytest.raises(TooLittleMemory, match="raise --memory"):
-            Engine(subject)
+            Engine(contrast)
 
 
 def _unknown_norm(module: Any) -> Any:
@@ -406,21 +415,21 @@ def _unknown_norm(module: Any) -> Any:
 
 
 def test_measuring_a_circuit(small_model):
-    subject = subject_of(small_model("gpt2", "float64"), "nll")
-    engine, reference = Engine(subject), ReferenceEngine(subject)
-    edges = list(engine.view.edges())
+    contrast = subject_of(small_model("gpt2", "float64"), "nll")
+    engine, reference = Engine(contrast), ReferenceEngine(contrast)
+    edges = list(engine.search_graph.edges())
     for seed in range(5):
         kept = random.Random(seed).sample(edges, len(edges) // 3)
         assert engine.measure(kept) == pytest.approx(reference.measure(kept), abs=1e-10)
 
 
 def test_dropping_edges_off_the_paths_changes_nothing(small_model):
-    subject = subject_of(small_model("gpt2", "float64"), "logit_diff")
+    contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
     for places in ((), ("rest", "END")):
-        view = View(subject.model.graph, "head", places)
-        outcome = Search(Engine(subject, view), lambda *_: None).run(0.001)
+        search_graph = SearchGraph(contrast.model.graph, "head", places)
+        outcome = Search(Engine(contrast, search_graph), lambda *_: None).run(0.001)
         assert outcome is not None
-        engine = ReferenceEngine(subject, view)
+        engine = ReferenceEngine(contrast, search_graph)
         assert engine.measure(prune(outcome.kept)) == pytest.approx(outcome.metric, abs=1e-10)
 
 

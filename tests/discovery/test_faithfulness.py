@@ -5,33 +5,33 @@ from __future__ import annotations
 import pytest
 
 from acdc_explain.discovery.faithfulness import faithfulness, random_circuit
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.records.circuit import prune
-from acdc_explain.records.graph import Graph, View
+from acdc_explain.records.graph import Graph, SearchGraph
 
 from ..conftest import word_task
 
 VIEWS = [
-    View(Graph(3, 4)),
-    View(Graph(3, 4, parallel=True)),
-    View(Graph(2, 3, has_mlps=False)),
-    View(Graph(3, 4), "layer"),
-    View(Graph(3, 4), "head", ("rest", "S", "END")),
+    SearchGraph(Graph(3, 4)),
+    SearchGraph(Graph(3, 4, parallel=True)),
+    SearchGraph(Graph(2, 3, has_mlps=False)),
+    SearchGraph(Graph(3, 4), "layer"),
+    SearchGraph(Graph(3, 4), "head", ("rest", "S", "END")),
 ]
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("n", [1, 2, 7, 25])
-def test_random_circuits_are_of_the_graph_and_all_on_paths(view, n):
-    found = random_circuit(view, n, "0")
+def test_random_circuits_are_of_the_graph_and_all_on_paths(search_graph, n):
+    found = random_circuit(search_graph, n, "0")
     assert 0 < len(found) <= n
-    assert set(found) <= set(view.edges())
+    assert set(found) <= set(search_graph.edges())
     assert len(set(found)) == len(found)
     assert prune(found) == found
-    assert found == random_circuit(view, n, "0")
+    assert found == random_circuit(search_graph, n, "0")
     if n == 25:
         assert len(found) > 15
-        assert found != random_circuit(view, n, "1")
+        assert found != random_circuit(search_graph, n, "1")
 
 
 def test_no_circuit_is_random_of_no_size():
@@ -41,22 +41,22 @@ def test_no_circuit_is_random_of_no_size():
 @pytest.mark.parametrize("ablation", ["corrupt", "mean", "zero"])
 def test_the_ends(ablation, small_model):
     task = word_task()
-    subject = Subject(small_model("llama"), task, task.discover, "nll", ablation)
-    everything = list(subject.model.graph.edges())
-    assert faithfulness(subject, everything).share == pytest.approx(1.0, abs=1e-4)
-    nothing = faithfulness(subject, [])
+    contrast = Contrast(small_model("llama"), task, task.discover, "nll", ablation)
+    everything = list(contrast.model.graph.edges())
+    assert faithfulness(contrast, everything).share == pytest.approx(1.0, abs=1e-4)
+    nothing = faithfulness(contrast, [])
     assert nothing.share == pytest.approx(0.0, abs=1e-4)
     assert nothing.random is None
-    some = faithfulness(subject, everything[:20])
+    some = faithfulness(contrast, everything[:20])
     assert some.random is not None
-    assert some.random == faithfulness(subject, everything[:20]).random
+    assert some.random == faithfulness(contrast, everything[:20]).random
 
 
 def test_with_too_little_memory_the_reference_engine_measures(small_model):
     task = word_task()
     model = small_model("gpt2")
     kept = list(model.graph.edges())[::3]
-    tight, roomy = (Subject(model, task, task.discover, memory=gb) for gb in (1e-6, 1.0))
+    tight, roomy = (Contrast(model, task, task.discover, memory=gb) for gb in (1e-6, 1.0))
     assert faithfulness(tight, kept).circuit == pytest.approx(
         faithfulness(roomy, kept).circuit, abs=1e-5
     )

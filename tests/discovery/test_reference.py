@@ -13,7 +13,7 @@ from acdc_explain_plugins.discoverers.acdc import acdc
 from acdc_explain.discovery.attribution import Backward
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.discovery.faithfulness import faithfulness
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge, prune
 
@@ -21,13 +21,13 @@ from ..conftest import FAMILIES, make_hf_model, word_task
 from ..oracle import Oracle, brute_force_acdc
 
 
-def subject_of(model: Any, metric: str | None = None, **options: Any) -> Subject:
+def subject_of(model: Any, metric: str | None = None, **options: Any) -> Contrast:
     task = word_task(**options)
-    return Subject(model, task, task.discover, metric)
+    return Contrast(model, task, task.discover, metric)
 
 
-def at_end(subject: Subject, logits: torch.Tensor) -> torch.Tensor:
-    return subject.clean.at_end(logits)
+def at_end(contrast: Contrast, logits: torch.Tensor) -> torch.Tensor:
+    return contrast.clean.at_end(logits)
 
 
 @pytest.fixture(scope="module")
@@ -45,51 +45,51 @@ def oracles() -> Callable[[str], Oracle]:
 @pytest.mark.parametrize("family", FAMILIES)
 class TestAgainstTheOracle:
     def test_same_logits(self, family, small_model, oracles):
-        subject = subject_of(small_model(family, "float64"))
+        contrast = subject_of(small_model(family, "float64"))
         with torch.no_grad():
-            expected, wrote = oracles(family).run(subject.clean.tokens, set(), {})
+            expected, wrote = oracles(family).run(contrast.clean.tokens, set(), {})
         # Hugging Face's Llama norm computes in float32 whatever the weights' type
         tolerance = 1e-5 if family == "llama" else 1e-10
-        assert torch.allclose(subject.clean_run.logits, at_end(subject, expected), atol=tolerance)
-        for node, index in subject.model.graph.writer_index.items():
+        assert torch.allclose(contrast.clean_run.logits, at_end(contrast, expected), atol=tolerance)
+        for node, index in contrast.model.graph.writer_index.items():
             assert torch.allclose(
-                subject.clean_run.writers[index], wrote[str(node)], atol=tolerance
+                contrast.clean_run.writers[index], wrote[str(node)], atol=tolerance
             ), node
 
     @pytest.mark.parametrize("seed", range(3))
     def test_random_cuts(self, family, seed, small_model, oracles):
-        subject = subject_of(small_model(family, "float64"), seed=seed)
-        engine = ReferenceEngine(subject)
+        contrast = subject_of(small_model(family, "float64"), seed=seed)
+        engine = ReferenceEngine(contrast)
         edges = list(engine.graph.edges())
         kept = random.Random(seed).sample(edges, len(edges) // 2)
         oracle = oracles(family)
         with torch.no_grad():
-            _, corrupted = oracle.run(subject.corrupt.tokens, set(), {})
+            _, corrupted = oracle.run(contrast.corrupt.tokens, set(), {})
             cut = {str(edge) for edge in set(edges) - set(kept)}
-            expected, _ = oracle.run(subject.clean.tokens, cut, corrupted)
+            expected, _ = oracle.run(contrast.clean.tokens, cut, corrupted)
         found = engine.logits(engine.cut_except(kept))
         tolerance = 1e-5 if family == "llama" else 1e-10
-        assert torch.allclose(found, at_end(subject, expected), atol=tolerance)
+        assert torch.allclose(found, at_end(contrast, expected), atol=tolerance)
 
     @pytest.mark.parametrize(
         ("tau", "metric"), [(0.001, "logit_diff"), (0.01, "logit_diff"), (0.0002, "kl")]
     )
     def test_acdc_keeps_what_brute_force_keeps(self, family, tau, metric, small_model, oracles):
-        subject = subject_of(small_model(family, "float64"), metric, n=2)
-        found = acdc(subject, silent, tau=tau, engine="reference")
+        contrast = subject_of(small_model(family, "float64"), metric, n=2)
+        found = acdc(contrast, silent, tau=tau, engine="reference")
 
         def fall(logits: torch.Tensor) -> torch.Tensor:
-            return subject.sign * subject.metric(at_end(subject, logits)).mean()
+            return contrast.sign * contrast.metric(at_end(contrast, logits)).mean()
 
         with torch.no_grad():
             kept, final = brute_force_acdc(
-                oracles(family), subject.clean.tokens, subject.corrupt.tokens, fall, tau
+                oracles(family), contrast.clean.tokens, contrast.corrupt.tokens, fall, tau
             )
         on_paths = prune(map(Edge.parse, kept))
         assert [str(edge) for edge in found.edges] == [str(edge) for edge in on_paths]
-        assert 0 < len(kept) < subject.model.graph.n_edges
-        engine = ReferenceEngine(subject)
-        circuit = subject.sign * engine.measure(found.edges)
+        assert 0 < len(kept) < contrast.model.graph.n_edges
+        engine = ReferenceEngine(contrast)
+        circuit = contrast.sign * engine.measure(found.edges)
         assert circuit == pytest.approx(final, abs=1e-5)
 
     def test_self_check_passes_in_float32(self, family, small_model):
@@ -98,26 +98,26 @@ class TestAgainstTheOracle:
     def test_gradients_are_those_of_finite_differences(self, family, small_model):
         if family == "llama":
             pytest.skip("its norm computes in float32: too coarse for finite differences")
-        subject = subject_of(small_model(family, "float64"), n=2)
-        engine = ReferenceEngine(subject)
+        contrast = subject_of(small_model(family, "float64"), n=2)
+        engine = ReferenceEngine(contrast)
         graph = engine.graph
-        passes = Backward(subject)
+        passes = Backward(contrast)
         scores = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.float64)
         for rows, gradients in passes.gradients():
-            scores[rows] = torch.einsum("nrd,wrd->nw", gradients, passes.difference) / len(subject)
+            scores[rows] = torch.einsum("nrd,wrd->nw", gradients, passes.difference) / len(contrast)
         for edge in random.Random(0).sample(list(graph.edges()), 12):
             _, row, column = engine.index(edge)
             step = 1e-5
-            logits = _nudged(subject, edge, step)
-            slope = float((subject.metric(logits).mean() - subject.clean_metric) / step)
+            logits = _nudged(contrast, edge, step)
+            slope = float((contrast.metric(logits).mean() - contrast.clean_metric) / step)
             assert float(scores[row, column]) == pytest.approx(slope, abs=1e-4), edge
 
 
-def _nudged(subject: Subject, edge: Edge, step: float) -> torch.Tensor:
+def _nudged(contrast: Contrast, edge: Edge, step: float) -> torch.Tensor:
     """The logits with a small part of an edge's sender corrupted, at its receiver alone."""
-    model = subject.model
+    model = contrast.model
     index = model.graph.writer_index[edge.src]
-    change = step * (subject.corrupt_run.writers[index] - subject.clean_run.writers[index])
+    change = step * (contrast.corrupt_run.writers[index] - contrast.clean_run.writers[index])
 
     def hook(value: torch.Tensor, hook: Any) -> torch.Tensor:
         if edge.port is None:
@@ -132,19 +132,19 @@ def _nudged(subject: Subject, edge: Edge, step: float) -> torch.Tensor:
         else model.port_hook(edge.dst.layer or 0, edge.port)
     )
     with torch.no_grad():
-        return model.forward(subject.clean, [(name, hook)])
+        return model.forward(contrast.clean, [(name, hook)])
 
 
 def test_self_check_reports_a_wrong_split(small_model):
-    subject = subject_of(small_model("gpt2"))
-    engine = ReferenceEngine(subject)
-    written = subject.corrupt_run.writers[1]
+    contrast = subject_of(small_model("gpt2"))
+    engine = ReferenceEngine(contrast)
+    written = contrast.corrupt_run.writers[1]
     written += torch.randn(written.shape)  # as if a head had written something else
     assert "with everything cut the logits are off" in (engine.self_check() or "")
 
 
 def test_faithfulness_ends(small_model):
-    subject = subject_of(small_model("gpt2"))
-    everything = list(subject.model.graph.edges())
-    assert faithfulness(subject, everything).share == pytest.approx(1.0, abs=1e-4)
-    assert faithfulness(subject, []).share == pytest.approx(0.0, abs=1e-4)
+    contrast = subject_of(small_model("gpt2"))
+    everything = list(contrast.model.graph.edges())
+    assert faithfulness(contrast, everything).share == pytest.approx(1.0, abs=1e-4)
+    assert faithfulness(contrast, []).share == pytest.approx(0.0, abs=1e-4)

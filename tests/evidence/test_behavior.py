@@ -12,7 +12,7 @@ import acdc_explain as ax
 from acdc_explain.errors import UserError
 from acdc_explain.evidence.behavior import behavior_of
 from acdc_explain.ids import plain
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.run.behavior import Behavior, doubt
 from acdc_explain.records.task import Example, Task
@@ -86,7 +86,7 @@ def test_what_is_no_behavior_is_not_imported(change):
 def test_the_numbers_are_those_of_plain_transformers(mini):
     """Top-1, preference, probability and gap, from the Hugging Face model's own logits."""
     task = task_of(mini)
-    found = behavior_of(Subject(mini, task, task.held_out))
+    found = behavior_of(Contrast(mini, task, task.held_out))
     model, tokenizer = mini.bridge.original_model, mini.tokenizer
     right, prefers, p_answer, gaps = [], [], [], []
     for example in task.held_out:

@@ -19,8 +19,8 @@ from acdc_explain.evidence.keep_only import (
     random_keys,
 )
 from acdc_explain.evidence.measurement import NotMeasurable
-from acdc_explain.evidence.path_patching import Paths
-from acdc_explain.models.contrast import Subject
+from acdc_explain.evidence.path_patching import PathPatching
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.model import Batch
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.task import Example, Task
@@ -28,9 +28,9 @@ from acdc_explain.records.task import Example, Task
 from ..conftest import FAMILIES, word_task
 
 
-def subject_of(model: Any, n: int = 4) -> Subject:
+def subject_of(model: Any, n: int = 4) -> Contrast:
     task = word_task(n)
-    return Subject(model, task, task.discover)
+    return Contrast(model, task, task.discover)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -38,8 +38,8 @@ class TestPaths:
     @pytest.mark.parametrize("port", ["q", "k", "v"])
     def test_a_changed_port_is_what_hooks_make_of_it(self, family, port, small_model):
         """The oracle: the whole model, with one head's port reading something else."""
-        subject = subject_of(small_model(family))
-        model, paths, receiver = subject.model, Paths(subject), Node("head", 1, 2)
+        contrast = subject_of(small_model(family))
+        model, paths, receiver = contrast.model, PathPatching(contrast), Node("head", 1, 2)
         senders = [Node("input"), Node("head", 0, 1), Node("mlp", 0)]
         change = paths.cut(senders)
         received = paths.receive(receiver, {port: change})
@@ -60,18 +60,18 @@ class TestPaths:
                 ("blocks.1.attn.hook_result", look("result")),
             ]
             with torch.no_grad():
-                model.forward(subject.clean, hooks)
-            inside = subject.within
+                model.forward(contrast.clean, hooks)
+            inside = contrast.within
             pattern = seen["pattern"][:, 2]
             assert torch.allclose(received.pattern[place][inside], pattern[inside], atol=1e-5)
             written = seen["result"][:, :, 2]
             assert torch.allclose(received.written[place][inside], written[inside], atol=1e-4)
 
     def test_one_query_of_each_prompt_is_a_row_of_all(self, family, small_model):
-        subject = subject_of(small_model(family))
-        paths, receiver, end = Paths(subject), Node("head", 1, 0), subject.clean.end
+        contrast = subject_of(small_model(family))
+        paths, receiver, end = PathPatching(contrast), Node("head", 1, 0), contrast.clean.end
         change = paths.cut([Node("head", 0, 3)])
-        rows = subject.clean.rows
+        rows = contrast.clean.rows
         for port in "qkv":
             whole = paths.receive(receiver, {port: change})
             given = change[:, rows, end][:, :, None] if port == "q" else change
@@ -80,19 +80,19 @@ class TestPaths:
             assert torch.allclose(one.written[:, :, 0], whole.written[:, rows, end], atol=1e-5)
 
     def test_attending_as_it_does_is_writing_what_it_writes(self, family, small_model):
-        subject = subject_of(small_model(family))
-        paths, head = Paths(subject), Node("head", 1, 1)
-        written = paths.attending(head, subject.clean_run.patterns[1, :, 1])
-        expected = subject.clean_run.writers[subject.model.graph.writer_index[head]]
+        contrast = subject_of(small_model(family))
+        paths, head = PathPatching(contrast), Node("head", 1, 1)
+        written = paths.attending(head, contrast.clean_run.patterns[1, :, 1])
+        expected = contrast.clean_run.writers[contrast.model.graph.writer_index[head]]
         assert torch.allclose(written, expected, atol=1e-5)
 
     def test_what_the_mlp_reads(self, family, small_model):
-        subject = subject_of(small_model(family))
+        contrast = subject_of(small_model(family))
         seen: list[torch.Tensor] = []
         hooks = [("blocks.1.hook_mlp_in", lambda value, hook: seen.append(value))]
         with torch.no_grad():
-            subject.model.forward(subject.clean, hooks)
-        assert torch.allclose(Paths(subject).mlp_streams[1], seen[0], atol=1e-5)
+            contrast.model.forward(contrast.clean, hooks)
+        assert torch.allclose(PathPatching(contrast).mlp_streams[1], seen[0], atol=1e-5)
 
 
 def batch_of(*rows: list[int]) -> Batch:
@@ -108,36 +108,36 @@ class TestClaims:
         assert found == [[3, 1], [5, 3]]
 
     def test_the_token_after_it(self, small_model):
-        subject = subject_of(small_model("gpt2"))
-        subject.clean = batch_of([1, 5, 6, 5, 7, 5])
-        assert _continuation(subject)[0].nonzero().tolist() == [[3, 2], [5, 4]]
+        contrast = subject_of(small_model("gpt2"))
+        contrast.clean = batch_of([1, 5, 6, 5, 7, 5])
+        assert _continuation(contrast)[0].nonzero().tolist() == [[3, 2], [5, 4]]
 
     def test_the_token_before(self, small_model):
-        subject = subject_of(small_model("gpt2"))
-        subject.clean = batch_of([1, 5, 6, 7])
-        assert _previous(subject)[0].nonzero().tolist() == [[1, 0], [2, 1], [3, 2]]
+        contrast = subject_of(small_model("gpt2"))
+        contrast.clean = batch_of([1, 5, 6, 7])
+        assert _previous(contrast)[0].nonzero().tolist() == [[1, 0], [2, 1], [3, 2]]
 
     def test_all_places_kept_is_all_kept(self, small_model):
-        subject = subject_of(small_model("llama"))
+        contrast = subject_of(small_model("llama"))
         node = Node("head", 1, 3)
-        everywhere = torch.ones_like(subject.clean_run.patterns[0, :, 0], dtype=torch.bool)
+        everywhere = torch.ones_like(contrast.clean_run.patterns[0, :, 0], dtype=torch.bool)
         clean, corrupt = (
-            run.writers[subject.model.graph.writer_index[node]]
-            for run in (subject.clean_run, subject.corrupt_run)
+            run.writers[contrast.model.graph.writer_index[node]]
+            for run in (contrast.clean_run, contrast.corrupt_run)
         )
-        inside = subject.within
+        inside = contrast.within
         assert torch.allclose(
-            kept_output(subject, node, everywhere)[inside], clean[inside], atol=1e-5
+            kept_output(contrast, node, everywhere)[inside], clean[inside], atol=1e-5
         )
-        nowhere = kept_output(subject, node, ~everywhere)
+        nowhere = kept_output(contrast, node, ~everywhere)
         assert torch.allclose(nowhere[inside], corrupt[inside], atol=1e-5)
-        kept, whole = losses(subject, "other", node, everywhere)
+        kept, whole = losses(contrast, "other", node, everywhere)
         assert kept.abs().max() < 1e-4 < whole.abs().max()
 
     def test_random_keys_are_as_many_and_before(self, small_model):
-        subject = subject_of(small_model("gpt2"))
-        keys = _before(subject.clean) | _previous(subject)
-        found = random_keys(subject, keys, 1)
+        contrast = subject_of(small_model("gpt2"))
+        keys = _before(contrast.clean) | _previous(contrast)
+        found = random_keys(contrast, keys, 1)
         assert (found.sum(-1) == keys.sum(-1)).all()
         assert not found.triu(1).any()
         assert (found != keys).any()
@@ -149,22 +149,22 @@ class TestClaims:
 
 
 class TestRepeated:
-    def subject(self, model: Any, clean: str, corrupt: str) -> Subject:
+    def contrast(self, model: Any, clean: str, corrupt: str) -> Contrast:
         example = Example(clean, corrupt, (" cat",), (" dog",), {"END": len(clean.split()) - 1})
-        return Subject(model, Task("t", "", "logit_diff", (example,), ()), [example])
+        return Contrast(model, Task("t", "", "logit_diff", (example,), ()), [example])
 
     def test_only_what_the_corruption_takes_away(self, small_model):
         """`the` stays repeated, `dog` does not: from the second dog to what followed the first."""
-        subject = self.subject(
+        contrast = self.contrast(
             small_model("gpt2"), " the dog saw the bird dog", " the dog saw the bird fish"
         )
-        start = len(subject.model.prefix)
-        assert repeated(subject)[0].nonzero().tolist() == [[start + 5, start + 2]]
+        start = len(contrast.model.prefix)
+        assert repeated(contrast)[0].nonzero().tolist() == [[start + 5, start + 2]]
 
     def test_nothing_is_repeated(self, small_model):
-        subject = self.subject(small_model("gpt2"), " the dog saw", " the cat saw")
+        contrast = self.contrast(small_model("gpt2"), " the dog saw", " the cat saw")
         with pytest.raises(NotMeasurable, match="repeats a token"):
-            repeated(subject)
+            repeated(contrast)
 
 
 def test_a_position_that_no_example_names(small_model):

@@ -33,7 +33,7 @@ from acdc_explain.evidence.measurement import NotMeasurable
 from acdc_explain.evidence.measures import MEASURES, measure
 from acdc_explain.evidence.ov import effective_embedding, qk_affinity
 from acdc_explain.evidence.top_examples import corpus_batch, strongest_places
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.layers import Layers
 from acdc_explain.models.metrics import TokenSets
 from acdc_explain.models.model import Batch
@@ -45,9 +45,9 @@ from ..conftest import FAMILIES, WORDS, make_hf_model, make_tokenizer, word_task
 
 
 @pytest.fixture
-def subject(small_model) -> Subject:
+def contrast(small_model) -> Contrast:
     task = word_task(6)
-    return Subject(small_model("neox"), task, task.discover)
+    return Contrast(small_model("neox"), task, task.discover)
 
 
 def attends(offset: int, length: int = 12) -> torch.Tensor:
@@ -72,13 +72,13 @@ class TestDiagonals:
         assert float(diagonal(attends(-3), -3, range(12))) == 1.0
 
 
-def test_random_repeats_are_repeats_of_ordinary_tokens(subject):
-    batch = random_repeats(subject.model)
-    rows = batch.tokens[:, len(subject.model.prefix) :]
+def test_random_repeats_are_repeats_of_ordinary_tokens(contrast):
+    batch = random_repeats(contrast.model)
+    rows = batch.tokens[:, len(contrast.model.prefix) :]
     half = rows.shape[1] // 2
     assert (rows[:, :half] == rows[:, half:]).all()
-    assert not set(rows.flatten().tolist()) & set(subject.model.tokenizer.all_special_ids)
-    assert (random_repeats(subject.model).tokens == batch.tokens).all()
+    assert not set(rows.flatten().tolist()) & set(contrast.model.tokenizer.all_special_ids)
+    assert (random_repeats(contrast.model).tokens == batch.tokens).all()
 
 
 def test_occurrences():
@@ -89,14 +89,14 @@ def test_occurrences():
     assert last_occurrence(batch, sets).tolist() == [[0, 0, 1, 0, 0], [0, 0, 1, 0, 0]]
 
 
-def with_patterns(subject: Subject, make) -> Subject:
-    """The subject as if every head attended as `make(tokens, query)` says."""
-    patterns = torch.zeros_like(subject.clean_run.patterns)
-    for row, tokens in enumerate(subject.clean.tokens.tolist()):
+def with_patterns(contrast: Contrast, make) -> Contrast:
+    """The contrast as if every head attended as `make(tokens, query)` says."""
+    patterns = torch.zeros_like(contrast.clean_run.patterns)
+    for row, tokens in enumerate(contrast.clean.tokens.tolist()):
         for query in range(len(tokens)):
             patterns[:, row, :, query, make(tokens, query)] = 1.0
-    subject.clean_run.patterns.copy_(patterns)
-    return subject
+    contrast.clean_run.patterns.copy_(patterns)
+    return contrast
 
 
 class TestAnswerAttention:
@@ -111,76 +111,76 @@ class TestAnswerAttention:
     )
     def test_answer_minus_foil(self, small_model, target, expected):
         model, task = small_model("gpt2"), self.task()
-        subject = Subject(model, task, task.discover)
+        contrast = Contrast(model, task, task.discover)
         wanted = model.single(target)
-        with_patterns(subject, lambda tokens, query: min(query, tokens.index(wanted)))
-        found = measure("answer_attention", subject)
+        with_patterns(contrast, lambda tokens, query: min(query, tokens.index(wanted)))
+        found = measure("answer_attention", contrast)
         assert (found.samples == expected).all()
 
     def test_named_positions(self, small_model):
         model, task = small_model("gpt2"), self.task()
-        subject = Subject(model, task, task.discover)
-        with_patterns(subject, lambda tokens, query: len(model.prefix))
-        found = named_attention(subject)[Node("head", 1, 2)]
+        contrast = Contrast(model, task, task.discover)
+        with_patterns(contrast, lambda tokens, query: len(model.prefix))
+        found = named_attention(contrast)[Node("head", 1, 2)]
         assert found == {"A to A": 1.0, "END to A": 1.0, "END to END": 0.0}
 
     def test_on_an_example(self, small_model, monkeypatch):
         """The plain forward pass' pattern, row by row, of the last tokens."""
         model, task = small_model("gpt2"), self.task()
-        subject, node = Subject(model, task, task.discover), Node("head", 1, 2)
-        pattern = model.patterns(subject.clean)[1, 0, 2]
-        size = int(subject.clean.end[0]) + 1
-        found = example_attention(subject, node)
+        contrast, node = Contrast(model, task, task.discover), Node("head", 1, 2)
+        pattern = model.patterns(contrast.clean)[1, 0, 2]
+        size = int(contrast.clean.end[0]) + 1
+        found = example_attention(contrast, node)
         assert found["tokens"][-3:] == [" cat", " dog", " bird"]
         assert [len(row) for row in found["attention"]] == list(range(1, size + 1))
         for i, row in enumerate(found["attention"]):
             assert row == pytest.approx(pattern[i, : i + 1].tolist(), abs=0.006)
         monkeypatch.setattr("acdc_explain.evidence.attention.EXAMPLE_TOKENS", 2)
-        cut = example_attention(subject, node)
+        cut = example_attention(contrast, node)
         assert cut["tokens"] == found["tokens"][-2:]
         assert cut["attention"][-1] == found["attention"][-1][-2:]
 
-    def test_an_answer_that_is_not_in_the_prompt(self, subject):
+    def test_an_answer_that_is_not_in_the_prompt(self, contrast):
         with pytest.raises(NotMeasurable, match="does not occur"):
-            measure("answer_attention", subject)
+            measure("answer_attention", contrast)
 
 
-def test_sink_attention(subject):
-    with_patterns(subject, lambda tokens, query: 0)
-    assert torch.allclose(measure("sink_attention", subject).samples, torch.tensor(1.0))
-    del subject._remembered["sink_attention"]
-    with_patterns(subject, lambda tokens, query: query)
-    assert (measure("sink_attention", subject).samples == 0).all()
+def test_sink_attention(contrast):
+    with_patterns(contrast, lambda tokens, query: 0)
+    assert torch.allclose(measure("sink_attention", contrast).samples, torch.tensor(1.0))
+    del contrast._remembered["sink_attention"]
+    with_patterns(contrast, lambda tokens, query: query)
+    assert (measure("sink_attention", contrast).samples == 0).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 class TestAgainstPlainRuns:
-    def make(self, small_model, family) -> Subject:
+    def make(self, small_model, family) -> Contrast:
         task = word_task(5, seed=3)
-        return Subject(small_model(family), task, task.discover)
+        return Contrast(small_model(family), task, task.discover)
 
     def test_direct_effects_and_the_embedding_add_up_to_the_logits(self, small_model, family):
         """With the final norm's scale frozen the writers' shares are the logit difference."""
-        subject = self.make(small_model, family)
-        model = subject.model
-        direct = measure("direct_effect", subject)
-        direction = final_direction(subject)
-        embedded = (subject.clean.at_end(subject.clean_run.writers[0]) * direction).sum(-1)
+        contrast = self.make(small_model, family)
+        model = contrast.model
+        direct = measure("direct_effect", contrast)
+        direction = final_direction(contrast)
+        embedded = (contrast.clean.at_end(contrast.clean_run.writers[0]) * direction).sum(-1)
         rest = (model.output_biases * direction).sum(-1)
         norm_bias = getattr(model.bridge.ln_final, "bias", None)
         if norm_bias is not None:
-            rest = rest + subject.direction @ norm_bias
+            rest = rest + contrast.direction @ norm_bias
         total = direct.samples.sum(0) + embedded + rest
-        logits = subject.clean_run.logits
-        expected = subject.answers.mean(logits) - subject.foils.mean(logits)
+        logits = contrast.clean_run.logits
+        expected = contrast.answers.mean(logits) - contrast.foils.mean(logits)
         assert torch.allclose(total, expected, atol=1e-4)
 
     def test_ablation_is_a_whole_run_with_one_output_replaced(self, small_model, family):
-        subject = self.make(small_model, family)
-        model = subject.model
+        contrast = self.make(small_model, family)
+        model = contrast.model
         for node in (Node("head", 0, 1), Node("mlp", 0), Node("head", 1, 3), Node("mlp", 1)):
             index = model.graph.writer_index[node]
-            written = subject.corrupt_run.writers[index]
+            written = contrast.corrupt_run.writers[index]
 
             def record(writers, value, index=index, written=written):
                 if not writers.start <= index < writers.stop:
@@ -190,35 +190,35 @@ class TestAgainstPlainRuns:
                 return changed
 
             with torch.no_grad():
-                logits = model.forward(subject.clean, model.writer_hooks(record))
-            gap = subject.clean_metric - subject.corrupt_metric
-            clean = subject.metric(subject.clean_run.logits)
-            expected = (clean - subject.metric(logits)) / gap
-            found = of_nodes("ablation_effect", subject, [node]).samples[0]
+                logits = model.forward(contrast.clean, model.writer_hooks(record))
+            gap = contrast.clean_metric - contrast.corrupt_metric
+            clean = contrast.metric(contrast.clean_run.logits)
+            expected = (clean - contrast.metric(logits)) / gap
+            found = of_nodes("ablation_effect", contrast, [node]).samples[0]
             assert torch.allclose(found, expected, atol=1e-4), node
 
     def test_every_measure_has_samples_or_a_reason(self, small_model, family):
-        subject = self.make(small_model, family)
+        contrast = self.make(small_model, family)
         measurable = 0
         for name in MEASURES:
             try:
-                found = measure(name, subject)
+                found = measure(name, contrast)
             except NotMeasurable:
                 continue
             measurable += 1
             assert found.measure == name
-            assert set(found.nodes) <= set(subject.model.graph.writers)
+            assert set(found.nodes) <= set(contrast.model.graph.writers)
             assert found.samples.shape[0] == len(found.nodes)
             assert torch.isfinite(found.samples).all(), name
         assert measurable >= 12
 
     def test_several_nodes_are_rewritten_together(self, small_model, family):
         """Heads of one layer, and layers after each other, by plain hooks as well."""
-        subject = self.make(small_model, family)
-        model = subject.model
+        contrast = self.make(small_model, family)
+        model = contrast.model
         nodes = [Node("head", 0, 1), Node("head", 0, 2), Node("mlp", 1)]
         indices = [model.graph.writer_index[node] for node in nodes]
-        corrupt = subject.corrupt_run.writers
+        corrupt = contrast.corrupt_run.writers
 
         def record(writers, value):
             changed = value.clone()
@@ -228,30 +228,30 @@ class TestAgainstPlainRuns:
             return changed
 
         with torch.no_grad():
-            expected = model.forward(subject.clean, model.writer_hooks(record))
-        found = rewritten(subject, {node: ablated_output(subject, node) for node in nodes})
+            expected = model.forward(contrast.clean, model.writer_hooks(record))
+        found = rewritten(contrast, {node: ablated_output(contrast, node) for node in nodes})
         assert torch.allclose(found, expected, atol=1e-4)
 
     def test_ablation_at_named_positions_changes_nothing_elsewhere(self, small_model, family):
-        subject = self.make(small_model, family)
+        contrast = self.make(small_model, family)
         node = Node("head", 1, 0)
-        clean = subject.clean_run.writers[subject.model.graph.writer_index[node]]
+        clean = contrast.clean_run.writers[contrast.model.graph.writer_index[node]]
         for how in ("resample", "mean"):
-            changed = (ablated_output(subject, node, how, ["END"]) != clean).any(-1)
+            changed = (ablated_output(contrast, node, how, ["END"]) != clean).any(-1)
             rows, places = changed.nonzero().T
-            assert (places == subject.clean.end[rows]).all()
+            assert (places == contrast.clean.end[rows]).all()
             assert len(rows)
 
     def test_a_node_stands_in_for_itself(self, small_model, family):
-        subject = self.make(small_model, family)
+        contrast = self.make(small_model, family)
         one, other = Node("head", 0, 1), Node("head", 1, 1)
-        assert standing_in(subject, one, one).abs().max() < 1e-5
-        found = standing_in(subject, one, other)
+        assert standing_in(contrast, one, one).abs().max() < 1e-5
+        found = standing_in(contrast, one, other)
         assert ((found > 1e-6) & (found <= 0.6932)).all()  # at most ln 2
 
     def test_top_logits(self, small_model, family):
-        subject = self.make(small_model, family)
-        promoted, suppressed = top_logits(subject, Node("mlp", 1), 4)
+        contrast = self.make(small_model, family)
+        promoted, suppressed = top_logits(contrast, Node("mlp", 1), 4)
         assert len(promoted) == len(suppressed) == 4
         assert not set(promoted) & set(suppressed)
 
@@ -295,10 +295,10 @@ def test_copying_by_construction(tmp_path):
     hf_model.save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     task = word_task(12)
-    subject = Subject(load_model(str(tmp_path)), task, task.discover)
+    contrast = Contrast(load_model(str(tmp_path)), task, task.discover)
     copies, opposes = Node("head", 1, 1), Node("head", 1, 2)
     copying, negative, strength = (
-        measure(name, subject) for name in ("copying", "negative_copying", "copying_strength")
+        measure(name, contrast) for name in ("copying", "negative_copying", "copying_strength")
     )
     assert copying.value(copies) > 0.6 > 0.2 > negative.value(copies)
     assert negative.value(opposes) > 0.6 > 0.2 > copying.value(opposes)
@@ -306,13 +306,13 @@ def test_copying_by_construction(tmp_path):
     assert strength.value(copies) > 1.5
 
 
-def test_graph_of_heads_is_the_order_of_samples(subject):
-    found = measure("previous_token_attention", subject)
+def test_graph_of_heads_is_the_order_of_samples(contrast):
+    found = measure("previous_token_attention", contrast)
     assert found.nodes == Graph(2, 4).heads
-    patterns = subject.model.patterns(random_repeats(subject.model))
+    patterns = contrast.model.patterns(random_repeats(contrast.model))
     layer, head = 1, 2
-    start = len(subject.model.prefix)
-    rows = range(max(1, start), start + _repeated_length(subject.model))
+    start = len(contrast.model.prefix)
+    rows = range(max(1, start), start + _repeated_length(contrast.model))
     expected = torch.stack([patterns[layer, :, head, q, q - 1] for q in rows]).mean()
     assert found.value(Node("head", layer, head)) == pytest.approx(float(expected), abs=1e-6)
 
@@ -358,7 +358,7 @@ def constructed(tmp_path, pairs):
     hf_model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     task = word_task(12)
-    return Subject(load_model(str(tmp_path)), task, task.discover)
+    return Contrast(load_model(str(tmp_path)), task, task.discover)
 
 
 def test_a_head_that_counts_on(tmp_path, monkeypatch):
@@ -366,37 +366,37 @@ def test_a_head_that_counts_on(tmp_path, monkeypatch):
     monkeypatch.setattr(ov, "ORDERED", ("one two three four five six",))
     monkeypatch.setattr(ov, "FEWEST_ORDERED", 5)
     words = [f" {word}" for word in "one two three four five six".split()]
-    subject = constructed(tmp_path, list(pairwise(words)))
-    found = measure("successor_score", subject)
+    contrast = constructed(tmp_path, list(pairwise(words)))
+    found = measure("successor_score", contrast)
     assert found.n == 5
     assert found.value(Node("head", 1, 1)) == 1.0
     assert found.value(Node("head", 1, 2)) < 0.5
 
 
-def test_too_few_words_are_no_order(subject):
+def test_too_few_words_are_no_order(contrast):
     with pytest.raises(NotMeasurable, match="pairs of ordinal words"):
-        measure("successor_score", subject)
+        measure("successor_score", contrast)
 
 
 class TestMlps:
     def test_an_mlp_that_sees_its_token_alone(self, small_model):
         """The first MLP of a parallel block reads the embedding, which is the token's alone."""
         task = word_task(12)
-        subject = Subject(small_model("neox_parallel"), task, task.discover)
-        found = measure("token_share", subject)
+        contrast = Contrast(small_model("neox_parallel"), task, task.discover)
+        found = measure("token_share", contrast)
         assert found.value(Node("mlp", 0)) == pytest.approx(1.0, abs=1e-4)
         assert 0 < found.value(Node("mlp", 1)) < 0.9
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_neurons_add_up_to_the_direct_effect(self, family, small_model):
         task = word_task(5)
-        subject = Subject(small_model(family), task, task.discover)
+        contrast = Contrast(small_model(family), task, task.discover)
         for node in (Node("mlp", 0), Node("mlp", 1)):
-            direct = measure("direct_effect", subject)
+            direct = measure("direct_effect", contrast)
             whole = direct.samples[direct.nodes.index(node)]
-            bias = Layers.of(subject.model).mlp[node.layer].out_bias
-            rest = 0.0 if bias is None else final_direction(subject) @ bias
-            assert torch.allclose(neuron_effects(subject, node).sum(1) + rest, whole, atol=1e-3)
+            bias = Layers.of(contrast.model).mlp[node.layer].out_bias
+            rest = 0.0 if bias is None else final_direction(contrast) @ bias
+            assert torch.allclose(neuron_effects(contrast, node).sum(1) + rest, whole, atol=1e-3)
 
 
 def test_staircase(small_model):
@@ -412,24 +412,24 @@ def test_staircase(small_model):
         for i in range(4)
     ]
     task = Task("t", "", "logit_diff", tuple(examples), ())
-    subject = Subject(model, task, examples)
-    found = measure("staircase", subject)
+    contrast = Contrast(model, task, examples)
+    found = measure("staircase", contrast)
     node = Node("mlp", 1)
-    at_end = subject.clean.at_end(subject.clean_run.writers[model.graph.writer_index[node]])
-    logits = (at_end * norm_weight(subject)) @ model.unembedding
+    at_end = contrast.clean.at_end(contrast.clean_run.writers[model.graph.writer_index[node]])
+    logits = (at_end * norm_weight(contrast)) @ model.unembedding
     right, wrong = ([model.single(w) for w in part] for part in (words[:4], words[5:9]))
     expected = (logits[:, right][:, :, None] > logits[:, wrong][:, None]).double().mean((1, 2))
     assert found.samples[found.nodes.index(node)].tolist() == pytest.approx(expected.tolist())
     other = word_task(4)
     with pytest.raises(NotMeasurable, match="three right"):
-        measure("staircase", Subject(model, other, other.discover))
+        measure("staircase", Contrast(model, other, other.discover))
 
 
 class TestCorpus:
-    def test_the_token_that_a_head_reads_is_marked(self, subject):
-        batch = random_repeats(subject.model)
+    def test_the_token_that_a_head_reads_is_marked(self, contrast):
+        batch = random_repeats(contrast.model)
         head = Node("head", 0, 1)
-        places = strongest_places(subject.model, batch, [head, Node("mlp", 0)], 3)
+        places = strongest_places(contrast.model, batch, [head, Node("mlp", 0)], 3)
         for place in places[head]:
             marked = f"«{place['attends_to']}»" in place["text"]
             assert marked == (place["attends_to"] != "<bos>")  # which is not part of the text
@@ -480,8 +480,8 @@ class TestOwnText:
         assert (batch.tokens[:, 0] == 0).all()
         assert batch.tokens.equal(own_text(model).tokens)
         examples = tuple(Example(x, y, ("p",), ("q",)) for x, y in (("pq", "rq"), ("ps", "rs")))
-        subject = Subject(model, Task("letters", "", "logit_diff", examples, ()), examples)
-        ((_, facts),) = top_examples(subject, [Node.parse("a0.h0")])
+        contrast = Contrast(model, Task("letters", "", "logit_diff", examples, ()), examples)
+        ((_, facts),) = top_examples(contrast, [Node.parse("a0.h0")])
         assert facts["top"]
 
     def test_a_model_that_never_writes_an_ordinary_token(self, tmp_path, monkeypatch):
@@ -503,8 +503,8 @@ class TestOwnText:
         monkeypatch.setattr(
             "acdc_explain.evidence.top_examples._ordinary", lambda model: torch.tensor([])
         )
-        subject = Subject(small_model("gpt2"), word_task(2), word_task(2).discover)
-        ((_, facts),) = top_examples(subject, [Node.parse("a0.h0")])
+        contrast = Contrast(small_model("gpt2"), word_task(2), word_task(2).discover)
+        ((_, facts),) = top_examples(contrast, [Node.parse("a0.h0")])
         assert facts == {
             "corpus": "none: the model's vocabulary has no ordinary token",
             "top": [],

@@ -13,8 +13,8 @@ import torch
 import acdc_explain as ax
 from acdc_explain.evidence.effects import ablation
 from acdc_explain.evidence.measures import MEASURES, measure
-from acdc_explain.labeling.experiments import EXPERIMENTS, Bench
-from acdc_explain.models.contrast import Subject
+from acdc_explain.labeling.experiments import EXPERIMENTS, ComponentExperiments
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.records.circuit import Node
 from acdc_explain.store.store import Store
 
@@ -118,11 +118,11 @@ def test_the_results_are_those_of_the_experiment(explain, small_model):
     answers = script(hypothesise=HYPOTHESES, experiment=step(**ABLATE), conclude=CONCLUSION)
     run, _ = explain(answers, labeler_settings={"calls": 1})
     task = word_task(4)
-    subject = Subject(small_model("neox"), task, task.discover)
+    contrast = Contrast(small_model("neox"), task, task.discover)
     for evidence in run.evidence:
         if evidence.collector == "agent":
             (made,) = evidence.facts["experiments"]
-            expected = float(ablation(subject, evidence.node).mean())
+            expected = float(ablation(contrast, evidence.node).mean())
             assert made["result"]["value"] == pytest.approx(expected, abs=2e-4)
 
 
@@ -205,20 +205,20 @@ def test_a_session_is_resumed_where_it_was(explain):
 
 
 @pytest.fixture(scope="module")
-def ioi(mini) -> Subject:
+def ioi(mini) -> Contrast:
     from acdc_explain.plugins import load_plugins
 
     task = load_plugins().tasks()["ioi"](mini, examples=4, seed=0)
-    return Subject(mini, task, task.discover)
+    return Contrast(mini, task, task.discover)
 
 
-def bench(subject: Subject, node: str) -> Bench:
-    shown = {node: f"H{n}" for n, node in enumerate(subject.model.graph.heads)}
-    return Bench(Node.parse(node), shown, subject.task, lambda: subject)
+def bench(contrast: Contrast, node: str) -> ComponentExperiments:
+    shown = {node: f"H{n}" for n, node in enumerate(contrast.model.graph.heads)}
+    return ComponentExperiments(Node.parse(node), shown, contrast.task, lambda: contrast)
 
 
-def run_(laboratory: Bench, name: str, **arguments: Any) -> Any:
-    return asyncio.run(laboratory.run(name, arguments))
+def run_(experiments: ComponentExperiments, name: str, **arguments: Any) -> Any:
+    return asyncio.run(experiments.run(name, arguments))
 
 
 def test_every_experiment_runs(ioi):
@@ -273,7 +273,7 @@ def test_the_catalogue_knows_its_words(ioi):
     assert ablate["positions"]["items"]["enum"] == list(ioi.position_names)
     assert set(ablate["scheme"]["enum"]) == {"", *ioi.schemes}
     assert "H1" not in catalogue["stand_in"][1]["properties"]["other"]["enum"]  # itself
-    mlp = Bench(Node.parse("m0"), {}, ioi.task, lambda: ioi)
+    mlp = ComponentExperiments(Node.parse("m0"), {}, ioi.task, lambda: ioi)
     assert set(mlp.catalogue) == {"measure", "ablate"}
     with pytest.raises(ValueError, match="no experiment 'attention'"):
         run_(mlp, "attention", text="x", query=0)
@@ -302,7 +302,7 @@ def test_experiments_at_the_same_time_wait_for_each_other(ioi):
         return await asyncio.gather(*(x.run("ablate", arguments) for x in laboratories))
 
     found = asyncio.run(together())
-    for result, laboratory in zip(found, laboratories):
-        expected = float(ablation(ioi, laboratory.node).mean())
+    for result, experiments in zip(found, laboratories):
+        expected = float(ablation(ioi, experiments.node).mean())
         assert result["value"] == pytest.approx(expected, abs=2e-4)
     assert torch.is_grad_enabled()

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import acdc_explain as ax
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
-from acdc_explain.llm.batch import Wanted
+from acdc_explain.llm.batch import RecordingTransport
 from acdc_explain.pipeline.flow import judge as rejudge
 from acdc_explain.pipeline.flow import label, reopen, would_ask
 from acdc_explain.pipeline.settings import Settings
@@ -623,7 +623,7 @@ def wanted(run: Any, store: Store, settings: Settings) -> list[Any]:
     from acdc_explain.pipeline.flow import evidence_of
     from acdc_explain.progress import silent
 
-    work = reopen(run, store, settings, silent, Wanted())
+    work = reopen(run, store, settings, silent, RecordingTransport())
     return would_ask(work, run.circuit, evidence_of(run, work))
 
 

@@ -11,7 +11,7 @@ from acdc_explain_plugins.roles import CARDS
 
 from acdc_explain.records.evidence import Evidence
 from acdc_explain.records.question import Question
-from acdc_explain.records.run.summary import Story
+from acdc_explain.records.run.summary import SummaryQuestion
 from acdc_explain.records.verdict import Verdict
 
 from ..samples import make_run
@@ -57,7 +57,7 @@ def test_the_summary_says_of_an_unnamed_component_what_the_table_says(outcome):
     label = replace(run.labels[0], role="other")
     verdict = Verdict(label.id, "role_card", outcome, 0.5, 0.0, None, 8, "")
     assert run.circuit is not None
-    story = Story.of(run.circuit, "", [label], [verdict], {}, {})
+    story = SummaryQuestion.of(run.circuit, "", [label], [verdict], {}, {})
     sentences, _ = asyncio.run(Rules().summarise(story, None))
     (about,) = [s.text for s in sentences if label.node in s.nodes]
     assert ("matter here" in about) is (outcome == "supported")

@@ -22,11 +22,11 @@ from acdc_explain.llm.client import Llm
 from acdc_explain.llm.exchange import NotAsked, Request, UnusableReply
 from acdc_explain.llm.lease import Holder
 from acdc_explain.llm.prices import Prices, tokens_in
-from acdc_explain.llm.session import Desk
+from acdc_explain.llm.session import Session
 from acdc_explain.llm.templates import Templates
 from acdc_explain.pipeline.settings import Settings
 from acdc_explain.records.circuit import Node
-from acdc_explain.records.label import Label, Labeling
+from acdc_explain.records.label import Label, LabelResult
 from acdc_explain.store.store import Store
 
 from ..labeling.test_labeler import GOOD, by_component, questions, server  # noqa: F401
@@ -48,7 +48,7 @@ def usage(sent: Any, received: Any) -> dict[str, Any]:
     return {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": 1}
 
 
-def ask_all(desk: Desk, n: int) -> list[Any]:
+def ask_all(session: Session, n: int) -> list[Any]:
     """n different questions; what came of each."""
 
     def read(reply: str) -> str:
@@ -58,7 +58,7 @@ def ask_all(desk: Desk, n: int) -> list[Any]:
 
     async def one(number: int) -> Any:
         try:
-            return await desk.ask()("t", f"Question {number}? {'x' * 2000}", SCHEMA, read)
+            return await session.ask()("t", f"Question {number}? {'x' * 2000}", SCHEMA, read)
         except (NotAsked, UnusableReply) as problem:
             return problem
 
@@ -66,22 +66,22 @@ def ask_all(desk: Desk, n: int) -> list[Any]:
         try:
             return await asyncio.gather(*map(one, range(n)))
         finally:
-            await desk.close()
+            await session.close()
 
     return asyncio.run(everyone())
 
 
 @pytest.fixture
-def desk(monkeypatch, tmp_path):
+def session(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     monkeypatch.setattr("acdc_explain.llm.client.RETRIES", 2)
     monkeypatch.setattr("acdc_explain.llm.client._pause", lambda problem, attempt: 0.0)
 
-    def make(url: str, **options: Any) -> Desk:
+    def make(url: str, **options: Any) -> Session:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        shelf = Store(tmp_path / "shelf.duckdb")
+        cache = Store(tmp_path / "shelf.duckdb")
         llm = Llm(options.pop("timeout", 30))
-        return Desk("scripted", Templates([PROMPTS]), llm, shelf, None, prices=PRICES, **options)
+        return Session("scripted", Templates([PROMPTS]), llm, cache, None, prices=PRICES, **options)
 
     return make
 
@@ -107,14 +107,14 @@ LONG = "negative boolean absurd nothing text".split()  # their true length is to
 
 
 @pytest.mark.parametrize("kind", BILLED)
-def test_no_more_is_billed_than_allowed(kind, desk, monkeypatch):
+def test_no_more_is_billed_than_allowed(kind, session, monkeypatch):
     """The server bills every request that it got: the prompt, and what the reply says it has."""
     monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
     bill = (680 + 2 * 1000) / 1e6
     if kind in LONG or kind == "not counted":  # it said a few words
         bill = (680 + 2 * 3) / 1e6
     with serve(lambda number, body: BILLED[kind]) as running:
-        at = desk(running.url, max_cost=0.0201, concurrency=3)
+        at = session(running.url, max_cost=0.0201, concurrency=3)
         found = ask_all(at, 60)
     billed = len(running.requests) * bill
     assert running.requests
@@ -124,33 +124,33 @@ def test_no_more_is_billed_than_allowed(kind, desk, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_counts_that_cannot_be_true_are_none(kind, desk):
+def test_counts_that_cannot_be_true_are_none(kind, session):
     with serve(lambda number, body: BILLED[kind]) as running:
-        ((_, exchange),) = ask_all(desk(running.url), 1)
+        ((_, exchange),) = ask_all(session(running.url), 1)
     assert (exchange.tokens_in, exchange.tokens_out, exchange.cost_usd) == (None, None, None)
 
 
-def test_what_was_never_sent_costs_nothing(desk, monkeypatch):
+def test_what_was_never_sent_costs_nothing(session, monkeypatch):
     monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
-    at = desk("http://127.0.0.1:9/v1", max_cost=0.01)
+    at = session("http://127.0.0.1:9/v1", max_cost=0.01)
     found = ask_all(at, 3)
     assert at.spent == 0
     assert all("ConnectionRefusedError" in str(problem) for problem in found)
     with serve(lambda number, body: failure(429)) as running:
-        at = desk(running.url, max_cost=0.01)
+        at = session(running.url, max_cost=0.01)
         ask_all(at, 2)
     assert at.spent == 0
     assert len(running.requests) == 6
 
 
-def test_an_attempt_that_was_lost_is_paid_and_the_next_one_must_fit(desk):
+def test_an_attempt_that_was_lost_is_paid_and_the_next_one_must_fit(session):
     """Two fit, and a third would not: it is not tried."""
     request = Request("t", "scripted", "Question 0? " + "x" * 2000, SCHEMA)
     most = PRICES.cost("scripted", tokens_in(request), 1000)
     assert most is not None
     for fits, tried in ((1.5, 1), (2.5, 2), (9, 3)):
         with serve(lambda number, body: RESET) as running:
-            at = desk(running.url, max_cost=fits * most)
+            at = session(running.url, max_cost=fits * most)
             ask_all(at, 1)
         assert len(running.requests) == tried
         assert at.spent == pytest.approx(tried * most)
@@ -271,26 +271,26 @@ def test_a_question_keeps_the_first_answer(tmp_path):
     before = len(store.get(run.id).labels)
     for role in ("induction", "name_mover"):
         label = Label(run.circuit.id, node, "llm", role, (), "It does.", 0.5, ())
-        store.add_labelings(run.id, [Labeling("question", (label,))])
+        store.add_label_results(run.id, [LabelResult("question", (label,))])
     labels = store.get(run.id).labels
     assert len(labels) == before + 1
     assert [x.role for x in labels if x.labeler == "llm"] == ["induction"]
     assert store.verify() == []
 
 
-def test_a_retry_that_another_command_made_is_taken(desk):
+def test_a_retry_that_another_command_made_is_taken(session):
     """Of two commands with --retry, the one that waited takes the other's new reply."""
     with serve(lambda number, body: UNFIT) as running:
-        (problem,) = ask_all(desk(running.url), 1)
+        (problem,) = ask_all(session(running.url), 1)
         bad = problem.exchange
-        at, other = desk(running.url, again=True), Holder.new()
+        at, other = session(running.url, again=True), Holder.new()
         first = Request("t", "scripted", f"Question 0? {'x' * 2000}", SCHEMA)
-        assert at.shelf.claim(first.id, other, 60)
+        assert at.cache.claim(first.id, other, 60)
 
         def answer() -> None:
             good = replace(bad, template="t", prompt=first.prompt, request_id=first.id)
-            at.shelf.add_exchange(None, replace(good, reply='{"a": "new"}', error=None))
-            at.shelf.release(first.id, other)
+            at.cache.add_exchange(None, replace(good, reply='{"a": "new"}', error=None))
+            at.cache.release(first.id, other)
 
         threading.Timer(0.7, answer).start()
         ((reply, _),) = ask_all(at, 1)

@@ -14,15 +14,15 @@ from acdc_explain_plugins.labelers.llm import Answer, Describe, answer_schema
 
 from acdc_explain.errors import UserError
 from acdc_explain.ids import plain
-from acdc_explain.llm.client import FORMS, Llm, Manners
+from acdc_explain.llm.client import FORMS, Dialect, Llm
 from acdc_explain.llm.exchange import NotAsked, Request, UnusableReply
 from acdc_explain.llm.prices import Prices
-from acdc_explain.llm.session import Asking, Desk
+from acdc_explain.llm.session import Conversation, Session
 from acdc_explain.llm.templates import Templates
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.evidence import Evidence
-from acdc_explain.records.label import Proposed
+from acdc_explain.records.label import LabelerReply
 from acdc_explain.records.question import Question
 from acdc_explain.store.store import Store
 
@@ -62,7 +62,7 @@ def question() -> Question:
     return Question(node, run.circuit, evidence, load_plugins().roles(), "Names.", ("S1", "END"))
 
 
-class Shelf:
+class ReplyCache:
     """Exchanges in memory."""
 
     def __init__(self) -> None:
@@ -83,23 +83,25 @@ class Shelf:
 
 
 @pytest.fixture
-def desk(monkeypatch):
+def session(monkeypatch):
     """Where questions go to a scripted server; returns what to call with its address."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr("acdc_explain.llm.client.RETRIES", 2)
 
-    def make(url: str, **options) -> Desk:
+    def make(url: str, **options) -> Session:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         timeout = options.pop("timeout", 60)
-        shelf = options.pop("shelf", None) or Shelf()
-        return Desk("scripted", Templates([PROMPTS]), Llm(timeout), shelf, "run", **options)
+        cache = options.pop("shelf", None) or ReplyCache()
+        return Session("scripted", Templates([PROMPTS]), Llm(timeout), cache, "run", **options)
 
     return make
 
 
-def describe(desk: Desk, asked: Question | None = None) -> tuple[Proposed | Exception, Asking]:
+def describe(
+    session: Session, asked: Question | None = None
+) -> tuple[LabelerReply | Exception, Conversation]:
     """One question, answered or not, and its exchanges."""
-    labeler, asked, ask = Describe(), asked or question(), desk.ask()
+    labeler, asked, ask = Describe(), asked or question(), session.ask()
 
     async def work():
         try:
@@ -107,7 +109,7 @@ def describe(desk: Desk, asked: Question | None = None) -> tuple[Proposed | Exce
         except (UnusableReply, NotAsked) as reason:
             return reason
         finally:
-            await desk.close()
+            await session.close()
 
     return asyncio.run(work()), ask
 
@@ -140,10 +142,10 @@ class TestPrompt:
             assert (f"- {name}: " in self.prompt()) == (card.kind != "mlp")
 
 
-def test_a_good_reply_becomes_a_label_with_its_exchange(desk):
+def test_a_good_reply_becomes_a_label_with_its_exchange(session):
     asked = question()
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-        answer, _ = describe(desk(server.url), asked)
+        answer, _ = describe(session(server.url), asked)
     (proposal,), exchange = answer.proposals, answer.exchange
     assert proposal.role == "induction"
     assert proposal.confidence == 0.7
@@ -163,13 +165,13 @@ def test_the_schema_is_in_words_that_strict_servers_know():
     """All properties required, none beside them, no lengths or bounds; in a batch file, too."""
     schema = answer_schema(Answer, question(), ["E1"])
     request = Request("describe", "scripted", "?", schema)
-    form = Manners().body(request)["response_format"]["json_schema"]
+    form = Dialect().body(request)["response_format"]["json_schema"]
     assert form["strict"] is True
     sent = form["schema"]
     assert sorted(sent["required"]) == sorted(sent["properties"])
     assert sent["additionalProperties"] is False
     assert not re.search("minLength|maxItems|minimum|title", json.dumps(sent))
-    assert "maxLength" in json.dumps(Manners(FORMS[0]).body(request))  # for grammars
+    assert "maxLength" in json.dumps(Dialect(FORMS[0]).body(request))  # for grammars
 
 
 USELESS = [
@@ -202,11 +204,11 @@ LOST = [
 
 
 @pytest.mark.parametrize(("reply", "complaint"), USELESS)
-def test_a_useless_reply_is_put_right_once(desk, reply, complaint):
+def test_a_useless_reply_is_put_right_once(session, reply, complaint):
     """The LLM is shown what it wrote and what is wrong with it; both exchanges are kept."""
     answers = [reply, completion(json.dumps(GOOD))]
     with serve(lambda number, body: answers[number]) as server:
-        at = desk(server.url)
+        at = session(server.url)
         answer, ask = describe(at)
     assert answer.proposals[0].role == "induction"
     bad, good = ask.exchanges
@@ -216,7 +218,7 @@ def test_a_useless_reply_is_put_right_once(desk, reply, complaint):
     assert bad.prompt in shown
     assert len(shown) < len(bad.prompt) + 5000
     assert json.dumps(bad.error, ensure_ascii=False) in shown
-    assert at.shelf.exchanges == ask.exchanges
+    assert at.cache.exchanges == ask.exchanges
 
 
 @pytest.mark.parametrize(
@@ -228,9 +230,9 @@ def test_a_useless_reply_is_put_right_once(desk, reply, complaint):
         (completion(None, refusal=f"I cannot {SECRET}"), "refused", 1),
     ],
 )
-def test_what_cannot_be_put_right_is_an_exchange_with_an_error(desk, reply, complaint, asked):
+def test_what_cannot_be_put_right_is_an_exchange_with_an_error(session, reply, complaint, asked):
     with serve(lambda number, body: reply) as server:
-        at = desk(server.url)
+        at = session(server.url)
         reason, ask = describe(at)
     assert isinstance(reason, UnusableReply)
     assert len(ask.exchanges) == asked
@@ -243,18 +245,18 @@ def test_what_cannot_be_put_right_is_an_exchange_with_an_error(desk, reply, comp
 
 
 @pytest.mark.parametrize("form", ["```json\n{}\n```", "Sure! {}", "<think>{{a}} b</think>\n{}"])
-def test_json_is_found_in_what_servers_without_schemas_say(form, desk):
+def test_json_is_found_in_what_servers_without_schemas_say(form, session):
     with serve(lambda number, body: completion(form.format(json.dumps(GOOD)))) as server:
-        answer, _ = describe(desk(server.url))
+        answer, _ = describe(session(server.url))
     assert answer.proposals[0].role == "induction"
     assert len(server.requests) == 1
 
 
-def test_a_server_that_says_nothing_is_asked_once_more(desk):
+def test_a_server_that_says_nothing_is_asked_once_more(session):
     for silence, _ in SILENT:
         answers = [silence, completion(json.dumps(GOOD))]
         with serve(lambda number, body, answers=answers: answers[number]) as server:
-            answer, ask = describe(desk(server.url))
+            answer, ask = describe(session(server.url))
         assert answer.proposals[0].role == "induction"
         assert [exchange.error is None for exchange in ask.exchanges] == [False, True]
 
@@ -281,10 +283,10 @@ DEEP = b"[" * 100_000
         (completion(None, refusal="No \ud800."), "refused"),
     ],
 )
-def test_what_cannot_be_text_is_an_unusable_reply(desk, reply, complaint, tmp_path):
+def test_what_cannot_be_text_is_an_unusable_reply(session, reply, complaint, tmp_path):
     """It can be stored, printed and exported."""
     with serve(lambda number, body: reply) as server:
-        at = replace(desk(server.url, shelf=Store(tmp_path / "s.duckdb")), run_id=None)
+        at = replace(session(server.url, cache=Store(tmp_path / "s.duckdb")), run_id=None)
         reason, ask = describe(at)
     assert isinstance(reason, UnusableReply)
     assert complaint in ask.exchanges[0].error
@@ -293,7 +295,7 @@ def test_what_cannot_be_text_is_an_unusable_reply(desk, reply, complaint, tmp_pa
         str(reason).encode("utf-8")
 
 
-def test_readers_that_find_no_end_are_no_traceback(desk):
+def test_readers_that_find_no_end_are_no_traceback(session):
     """A plugin may read replies with something that has no limit of its own."""
 
     def read(reply: str) -> str:
@@ -308,7 +310,7 @@ def test_readers_that_find_no_end_are_no_traceback(desk):
             await at.close()
 
     with serve(lambda number, body: completion("{}")) as server:
-        at = desk(server.url)
+        at = session(server.url)
         reason = asyncio.run(work(at.ask()))
     assert "nested too deeply" in str(reason)
 
@@ -321,32 +323,32 @@ def test_readers_that_find_no_end_are_no_traceback(desk):
         ("https://127.0.0.1:{port}/v1", "SSL"),
     ],
 )
-def test_the_cause_of_a_lost_connection_is_said(desk, url, cause):
+def test_the_cause_of_a_lost_connection_is_said(session, url, cause):
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-        reason, _ = describe(desk(url.format(port=server.url.split(":")[2].split("/")[0])))
+        reason, _ = describe(session(url.format(port=server.url.split(":")[2].split("/")[0])))
     assert re.search(rf"APIConnectionError: Connection error\. \(.*({cause})", str(reason)), reason
 
 
-def test_busy_servers_are_asked_again_when_they_say(desk):
+def test_busy_servers_are_asked_again_when_they_say(session):
     def script(number: int, body: dict):
         return failure(429, Retry_After="1") if number < 2 else completion(json.dumps(GOOD))
 
     started = time.monotonic()
     with serve(script) as server:
-        answer, _ = describe(desk(server.url))
+        answer, _ = describe(session(server.url))
     assert len(server.requests) == 3
     assert time.monotonic() - started >= 2
     assert answer.proposals[0].role == "induction"
 
 
-def test_a_server_that_stalls_is_asked_again(desk):
+def test_a_server_that_stalls_is_asked_again(session):
     def script(number: int, body: dict):
         if number == 0:
             time.sleep(2)
         return completion(json.dumps(GOOD))
 
     with serve(script) as server:
-        answer, _ = describe(desk(server.url, timeout=0.5))
+        answer, _ = describe(session(server.url, timeout=0.5))
     assert len(server.requests) == 2
     assert answer.proposals[0].role == "induction"
 
@@ -359,7 +361,7 @@ def test_a_server_that_stalls_is_asked_again(desk):
         (("temperature", "max_completion_tokens"), {"response_format", "max_tokens"}),
     ],
 )
-def test_a_server_is_asked_in_terms_it_knows(desk, refused, kept):
+def test_a_server_is_asked_in_terms_it_knows(session, refused, kept):
     def script(number: int, body: dict):
         wrong = [term for term in refused if term in body]
         return (
@@ -367,7 +369,7 @@ def test_a_server_is_asked_in_terms_it_knows(desk, refused, kept):
         )
 
     with serve(script) as server:
-        at = desk(server.url)
+        at = session(server.url)
         for number in range(2):
             answer, _ = describe(at, replace(question(), task_description=f"{number}"))
             assert answer.proposals[0].role == "induction"
@@ -378,38 +380,41 @@ def test_a_server_is_asked_in_terms_it_knows(desk, refused, kept):
     assert wasted == len(server.requests) - 2  # it is learnt once
 
 
-def test_a_prompt_that_is_too_long_is_not_the_forms_fault(desk):
+def test_a_prompt_that_is_too_long_is_not_the_forms_fault(session):
     with serve(lambda n, body: failure(400, message="maximum context length exceeded")) as server:
-        reason, _ = describe(desk(server.url))
+        reason, _ = describe(session(server.url))
     assert "maximum context length" in str(reason)
     assert len(server.requests) == 1
 
 
-def test_nothing_is_asked_twice(desk):
-    shelf = Shelf()
+def test_nothing_is_asked_twice(session):
+    cache = ReplyCache()
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
         for _ in range(2):
-            answer, ask = describe(desk(server.url, shelf=shelf))
+            answer, ask = describe(session(server.url, cache=cache))
             assert answer.proposals[0].role == "induction"
             assert len(ask.exchanges) == 1
-        describe(desk(server.url, shelf=shelf), replace(question(), task_description="Other."))
+        describe(session(server.url, cache=cache), replace(question(), task_description="Other."))
     assert len(server.requests) == 2
 
 
-def test_useless_replies_are_asked_for_again_on_request_only(desk):
-    shelf, answers = Shelf(), [completion("no"), completion("no"), completion(json.dumps(GOOD))]
+def test_useless_replies_are_asked_for_again_on_request_only(session):
+    cache, answers = (
+        ReplyCache(),
+        [completion("no"), completion("no"), completion(json.dumps(GOOD))],
+    )
     with serve(lambda number, body: answers[number]) as server:
         for again, asked in ((False, 2), (False, 2), (True, 3), (False, 3)):
-            answer, _ = describe(desk(server.url, shelf=shelf, again=again))
+            answer, _ = describe(session(server.url, cache=cache, again=again))
             assert isinstance(answer, UnusableReply) == (asked < 3)
             assert len(server.requests) == asked
 
 
-def test_the_limit_of_costs(desk):
+def test_the_limit_of_costs(session):
     """What a reply may cost at most must be left; nothing is sent beyond it."""
     prices = Prices({"scripted": (1.0, 2.0)}, 0.5)
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-        at = desk(server.url, prices=prices, max_cost=0.0045)
+        at = session(server.url, prices=prices, max_cost=0.0045)
         _, ask = describe(at)
         assert ask.exchanges[0].cost_usd == pytest.approx((100 + 2 * 20) / 1e6)
         at.spent = 0.004
@@ -474,9 +479,9 @@ class TestInstructionsHiddenInData:
         ]  # fmt: skip
         return replace(honest, evidence=swap, task_description=text)
 
-    def test_the_frame_around_data_stays_as_it_is(self, desk):
+    def test_the_frame_around_data_stays_as_it_is(self, session):
         with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-            at = desk(server.url)
+            at = session(server.url)
             for text in ("quiet", HOSTILE):
                 describe(at, self.asked(text))
         quiet, hostile = (body["messages"][0]["content"] for body in server.requests)
@@ -489,9 +494,9 @@ class TestInstructionsHiddenInData:
     @pytest.mark.parametrize(
         "obeyed", [{**GOOD, "role": "wizard"}, {"spell": "x"}, {**GOOD, "evidence": ["secret"]}]
     )
-    def test_an_llm_that_obeys_them_gives_no_label(self, obeyed, desk):
+    def test_an_llm_that_obeys_them_gives_no_label(self, obeyed, session):
         with serve(lambda number, body: completion(json.dumps(obeyed))) as server:
-            reason, _ = describe(desk(server.url), self.asked(HOSTILE))
+            reason, _ = describe(session(server.url), self.asked(HOSTILE))
         assert isinstance(reason, UnusableReply)
 
 

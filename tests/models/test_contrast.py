@@ -9,7 +9,7 @@ import torch
 
 from acdc_explain.discovery.engine.readout import Readout
 from acdc_explain.errors import UserError
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.layers import Layers
 from acdc_explain.models.metrics import METRICS
 
@@ -20,13 +20,13 @@ def test_ablated_values(small_model):
     task = word_task()
     model = small_model("gpt2")
     corrupt, mean, zero = (
-        Subject(model, task, task.discover, None, ablation).ablated
+        Contrast(model, task, task.discover, None, ablation).ablated
         for ablation in ("corrupt", "mean", "zero")
     )
-    subject = Subject(model, task, task.discover)
-    assert torch.equal(corrupt, subject.corrupt_run.writers)
+    contrast = Contrast(model, task, task.discover)
+    assert torch.equal(corrupt, contrast.corrupt_run.writers)
     assert not zero.any()
-    rows = [corrupt[:, n, : end + 1] for n, end in enumerate(subject.clean.end)]
+    rows = [corrupt[:, n, : end + 1] for n, end in enumerate(contrast.clean.end)]
     expected = torch.cat(rows, 1).mean(1)
     assert torch.allclose(mean[:, 0, 0], expected, atol=1e-6)
     assert torch.equal(mean[:, 0, 0], mean[:, 1, 3])
@@ -38,20 +38,20 @@ def test_every_token_has_one_place(small_model):
         replace(example, positions={"B": 3, "A": 1, "same": 1, "END": example.positions["END"]})
         for example in task.discover
     ]
-    subject = Subject(small_model("gpt2"), task, examples)
-    assert subject.place_names == ("rest", "A", "same", "B", "END")
-    masks = subject.place_masks(subject.place_names)
+    contrast = Contrast(small_model("gpt2"), task, examples)
+    assert contrast.place_names == ("rest", "A", "same", "B", "END")
+    masks = contrast.place_masks(contrast.place_names)
     assert bool((masks.sum(0) == 1).all())
     assert masks[1, 0].nonzero().flatten().tolist() == [2]  # after <bos>
     assert not masks[2].any()  # A was named first
-    assert torch.equal(masks[4].int().argmax(1), subject.clean.end)
+    assert torch.equal(masks[4].int().argmax(1), contrast.clean.end)
 
 
 def test_a_name_that_cannot_be_in_a_node(small_model):
     task = word_task()
     examples = [replace(example, positions={"first name": 1}) for example in task.discover]
     with pytest.raises(UserError, match="'first name', which cannot be part of a node's name"):
-        _ = Subject(small_model("gpt2"), task, examples).place_names
+        _ = Contrast(small_model("gpt2"), task, examples).place_names
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,9 +59,9 @@ def test_a_name_that_cannot_be_in_a_node(small_model):
 def test_the_readout_is_the_metric(family, metric, small_model):
     task = word_task()
     wide = replace(task.discover[0], answers=(" cat", " dog"), foils=(" bird", " fish", " saw"))
-    subject = Subject(small_model(family), task, (wide, *task.discover[1:]), metric)
-    readout = Readout(subject, Layers.of(subject.model))
-    final = torch.stack([subject.clean_run.final, subject.corrupt_run.final])
-    expected = [subject.metric(run.logits) for run in (subject.clean_run, subject.corrupt_run)]
+    contrast = Contrast(small_model(family), task, (wide, *task.discover[1:]), metric)
+    readout = Readout(contrast, Layers.of(contrast.model))
+    final = torch.stack([contrast.clean_run.final, contrast.corrupt_run.final])
+    expected = [contrast.metric(run.logits) for run in (contrast.clean_run, contrast.corrupt_run)]
     found = readout(final).double()  # float64 where the metric has a linear part
     assert torch.allclose(found, torch.stack(expected).double(), atol=2e-6)

@@ -401,10 +401,10 @@ class TestShippedModels:
 def test_a_task_needs_foils_for_a_logit_difference(small_model):
     from dataclasses import replace
 
-    from acdc_explain.models.contrast import Subject
+    from acdc_explain.models.contrast import Contrast
 
     task = word_task(2)
     bare = tuple(replace(example, foils=()) for example in task.discover)
     with pytest.raises(UserError, match="Metric 'logit_diff' compares answers with foils"):
-        Subject(small_model("gpt2"), task, bare)
-    Subject(small_model("gpt2"), task, bare, "nll")
+        Contrast(small_model("gpt2"), task, bare)
+    Contrast(small_model("gpt2"), task, bare, "nll")

@@ -10,29 +10,29 @@ import torch
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.evidence.attention import named_attention
 from acdc_explain.evidence.measures import measure
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
-from acdc_explain.records.graph import View
+from acdc_explain.records.graph import SearchGraph
 
 from ..discovery.test_engine import assert_same
 
 
-def subject(mini, name: str, *, examples: int = 100, seed: int = 7) -> Subject:
+def contrast(mini, name: str, *, examples: int = 100, seed: int = 7) -> Contrast:
     task = load_plugins().tasks()[name](mini, examples=examples, seed=seed)
-    return Subject(mini, task, task.held_out)
+    return Contrast(mini, task, task.held_out)
 
 
 @pytest.mark.parametrize("name", ["induction", "ioi", "greater_than"])
 def test_tasks_are_solved(mini, name):
-    found = subject(mini, name)
+    found = contrast(mini, name)
     best = found.model.forward(found.clean).argmax(-1)
     right = ((found.answers.ids == best[:, None]) & found.answers.present).any(1)
     assert right.double().mean() >= 0.99
 
 
 def test_pronouns_are_right(mini):
-    found = subject(mini, "gendered_pronoun", examples=40)
+    found = contrast(mini, "gendered_pronoun", examples=40)
     best = found.model.forward(found.clean).argmax(-1)
     assert (found.answers.ids[:, 0] == best).double().mean() >= 0.99
 
@@ -44,7 +44,7 @@ def best_head(measurement) -> tuple[Node, float]:
 
 def test_classic_heads_are_there(mini):
     """Thresholds of the literature where it has one; docs/mini.md has every head's scores."""
-    found = subject(mini, "ioi", examples=20)
+    found = contrast(mini, "ioi", examples=20)
     assert best_head(measure("previous_token_attention", found))[1] > 0.6
     assert best_head(measure("induction_attention", found))[1] > 0.4
     duplicate, value = best_head(measure("duplicate_token_attention", found))
@@ -68,7 +68,7 @@ def test_small_enough_to_ship(mini):
 
 
 def test_exact(mini):
-    assert ReferenceEngine(subject(mini, "ioi", examples=4)).self_check() is None
+    assert ReferenceEngine(contrast(mini, "ioi", examples=4)).self_check() is None
 
 
 def test_text_it_writes_is_its_language(mini):
@@ -96,7 +96,7 @@ def mini64() -> Any:
 def test_the_fast_engine_decides_as_the_reference_engine(name, metric, mini64):
     """In full, at three thresholds, in float64: every decision in its order, and the metric."""
     task = load_plugins().tasks()[name](mini64, examples=3, seed=0)
-    found = Subject(mini64, task, task.discover, metric)
+    found = Contrast(mini64, task, task.discover, metric)
     gap = abs(found.clean_metric - found.corrupt_metric)
     for share in (0.003, 0.01, 0.1):
-        assert_same(found, View(mini64.graph), share * gap)
+        assert_same(found, SearchGraph(mini64.graph), share * gap)

@@ -12,10 +12,10 @@ import torch
 import acdc_explain as ax
 from acdc_explain.discovery.engine.fast import engine_for
 from acdc_explain.discovery.engine.reference import ReferenceEngine
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import LOGITS, Edge, Node
-from acdc_explain.records.graph import View
+from acdc_explain.records.graph import SearchGraph
 from acdc_explain.records.verdict import worst
 from acdc_explain.store.store import Store
 
@@ -189,22 +189,22 @@ def plain() -> Plain:
 def test_cutting_edges_is_exact(smollm2):
     task = load_plugins().tasks()["ioi"](smollm2, examples=2, seed=3)
     assert smollm2.graph.n_edges == 123_211
-    assert ReferenceEngine(Subject(smollm2, task, task.discover)).self_check() is None
+    assert ReferenceEngine(Contrast(smollm2, task, task.discover)).self_check() is None
 
 
 def test_the_fast_engine_decides_as_the_reference_engine(smollm2):
     """Late edges into the logits and into the keys of a mover; benchmarks compare thousands."""
     task = load_plugins().tasks()["ioi"](smollm2, examples=2, seed=3)
-    subject = Subject(smollm2, task, task.discover, "logit_diff")
-    view = View(smollm2.graph)
-    fast, slow = engine_for(subject, view), ReferenceEngine(subject, view)
+    contrast = Contrast(smollm2, task, task.discover, "logit_diff")
+    search_graph = SearchGraph(smollm2.graph)
+    fast, slow = engine_for(contrast, search_graph), ReferenceEngine(contrast, search_graph)
     assert fast.name == "fast"
     mover = Node("head", 23, 1)
     kept = [Edge(mover, LOGITS)]
-    nodes = [visit[0][0] for visit in view.visits]
+    nodes = [group[0][0] for group in search_graph.receiver_groups]
     later = [node for node in nodes if node.kind == "logits" or (node.layer or 0) > 23]
     for decided, receiver in (([], (LOGITS, None)), (later, (mover, "k"))):
-        senders = view.senders(receiver[0])[:20]
+        senders = search_graph.senders(receiver[0])[:20]
         found = []
         for engine in (fast, slow):
             engine.load(decided, kept if decided else [])
@@ -217,9 +217,9 @@ def test_the_fast_engine_decides_as_the_reference_engine(smollm2):
 def test_it_solves_the_tasks(smollm2):
     for name in ("ioi", "induction", "greater_than", "gendered_pronoun"):
         task = load_plugins().tasks()[name](smollm2, examples=8, seed=1)
-        subject = Subject(smollm2, task, task.discover)
-        assert subject.clean_metric > 0.2, name
-        assert subject.clean_metric > subject.corrupt_metric + 0.2, name
+        contrast = Contrast(smollm2, task, task.discover)
+        assert contrast.clean_metric > 0.2, name
+        assert contrast.clean_metric > contrast.corrupt_metric + 0.2, name
 
 
 def test_labels_agree_with_plain_hugging_face(run, plain):

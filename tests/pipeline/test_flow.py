@@ -18,7 +18,7 @@ import acdc_explain as ax
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import hookimpl
 from acdc_explain.plugins import load_plugins
-from acdc_explain.records.label import Proposal, Proposed
+from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
@@ -129,8 +129,8 @@ def _spy(measured: list[str], collect: Any) -> Any:
     import functools
 
     @functools.wraps(collect)
-    def spied(subject: Any, nodes: Any, **settings: Any) -> Any:
-        for node, facts in collect(subject, nodes, **settings):
+    def spied(contrast: Any, nodes: Any, **settings: Any) -> Any:
+        for node, facts in collect(contrast, nodes, **settings):
             measured.append(str(node))
             yield node, facts
 
@@ -156,9 +156,9 @@ def test_verdicts_see_held_out_examples_only(store, model, monkeypatch):
 
             def watched(thing: Any) -> Any:
                 @functools.wraps(thing)
-                def call(subject: Any, *args: Any, **settings: Any) -> Any:
-                    seen.setdefault(kind, set()).update(e.clean for e in subject.examples)
-                    return thing(subject, *args, **settings)
+                def call(contrast: Any, *args: Any, **settings: Any) -> Any:
+                    seen.setdefault(kind, set()).update(e.clean for e in contrast.examples)
+                    return thing(contrast, *args, **settings)
 
                 return call
 
@@ -199,7 +199,7 @@ def test_a_user_plugin_takes_part(store, model, monkeypatch):
             return "guess"
 
         async def __call__(self, question, prompt, ask, *, boldness=0.5):
-            return Proposed((Proposal("previous_token", "A guess.", boldness, ()),))
+            return LabelerReply((Proposal("previous_token", "A guess.", boldness, ()),))
 
     class Plugin:
         @hookimpl
@@ -253,11 +253,11 @@ def test_an_interrupted_discovery_goes_on(store, model, monkeypatch, tmp_path):
     whole = ax.explain(word_task(4), model, store=tmp_path / "other.duckdb", **options)
     decide, decided = Engine.decide, []
 
-    def stopping(self: Any, visit: Any, tau: float) -> Any:
-        decided.append(str(visit[0][0][0]))
+    def stopping(self: Any, group: Any, tau: float) -> Any:
+        decided.append(str(group[0][0][0]))
         if len(decided) == 4:
             raise KeyboardInterrupt
-        return decide(self, visit, tau)
+        return decide(self, group, tau)
 
     monkeypatch.setattr(Engine, "decide", stopping)
     with pytest.raises(KeyboardInterrupt):

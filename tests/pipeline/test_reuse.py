@@ -48,7 +48,7 @@ JUDGE = """
 from acdc_explain import hookimpl
 from acdc_explain.verdict import Verdict
 
-def strict(subject, labels, roles):
+def strict(contrast, labels, roles):
     for label in labels:
         yield Verdict(label.id, "strict", "OUTCOME", None, None, None, 1, "so it is")
 

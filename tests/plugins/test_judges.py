@@ -13,7 +13,7 @@ from acdc_explain_plugins.judges.transfer import _votes, transfer
 from acdc_explain_plugins.known_roles.planted import jobs
 
 import acdc_explain as ax
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.label import Label
@@ -32,10 +32,10 @@ def label(node: Node, role: str) -> Label:
 
 
 @pytest.fixture(scope="module")
-def held_out() -> Subject:
+def held_out() -> Contrast:
     model = ax.load_model("planted-small-0")
     task = load_plugins().tasks()["planted_ioi"](model, examples=8, seed=0)
-    return Subject(model, task, task.held_out)
+    return Contrast(model, task, task.held_out)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 import acdc_explain as ax
 from acdc_explain.errors import UserError
-from acdc_explain.records.label import Proposal, Proposed
+from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.records.role import RoleCard
 from acdc_explain.records.run.summary import Sentence
 from acdc_explain.records.verdict import Verdict
@@ -91,7 +91,7 @@ def test_ctrl_c_in_a_plugin_is_no_fault(tmp_path):
 GARBAGE = {
     "register_tasks": [["ioi"], {7: thing}, {"x": 7}, {"": thing}, {"a\nb": thing}, None, "ioi"],
     "register_discoverers": [{"x": 7}, {"x": object()}],
-    "register_collectors": [{"x": lambda subject, nodes, *, a=thing: ()}, {"x": dict}],
+    "register_collectors": [{"x": lambda contrast, nodes, *, a=thing: ()}, {"x": dict}],
     "register_labelers": [{"x": thing}, {"x": 7}],
     "register_judges": [{"x": "role_card"}, {"x": lambda a, b, c, *, needed: ()}],
     "register_roles": [{"x": {"claim": "no card"}}, {"x": RoleCard("x", "head", "it", (7,))},
@@ -150,7 +150,7 @@ def verdict(label: Any, **changes: Any) -> Verdict:
 def judge_that(*ends: Any):
     """A judge that says something of the first label, and then does what it should not."""
 
-    def mine(subject, labels, roles):
+    def mine(contrast, labels, roles):
         yield verdict(labels[0])
         for end in ends:
             if isinstance(end, BaseException):
@@ -193,7 +193,7 @@ def test_a_judge_that_fails_is_set_aside(bad, explain):
 
 
 def test_a_plugins_judge_joins_only_when_asked_for(explain):
-    def everything(subject, labels, roles):
+    def everything(contrast, labels, roles):
         return map(verdict, labels)
 
     run = explain("register_judges", everything, judges=None)
@@ -220,7 +220,7 @@ BAD_COLLECTED = {
 def test_a_collector_that_fails_is_set_aside(bad, explain):
     end, told = BAD_COLLECTED[bad]
 
-    def mine(subject, nodes):
+    def mine(contrast, nodes):
         yield nodes[0], {"seen": 1}
         if isinstance(end, BaseException):
             raise end
@@ -245,7 +245,7 @@ def labeler_that(answer: Any, *, prompt: Any = "p", told: Any = ()) -> Any:
 
         async def __call__(self, question, prompt, ask):
             if question.node != question.circuit.components[0]:
-                return Proposed((Proposal("other", "It does.", 0.5, ()),))
+                return LabelerReply((Proposal("other", "It does.", 0.5, ()),))
             if isinstance(answer, BaseException):
                 raise answer
             return answer
@@ -258,21 +258,21 @@ def labeler_that(answer: Any, *, prompt: Any = "p", told: Any = ()) -> Any:
     return Mine()
 
 
-def proposal(**changes: Any) -> Proposed:
-    return Proposed((replace(Proposal("other", "It does.", 0.5, ()), **changes),))
+def proposal(**changes: Any) -> LabelerReply:
+    return LabelerReply((replace(Proposal("other", "It does.", 0.5, ()), **changes),))
 
 
 BAD_ANSWERS = {
     "raises": (KeyError("x"), "KeyError: 'x'"),
     "exits": (SystemExit(2), "SystemExit: 2"),
-    "nothing": (None, "it answered None, which is no Proposed"),
-    "no proposal": (Proposed(("other",)), "which is no Proposal"),
+    "nothing": (None, "it answered None, which is no LabelerReply"),
+    "no proposal": (LabelerReply(("other",)), "which is no Proposal"),
     "no role": (proposal(role="wizard"), "the role 'wizard', which nobody knows"),
     "no text": (proposal(description=7), "must be texts"),
     "half a character": (proposal(description="\ud800"), "cannot be written"),
     "no number": (proposal(confidence=float("nan")), "its confidence is nan"),
     "no evidence": (proposal(evidence_ids=("x",)), "cited the evidence 'x'"),
-    "findings": (Proposed((), None, {"x": object()}), "its facts are no JSON"),
+    "findings": (LabelerReply((), None, {"x": object()}), "its facts are no JSON"),
 }
 
 
@@ -305,7 +305,7 @@ def test_a_labeler_that_cannot_tell_leaves_it_to_the_rules(told, explain):
 
 
 def test_a_discoverer_that_fails_is_one_sentence(explain):
-    def mine(subject, progress):
+    def mine(contrast, progress):
         raise RuntimeError("no luck")
 
     with pytest.raises(
@@ -318,12 +318,12 @@ TALKS_AT_WORK = """
     import os
     from acdc_explain import hookimpl
 
-    def talks(subject, nodes):
+    def talks(contrast, nodes):
         print("noise of a collector")
         os.write(1, b"noise to the file\\n")
         yield nodes[0], {"seen": 1}
 
-    def fails(subject, labels, roles):
+    def fails(contrast, labels, roles):
         print("noise of a judge")
         raise RuntimeError("no luck")
 

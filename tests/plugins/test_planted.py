@@ -8,7 +8,7 @@ from acdc_explain_plugins.known_roles.planted import IDLE, MODELS, SIZES, STAGES
 import acdc_explain as ax
 from acdc_explain.discovery.engine.fast import fast_trouble
 from acdc_explain.evaluation.labels import _score
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 
@@ -32,10 +32,10 @@ def test_every_job_is_done_once_and_in_order(size, seed):
 @pytest.mark.parametrize("task", ["planted_ioi", "planted_induction"])
 def test_it_solves_its_tasks_and_every_engine_takes_it(task, planted):
     made = load_plugins().tasks()[task](planted, examples=8, seed=3)
-    subject = Subject(planted, made, made.held_out)
-    assert (subject.metric(subject.clean_run.logits) > 5).all()
-    assert abs(subject.corrupt_metric) < 0.1
-    assert fast_trouble(subject) is None
+    contrast = Contrast(planted, made, made.held_out)
+    assert (contrast.metric(contrast.clean_run.logits) > 5).all()
+    assert abs(contrast.corrupt_metric) < 0.1
+    assert fast_trouble(contrast) is None
 
 
 def test_discovery_and_held_out_share_no_name_and_no_word(planted):

@@ -147,7 +147,7 @@ def test_a_hook_that_fails_is_reported(installed):
 
 
 def test_settings_are_the_keyword_only_parameters():
-    def discover(subject, progress, *, tau=0.1, steps: int = 2): ...
+    def discover(contrast, progress, *, tau=0.1, steps: int = 2): ...
 
     assert settings_of(discover) == {"tau": 0.1, "steps": 2}
     assert with_settings("Discoverer", "d", discover, {"tau": 1}) == {"tau": 1, "steps": 2}

@@ -11,23 +11,23 @@ import torch
 from acdc_explain_plugins.judges.prediction import Game, prediction, prediction_llm
 
 from acdc_explain.llm.client import Llm
-from acdc_explain.llm.session import Desk
+from acdc_explain.llm.session import Session
 from acdc_explain.llm.templates import Templates
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.label import Label
 
 from ..llm.scripted_server import completion, serve
-from ..llm.test_client import PROMPTS, Shelf
+from ..llm.test_client import PROMPTS, ReplyCache
 
 ROLES = load_plugins().roles()
 
 
 @pytest.fixture(scope="module")
-def ioi(mini) -> Subject:
+def ioi(mini) -> Contrast:
     task = load_plugins().tasks()["ioi"](mini, examples=4, seed=0)
-    return Subject(mini, task, task.held_out)
+    return Contrast(mini, task, task.held_out)
 
 
 def label(node: str, role: str, description: str = "x") -> Label:
@@ -94,19 +94,19 @@ def guesser(number: int, body: dict[str, Any]):
 
 
 @pytest.fixture
-def desk(monkeypatch):
+def session(monkeypatch):
     with serve(guesser) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        desk = Desk("x", Templates([PROMPTS]), Llm(), Shelf(), "run")
-        yield desk, server
+        session = Session("x", Templates([PROMPTS]), Llm(), ReplyCache(), "run")
+        yield session, server
 
 
-def test_by_the_labels_own_words(ioi, desk):
+def test_by_the_labels_own_words(ioi, session):
     labels = [
         label("a1.h1", "name_mover", "a0.h1 makes it look at the name said once."),
         label("a1.h2", "other", "It looks at the first token."),
     ]
-    at, server = desk
+    at, server = session
     verdicts = {v.label_id: v for v in prediction_llm(ioi, labels, ROLES, lambda: at, questions=3)}
     good, bad = (verdicts[x.id] for x in labels)
     assert good.score > good.chance
@@ -122,7 +122,7 @@ def test_a_useless_predictor_decides_nothing(ioi, monkeypatch):
         lambda number, body: completion('{"tokens": [9999], "cutting": "lowers"}')
     ) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        desk = Desk("x", Templates([PROMPTS]), Llm(), Shelf(), "run")
+        session = Session("x", Templates([PROMPTS]), Llm(), ReplyCache(), "run")
         labels = [label("a1.h1", "name_mover", "one"), label("a1.h2", "other", "two")]
-        found = list(prediction_llm(ioi, labels, ROLES, lambda: desk))
+        found = list(prediction_llm(ioi, labels, ROLES, lambda: session))
     assert [(v.outcome, v.n) for v in found] == [("inconclusive", 0)] * 2

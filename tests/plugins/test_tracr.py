@@ -20,7 +20,7 @@ from acdc_explain_plugins.known_roles.tracr_programs import (
 )
 
 import acdc_explain as ax
-from acdc_explain.models.contrast import Subject
+from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 
@@ -61,6 +61,6 @@ def test_programs_answer_as_they_say(name, models):
 @pytest.mark.parametrize("name", ["shift", "induction", "histogram", "repeated"])
 def test_acdc_keeps_the_compilers_wires(name, models):
     program, model = BY_NAME[name], models(name)
-    subject = Subject(model, task(program, model), any_prompts(program), "kl", "zero")
-    found = acdc(subject, silent, tau=0.001)
+    contrast = Contrast(model, task(program, model), any_prompts(program), "kl", "zero")
+    found = acdc(contrast, silent, tau=0.001)
     assert set(found.edges) == set(wiring(name))

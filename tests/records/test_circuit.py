@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acdc_explain.records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node, prune
-from acdc_explain.records.graph import Graph, from_exchange, to_exchange
+from acdc_explain.records.graph import Graph, from_eap_ig, to_eap_ig
 
 nodes = st.one_of(
     st.just(INPUT),
@@ -101,13 +101,13 @@ def make_circuit(edges: list[Edge], seconds: float = 1.0) -> Circuit:
 def test_exchange_format_of_eap_ig():
     graph = Graph(1, 2)
     circuit = make_circuit([Edge.parse("input->a0.h1<v>", 0.5), Edge.parse("a0.h1->logits", 0.25)])
-    document = to_exchange(circuit, graph)
+    document = to_eap_ig(circuit, graph)
     assert document["cfg"] == {"n_layers": 1, "n_heads": 2, "parallel_attn_mlp": False}
     assert document["nodes"]["a0.h1"] == {"in_graph": True}
     assert document["nodes"]["m0"] == {"in_graph": False}
     assert document["edges"]["input->a0.h1<v>"] == {"score": 0.5, "in_graph": True}
     assert len(document["edges"]) == graph.n_edges
-    back = from_exchange(document)
+    back = from_eap_ig(document)
     assert {str(e): e.effect for e in back} == {str(e): e.effect for e in circuit.edges}
 
 

@@ -15,7 +15,7 @@ from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.evidence import Evidence
-from acdc_explain.records.graph import from_exchange
+from acdc_explain.records.graph import from_eap_ig
 from acdc_explain.records.run.run import Run
 from acdc_explain.store.document.read import from_document
 from acdc_explain.store.document.write import to_document
@@ -87,7 +87,7 @@ def test_a_node_beyond_the_bits_of_a_key_is_refused_everywhere(name, tmp_path):
     with pytest.raises(ValueError, match="no model has such a layer or head"):
         Node.parse(name)
     with pytest.raises(ValueError, match="no model has"):
-        from_exchange({"edges": {f"{name}->logits": {"in_graph": True}}})
+        from_eap_ig({"edges": {f"{name}->logits": {"in_graph": True}}})
     layer, _, head = name[1:].partition(".h")
     kind: Any = "head" if head else "mlp"
     with pytest.raises(ValueError, match="no model has"):  # a discoverer makes it itself

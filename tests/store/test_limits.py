@@ -371,7 +371,7 @@ class TestCompacting:
         assert log.exists()
         store.compact()
         assert not log.exists()
-        assert store.read_page("b", "p") == 1
+        assert store.read_checkpoint("b", "p") == 1
         assert store.verify() == []
 
     def test_one_that_fails_leaves_the_store(self, store, monkeypatch):

@@ -67,13 +67,13 @@ def test_hostile_text_finds_nothing_and_changes_nothing(store, text):
 
 
 def test_a_contradicted_label_is_downgraded(tmp_path):
-    from acdc_explain.records.verdict import Judging, Verdict
+    from acdc_explain.records.verdict import JudgeResult, Verdict
 
     store, run = Store(tmp_path / "s.duckdb"), make_run()
     store.add_run(run)
     label = run.labels[0]
     verdict = Verdict(label.id, "transfer", "refuted", 0.0, 0.0, 0.5, 9, "fails")
-    store.add_judgings(run.id, [Judging("j", verdict)])
+    store.add_judge_results(run.id, [JudgeResult("j", verdict)])
     assert not store.search(role=label.role, verdict="supported")
     assert len(store.search(role=label.role, verdict="refuted")) == 1
 

@@ -17,9 +17,9 @@ import pytest
 from acdc_explain.errors import UserError
 from acdc_explain.llm.exchange import Exchange
 from acdc_explain.records.circuit import Edge
-from acdc_explain.records.label import Failure, Labeling
+from acdc_explain.records.label import Failure, LabelResult
 from acdc_explain.records.task import Example, Task
-from acdc_explain.records.verdict import Judging
+from acdc_explain.records.verdict import JudgeResult
 from acdc_explain.store.document.read import from_document
 from acdc_explain.store.document.write import to_document
 from acdc_explain.store.duck import engine as connecting
@@ -76,22 +76,26 @@ def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
         store.add_evidence(run.id, run.evidence)
         for number, label in enumerate(run.labels):
             store.add_exchange(run.id, run.exchanges[0])
-            store.add_labelings(run.id, [Labeling(f"q{number}", (label,), (label.exchange_id,))])
-        store.add_judgings(run.id, [Judging(f"j{v.id}", v) for v in run.verdicts])
+            store.add_label_results(
+                run.id, [LabelResult(f"q{number}", (label,), (label.exchange_id,))]
+            )
+        store.add_judge_results(run.id, [JudgeResult(f"j{v.id}", v) for v in run.verdicts])
         store.add_motifs(run.id, run.motifs)
         store.add_summary(run.summary)
-        store.add_labelings(run.id, [Labeling("q9", (), failure=run.failures[0])])
+        store.add_label_results(run.id, [LabelResult("q9", (), failure=run.failures[0])])
         store.add_header(run.header)
     n = len(run.labels)
     assert rows(store) == rows(whole) | {"labelings": n, "judgings": n}
     assert store.get("last").header == run.header
-    assert sorted(store.find_labelings(["q0", "q2", "none"]), key=lambda x: x.question_id) == [
-        Labeling(f"q{n}", (run.labels[n],), (run.exchanges[0].id,)) for n in (0, 2)
+    assert sorted(store.find_label_results(["q0", "q2", "none"]), key=lambda x: x.question_id) == [
+        LabelResult(f"q{n}", (run.labels[n],), (run.exchanges[0].id,)) for n in (0, 2)
     ]
     assert store.find_replies("r1") == list(run.exchanges)
     assert store.find_replies("none") == []
     verdict = run.verdicts[1]
-    assert store.find_judgings([f"j{verdict.id}", "none"]) == [Judging(f"j{verdict.id}", verdict)]
+    assert store.find_judge_results([f"j{verdict.id}", "none"]) == [
+        JudgeResult(f"j{verdict.id}", verdict)
+    ]
 
 
 def test_a_failure_ends_when_there_is_a_label(store):
@@ -99,9 +103,9 @@ def test_a_failure_ends_when_there_is_a_label(store):
     store.add_run(replace(run, failures=()))
     for reason in ("first", "second"):
         failure = Failure(run.labels[0].node, "llm", reason)
-        store.add_labelings(run.id, [Labeling("q", (), failure=failure)])
+        store.add_label_results(run.id, [LabelResult("q", (), failure=failure)])
         assert store.get(run.id).failures == [failure]
-    store.add_labelings(run.id, [Labeling("q", (run.labels[0],))])
+    store.add_label_results(run.id, [LabelResult("q", (run.labels[0],))])
     assert store.get(run.id).failures == []
 
 
@@ -503,12 +507,12 @@ def test_a_store_of_the_first_schema_is_upgraded(tmp_path):
 
 
 def test_pages(store):
-    assert store.read_page("book", "1") is None
-    store.write_page("book", "1", [{"tau": 0.1}])
-    store.write_page("book", "1", [{"tau": 0.2}])
-    store.write_page("book", "2", [])
-    assert store.read_page("book", "1") == [{"tau": 0.2}]
-    assert store.read_page("other", "1") is None
+    assert store.read_checkpoint("book", "1") is None
+    store.write_checkpoint("book", "1", [{"tau": 0.1}])
+    store.write_checkpoint("book", "1", [{"tau": 0.2}])
+    store.write_checkpoint("book", "2", [])
+    assert store.read_checkpoint("book", "1") == [{"tau": 0.2}]
+    assert store.read_checkpoint("other", "1") is None
 
 
 def test_edges_at_places_come_back(store):

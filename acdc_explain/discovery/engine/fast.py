@@ -19,17 +19,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import UserError
-from ...models.contrast import Subject
+from ...models.contrast import Contrast
 from ...models.layers import Layers, NotTakenApart
 from ...models.model import TOLERANCE, Model, relative_error
 from ...progress import Progress, silent
 from ...records.circuit import Edge, Node
-from ...records.graph import Receiver, View
+from ...records.graph import Receiver, SearchGraph
 from .readout import Readout
-from .receiver import Turn
-from .reference import Decision, ReferenceEngine, Visit
-from .rows import Layout
-from .state import State
+from .receiver import ReceiverTest
+from .reference import Decision, ReceiverGroup, ReferenceEngine
+from .rows import StreamRows
+from .state import SearchState
 
 ROWS = 1024  # rows of a node's output in one batch; more would not make them cheaper
 FIRST_BATCH = 4
@@ -43,46 +43,46 @@ AnyEngine: TypeAlias = "Engine | ReferenceEngine"
 
 
 def engine_for(
-    subject: Subject, view: View, progress: Progress = silent, name: str = "auto"
+    contrast: Contrast, search_graph: SearchGraph, progress: Progress = silent, name: str = "auto"
 ) -> AnyEngine:
     """The fast engine where it is exact, else the reference engine, and says so.
 
     `name`: "fast" and "reference" insist. Raises UserError if the one asked for is not exact.
     """
-    trouble = "it was not asked for" if name == "reference" else fast_trouble(subject)
+    trouble = "it was not asked for" if name == "reference" else fast_trouble(contrast)
     if trouble is None:
-        return Engine(subject, view)
+        return Engine(contrast, search_graph)
     if name == "fast":
-        raise UserError(f"The fast engine cannot do {subject.model.name}: {trouble}.")
+        raise UserError(f"The fast engine cannot do {contrast.model.name}: {trouble}.")
     progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")
-    wrong = ReferenceEngine(subject.take(2)).self_check()
+    wrong = ReferenceEngine(contrast.take(2)).self_check()
     if wrong is not None:
-        raise UserError(f"{subject.model.name}: cutting edges is not exact: {wrong}.")
-    return ReferenceEngine(subject, view)
+        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {wrong}.")
+    return ReferenceEngine(contrast, search_graph)
 
 
 _CHECKED: WeakKeyDictionary[Model, str | None] = WeakKeyDictionary()
 
 
-def fast_trouble(subject: Subject) -> str | None:
+def fast_trouble(contrast: Contrast) -> str | None:
     """Why the fast engine is not exact for a model, in a few words; None if it is.
 
     On two examples its logits must be the model's own with nothing cut, the ablated ones with
     everything cut, and the reference engine's with a random half of the edges cut. A loaded
     model is checked once.
     """
-    if subject.model not in _CHECKED:
-        _CHECKED[subject.model] = _check(subject.take(2))
-    return _CHECKED[subject.model]
+    if contrast.model not in _CHECKED:
+        _CHECKED[contrast.model] = _check(contrast.take(2))
+    return _CHECKED[contrast.model]
 
 
-def _check(few: Subject) -> str | None:
+def _check(few: Contrast) -> str | None:
     try:
         engine = Engine(few)
     except NotTakenApart as reason:
         return str(reason)
     reference = ReferenceEngine(few)
-    edges = list(engine.view.edges())
+    edges = list(engine.search_graph.edges())
     half = random.Random(0).sample(edges, len(edges) // 2)
     checks: tuple[tuple[str, Sequence[Edge], Tensor], ...] = (
         ("nothing", edges, few.clean_run.logits),
@@ -101,19 +101,20 @@ class Engine:
 
     name = "fast"
 
-    def __init__(self, subject: Subject, view: View | None = None) -> None:
-        """Raises NotTakenApart, and TooLittleMemory for the subject's limit."""
-        self.subject = subject
-        self.view = view or View(subject.model.graph)
+    def __init__(self, contrast: Contrast, search_graph: SearchGraph | None = None) -> None:
+        """Raises NotTakenApart, and TooLittleMemory for the contrast's limit."""
+        self.contrast = contrast
+        self.search_graph = search_graph or SearchGraph(contrast.model.graph)
         with torch.no_grad():
-            layers = Layers.of(subject.model)
-            self.layout = Layout(subject, self.view, layers)
-            self.readout = Readout(subject, layers)
-        self.free = subject.memory * 1e9 - self.layout.bytes
+            layers = Layers.of(contrast.model)
+            self.stream_rows = StreamRows(contrast, self.search_graph, layers)
+            self.readout = Readout(contrast, layers)
+        self.free = contrast.memory * 1e9 - self.stream_rows.bytes
         if self.free <= 0:
             raise TooLittleMemory(
-                f"What the nodes write on these prompts takes {self.layout.bytes / 1e9:.1f} GB; "
-                f"raise --memory ({subject.memory:g} GB) or lower --examples."
+                "What the nodes write on these prompts takes "
+                f"{self.stream_rows.bytes / 1e9:.1f} GB; "
+                f"raise --memory ({contrast.memory:g} GB) or lower --examples."
             )
         self.load((), ())
 
@@ -125,16 +126,18 @@ class Engine:
 
         `kept` comes in the order of the search. `metric` is then that of these cuts.
         """
-        self.state = State(self.layout, self.view)
+        self.state = SearchState(self.stream_rows, self.search_graph)
         for edge in kept:
             self.state.keep(edge)
         numbers = {
-            self.layout.number(member) for node in decided for member in self.view.members(node)
+            self.stream_rows.number(member)
+            for node in decided
+            for member in self.search_graph.members(node)
         }
         if not numbers:
-            self.metric = self.subject.clean_metric
+            self.metric = self.contrast.clean_metric
             return
-        self._settle(number for number in numbers if number != self.layout.logits)
+        self._settle(number for number in numbers if number != self.stream_rows.logits)
 
     def _settle(self, nodes: Iterable[int]) -> None:
         """Compute anew what these nodes write, and the metric."""
@@ -147,7 +150,9 @@ class Engine:
 
     def measure(self, kept: Iterable[Edge]) -> float:
         """The metric of a circuit: everything cut but these edges."""
-        order = {visit[0][0].base: place for place, visit in enumerate(self.view.visits)}
+        order = {
+            group[0][0].base: place for place, group in enumerate(self.search_graph.receiver_groups)
+        }
         self.load(list(order), sorted(kept, key=lambda edge: order[edge.dst.base]))
         return self.metric
 
@@ -163,33 +168,33 @@ class Engine:
         """What nothing kept reads is not computed at all."""
 
     @torch.no_grad()
-    def decide(self, visit: Visit, tau: float) -> list[Decision]:
+    def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]:
         """Decide the edges into one node in turn; those not from the given senders are cut."""
-        turn = Turn(self.state, visit[0][0][0])
+        receiver_test = ReceiverTest(self.state, group[0][0][0])
         decisions: list[Decision] = []
-        for receiver, senders in visit:
-            turn.open(receiver)
-            others = set(self.view.senders(receiver[0])) - set(senders)
+        for receiver, senders in group:
+            receiver_test.open(receiver)
+            others = set(self.search_graph.senders(receiver[0])) - set(senders)
             if others:
-                change = self._changes([tuple(others)], turn.rows)
-                (self.metric,) = self._test(turn, change)
-                turn.accept(change[0])
-            decisions += self._decide(turn, receiver, senders, tau)
-            turn.close()
-        self._settle(turn.moved)
+                change = self._changes([tuple(others)], receiver_test.rows)
+                (self.metric,) = self._test(receiver_test, change)
+                receiver_test.accept(change[0])
+            decisions += self._decide(receiver_test, receiver, senders, tau)
+            receiver_test.close()
+        self._settle(receiver_test.moved)
         return decisions
 
     def _decide(
-        self, turn: Turn, receiver: Receiver, senders: Sequence[Node], tau: float
+        self, receiver_test: ReceiverTest, receiver: Receiver, senders: Sequence[Node], tau: float
     ) -> Iterator[Decision]:
-        start, size, most = 0, FIRST_BATCH, self._most(turn)
+        start, size, most = 0, FIRST_BATCH, self._most(receiver_test)
         while start < len(senders):
             size = min(size, most)
             batch = senders[start : start + size]
-            changes = self._changes([(sender,) for sender in batch], turn.rows).cumsum_(0)
+            changes = self._changes([(sender,) for sender in batch], receiver_test.rows).cumsum_(0)
             cut = 0
-            for sender, metric in zip(batch, self._test(turn, changes)):
-                edge = Edge(sender, *receiver, self.subject.sign * (self.metric - metric))
+            for sender, metric in zip(batch, self._test(receiver_test, changes)):
+                edge = Edge(sender, *receiver, self.contrast.sign * (self.metric - metric))
                 if not edge.effect < tau:
                     self.state.keep(edge)
                     yield Decision(edge, True)
@@ -198,31 +203,35 @@ class Engine:
                 cut += 1
                 yield Decision(edge, False)
             if cut:
-                turn.accept(changes[cut - 1])
+                receiver_test.accept(changes[cut - 1])
             start += min(cut + 1, len(batch))
             size = 2 * size if cut == len(batch) else max(2, cut)
 
-    def _most(self, turn: Turn) -> int:
+    def _most(self, receiver_test: ReceiverTest) -> int:
         """How many candidates a batch may hold."""
-        most = ROWS // max(1, turn.widest)
-        prompts, width = self.layout.n_prompts, self.layout.change.shape[-1]
-        numbers = (2 * turn.n_rows + 4 * turn.widest + prompts) * width
+        most = ROWS // max(1, receiver_test.widest)
+        prompts, width = self.stream_rows.n_prompts, self.stream_rows.change.shape[-1]
+        numbers = (2 * receiver_test.n_rows + 4 * receiver_test.widest + prompts) * width
         if self.readout.n_columns:
             numbers += 3 * prompts * self.readout.n_columns
             most = min(most, 128 // prompts)
-        return max(1, min(most, int(self.free // (numbers * self.layout.change.element_size()))))
+        return max(
+            1, min(most, int(self.free // (numbers * self.stream_rows.change.element_size())))
+        )
 
-    def _test(self, turn: Turn, changes: Tensor) -> list[float]:
+    def _test(self, receiver_test: ReceiverTest, changes: Tensor) -> list[float]:
         """The metric for each candidate."""
-        final = turn.run(changes) if len(turn.rows) else None
+        final = receiver_test.run(changes) if len(receiver_test.rows) else None
         return [self.metric] * len(changes) if final is None else self._metrics(final)
 
     def _changes(
         self, cuts: Sequence[Sequence[Node]], rows: Tensor
     ) -> Float[Tensor, "cut row d_model"]:
         """What cutting the edges from each of these sets of senders adds to what a port reads."""
-        columns = [[c for sender in senders for c in self.view.columns(sender)] for senders in cuts]
-        change = self.layout.change
+        columns = [
+            [c for sender in senders for c in self.search_graph.columns(sender)] for senders in cuts
+        ]
+        change = self.stream_rows.change
         return torch.stack(
             [change[one[0]][rows] if len(one) == 1 else change[one].sum(0)[rows] for one in columns]
         )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...models.contrast import Subject
+from ...models.contrast import Contrast
 from ...models.layers import Layers
 from ...models.metrics import TokenSets
 
@@ -18,17 +18,17 @@ CHUNK = 4096  # columns of the unembedding at a time in float64, to bound memory
 
 
 class Readout:
-    """A subject's metric, for many candidates at once."""
+    """A contrast's metric, for many candidates at once."""
 
-    def __init__(self, subject: Subject, layers: Layers) -> None:
-        self.name = subject.metric_name
+    def __init__(self, contrast: Contrast, layers: Layers) -> None:
+        self.name = contrast.metric_name
         self.norm, self.unembedding = layers.norm, layers.unembedding
-        self.answers, self.foils = subject.answers, subject.foils
+        self.answers, self.foils = contrast.answers, contrast.foils
         if self.name == "logit_diff":
             weights = self._mean_weights(self.answers) - self._mean_weights(self.foils)
             self._linear = self._vector(weights)
         elif self.name == "kl":
-            reference = subject.clean_run.logits.double().log_softmax(-1)
+            reference = contrast.clean_run.logits.double().log_softmax(-1)
             self._linear = self._vector(reference.exp())
             self._negative_entropy = (reference.exp() * reference).sum(-1)
 

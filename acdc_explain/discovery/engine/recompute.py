@@ -12,15 +12,15 @@ from torch import Tensor
 from ...models.layers import FromHeads
 from ...records.circuit import PORTS, Port
 from .rows import Mask, Queries
-from .state import State
+from .state import SearchState
 
 
 @dataclass
-class Written:
+class Outputs:
     """What the moving nodes write, and what the heads among them mixed before their output."""
 
     output: dict[int, Float[Tensor, "candidate row d_model"]]
-    mixed: dict[int, Float[Tensor, "candidate row d_head"]] = field(default_factory=dict)
+    z: dict[int, Float[Tensor, "candidate row d_head"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Input:
     fixed: Float[Tensor, "row d_model"]
     parts: Sequence[Part]
 
-    def read(self, written: Written) -> Float[Tensor, "candidate row d_model"]:
+    def read(self, written: Outputs) -> Float[Tensor, "candidate row d_model"]:
         total = None
         for part in self.parts:
             value = part.of(written.output)
@@ -63,7 +63,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Step:
+class NodeUpdate:
     """A node that moves, the inputs that move it, and the rows it then writes anew."""
 
     node: int
@@ -73,47 +73,49 @@ class Step:
     pattern: Tensor | None  # attention, where only values move
     from_heads: FromHeads | None  # of MLPs, where nothing but heads moves what they read
 
-    def run(self, state: State, written: Written) -> None:
+    def run(self, state: SearchState, written: Outputs) -> None:
         """Add what the node writes; its ports that do not move are as they are."""
         read = {port: part.read(written) for port, part in self.inputs.items()}
         if self.queries is not None:
-            mixed = written.mixed[self.node] = self._mix(state, read, self.queries)
-            written.output[self.node] = state.layout.output(self.node)(mixed)
+            z = written.z[self.node] = self._mix(state, read, self.queries)
+            written.output[self.node] = state.stream_rows.output(self.node)(z)
         elif self.from_heads is not None:
-            parts = [part.of(written.mixed) for part in self.inputs[None].parts]
+            parts = [part.of(written.z) for part in self.inputs[None].parts]
             output = self.from_heads(torch.cat(parts, -1), read[None])
             written.output[self.node] = output
         else:
-            written.output[self.node] = state.layout.mlp(self.node)(read[None])
+            written.output[self.node] = state.stream_rows.mlp(self.node)(read[None])
 
-    def _mix(self, state: State, read: Mapping[Port | None, Tensor], queries: Queries) -> Tensor:
-        layout = state.layout
+    def _mix(
+        self, state: SearchState, read: Mapping[Port | None, Tensor], queries: Queries
+    ) -> Tensor:
+        stream_rows = state.stream_rows
         values: dict[str, Tensor] = dict(state.values[self.node])
         for port in PORTS:
             if port not in read:
                 continue
             rows = self.inputs[port].rows
-            new = layout.project(self.node, port, read[port], layout.token[rows])
-            if port == "q" and queries.single and len(rows) == layout.n_prompts:
+            new = stream_rows.project(self.node, port, read[port], stream_rows.token[rows])
+            if port == "q" and queries.single and len(rows) == stream_rows.n_prompts:
                 values[port] = new  # the rows that ask, and no other
             else:
                 whole = values[port].repeat(len(new), 1, 1)
-                values[port] = whole.index_copy_(1, layout.flat[rows], new)
+                values[port] = whole.index_copy_(1, stream_rows.flat[rows], new)
         pattern = self.pattern
         if pattern is None:
-            pattern = layout.scores(self.node, values["q"], values["k"], queries)
-        return layout.mix(self.node, pattern, values["v"], queries)
+            pattern = stream_rows.scores(self.node, values["q"], values["k"], queries)
+        return stream_rows.mix(self.node, pattern, values["v"], queries)
 
 
-class Program:
+class Recomputation:
     """The kept descendants of some nodes of one layer, in the order of the forward pass."""
 
-    def __init__(self, state: State, roots: Mapping[int, Mask]) -> None:
+    def __init__(self, state: SearchState, roots: Mapping[int, Mask]) -> None:
         """`roots`: the nodes that move by themselves, and the rows they then write."""
-        self.state, self.layout = state, state.layout
+        self.state, self.stream_rows = state, state.stream_rows
         self.changed: dict[int, Mask] = dict(roots)
         self._constants: dict[int, Tensor] = {}
-        self.steps: list[Step] = []
+        self.steps: list[NodeUpdate] = []
         for node in sorted(node for node in state.alive if node > max(roots)):
             inputs = {
                 port: found
@@ -124,16 +126,16 @@ class Program:
                 self.steps.append(self._step(node, inputs))
 
     def _ports(self, node: int) -> tuple[Port | None, ...]:
-        is_head = node != self.layout.logits and self.layout.node(node).kind == "head"
+        is_head = node != self.stream_rows.logits and self.stream_rows.node(node).kind == "head"
         return PORTS if is_head else (None,)
 
     def _input(self, node: int, port: Port | None) -> Input | None:
         """What a port reads of the nodes that move; None if nothing."""
-        state, layout = self.state, self.layout
+        state, stream_rows = self.state, self.stream_rows
         kept = state.kept.get((node, port), [])
-        needed = layout.needed(port, state.alive[node])
+        needed = stream_rows.needed(port, state.alive[node])
         masks = {
-            (writer, place): self.changed[writer] & layout.places[place] & needed
+            (writer, place): self.changed[writer] & stream_rows.places[place] & needed
             for writer, place in kept
             if writer in self.changed
         }
@@ -141,7 +143,7 @@ class Program:
         if not moving:
             return None
         mask = torch.stack(list(moving.values())).any(0)
-        fixed = layout.cut_streams[layout.stream(node)].clone()
+        fixed = stream_rows.cut_streams[stream_rows.stream(node)].clone()
         for writer, place in kept:
             state.add(fixed, self._constant(writer), place)
         rows = mask.nonzero().flatten()
@@ -155,7 +157,7 @@ class Program:
             return present
         if writer not in self._constants:
             changed = self.changed[writer][:, None]
-            constant = torch.where(changed, -self.layout.ablated[writer], present)
+            constant = torch.where(changed, -self.stream_rows.ablated[writer], present)
             self._constants[writer] = constant
         return self._constants[writer]
 
@@ -165,28 +167,28 @@ class Program:
         target = None if torch.equal(filled, mask) else filled[mask].nonzero().flatten()
         return Part(writer, source, target)
 
-    def _step(self, node: int, inputs: dict[Port | None, Input]) -> Step:
-        layout, state = self.layout, self.state
-        if node == layout.logits:
-            return Step(node, inputs[None].mask, inputs, None, None, None)
+    def _step(self, node: int, inputs: dict[Port | None, Input]) -> NodeUpdate:
+        stream_rows, state = self.stream_rows, self.state
+        if node == stream_rows.logits:
+            return NodeUpdate(node, inputs[None].mask, inputs, None, None, None)
         step = step_of(state, node, inputs)
         self.changed[node] = step.mask
         return step
 
     @property
     def moves_logits(self) -> bool:
-        return bool(self.steps) and self.steps[-1].node == self.layout.logits
+        return bool(self.steps) and self.steps[-1].node == self.stream_rows.logits
 
-    def run(self, written: Written) -> Float[Tensor, "candidate batch d_model"]:
+    def run(self, written: Outputs) -> Float[Tensor, "candidate batch d_model"]:
         """The residual stream at the end of each prompt, given what the roots write."""
         for step in self.steps[:-1]:
             step.run(self.state, written)
         final = self.steps[-1].inputs[None]
         read = final.read(written)
-        if len(final.rows) == self.layout.n_prompts:
+        if len(final.rows) == self.stream_rows.n_prompts:
             return read
         whole = self.state.final.repeat(len(read), 1, 1)
-        whole[:, self.layout.prompt[final.rows]] = read
+        whole[:, self.stream_rows.prompt[final.rows]] = read
         return whole
 
     @property
@@ -201,30 +203,30 @@ class Program:
         return sum(int(mask.sum()) for mask in self.changed.values())
 
 
-def step_of(state: State, node: int, inputs: dict[Port | None, Input]) -> Step:
+def step_of(state: SearchState, node: int, inputs: dict[Port | None, Input]) -> NodeUpdate:
     """How a head or MLP moves with its inputs."""
-    layout, alive = state.layout, state.alive[node]
+    stream_rows, alive = state.stream_rows, state.alive[node]
     mask = torch.zeros_like(alive)
     for port, part in inputs.items():
-        mask |= layout.seeing(part.mask) & alive if port in ("k", "v") else part.mask
-    if layout.node(node).kind == "mlp":
-        return Step(node, mask, inputs, None, None, _from_heads(state, node, inputs[None]))
-    queries = layout.queries(node, mask)
+        mask |= stream_rows.seeing(part.mask) & alive if port in ("k", "v") else part.mask
+    if stream_rows.node(node).kind == "mlp":
+        return NodeUpdate(node, mask, inputs, None, None, _from_heads(state, node, inputs[None]))
+    queries = stream_rows.queries(node, mask)
     pattern = None
     if set(inputs) == {"v"}:
         values = state.values[node]
-        pattern = layout.scores(node, values["q"], values["k"], queries)
-    return Step(node, mask, inputs, queries, pattern, None)
+        pattern = stream_rows.scores(node, values["q"], values["k"], queries)
+    return NodeUpdate(node, mask, inputs, queries, pattern, None)
 
 
-def _from_heads(state: State, node: int, read: Input) -> FromHeads | None:
+def _from_heads(state: SearchState, node: int, read: Input) -> FromHeads | None:
     """The shorter way into an MLP, where it is one."""
-    layout = state.layout
+    stream_rows = state.stream_rows
     writers = [part.writer for part in read.parts]
     whole = all(part.target is None for part in read.parts)
-    if not whole or any(w < 0 or layout.node(w).kind != "head" for w in writers):
+    if not whole or any(w < 0 or stream_rows.node(w).kind != "head" for w in writers):
         return None
-    outputs = [layout.output(writer).matrix for writer in writers]
+    outputs = [stream_rows.output(writer).matrix for writer in writers]
     if sum(map(len, outputs)) > read.fixed.shape[-1] // 2:
         return None
-    return FromHeads(layout.mlp(node), read.fixed, outputs)
+    return FromHeads(stream_rows.mlp(node), read.fixed, outputs)

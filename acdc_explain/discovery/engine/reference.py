@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...models.contrast import Subject
+from ...models.contrast import Contrast
 from ...models.model import TOLERANCE, relative_error
 from ...records.circuit import PORTS, Edge, Node
-from ...records.graph import Receiver, View
+from ...records.graph import Receiver, SearchGraph
 
 Cut = Bool[Tensor, "place receiver writer"]
-Visit: TypeAlias = Sequence[tuple[Receiver, Sequence[Node]]]
+ReceiverGroup: TypeAlias = Sequence[tuple[Receiver, Sequence[Node]]]
 """The receivers of one node, each with the senders to test."""
 
 
@@ -37,14 +37,14 @@ class ReferenceEngine:
 
     name = "reference"
 
-    def __init__(self, subject: Subject, view: View | None = None) -> None:
-        self.subject = subject
-        self.model = subject.model
-        self.graph = subject.model.graph
-        self.view = view or View(self.graph)
-        self.places = subject.place_masks(self.view.places)  # [place batch pos]
+    def __init__(self, contrast: Contrast, search_graph: SearchGraph | None = None) -> None:
+        self.contrast = contrast
+        self.model = contrast.model
+        self.graph = contrast.model.graph
+        self.search_graph = search_graph or SearchGraph(self.graph)
+        self.places = contrast.place_masks(self.search_graph.places)  # [place batch pos]
         self.cut = self.cut_none()
-        self._metric: float | None = subject.clean_metric
+        self._metric: float | None = contrast.clean_metric
 
     # --- sets of edges -------------------------------------------------------------------------
 
@@ -67,9 +67,9 @@ class ReferenceEngine:
 
     def index(self, edge: Edge) -> tuple[int, Tensor, Tensor]:
         """Where an edge lies in a cut."""
-        rows = torch.tensor(self.view.rows(edge.dst, edge.port))
-        columns = torch.tensor(self.view.columns(edge.src))
-        return self.view.place(edge.dst), rows[:, None], columns[None, :]
+        rows = torch.tensor(self.search_graph.rows(edge.dst, edge.port))
+        columns = torch.tensor(self.search_graph.columns(edge.src))
+        return self.search_graph.place(edge.dst), rows[:, None], columns[None, :]
 
     @property
     def metric(self) -> float:
@@ -83,7 +83,7 @@ class ReferenceEngine:
     @torch.no_grad()
     def logits(self, cut: Cut) -> Float[Tensor, "batch vocab"]:
         """Logits at the last token of the clean prompts, with the edges of `cut` cut."""
-        change = -self.subject.ablated  # will be: present minus ablated output
+        change = -self.contrast.ablated  # will be: present minus ablated output
 
         def record(writers: slice, value: Tensor) -> None:
             change[writers] += value
@@ -92,7 +92,7 @@ class ReferenceEngine:
         for rows, hook_name, stacked in readers(self.model):
             if bool(cut[:, rows].any()):
                 hooks.append((hook_name, self._remove(cut[:, rows], change, stacked)))
-        return self.model.forward(self.subject.clean, hooks)
+        return self.model.forward(self.contrast.clean, hooks)
 
     def _remove(self, cut: Cut, change: Tensor, stacked: bool) -> Callable[..., Tensor]:
         """A hook that takes the cut senders' change out of what some receivers read."""
@@ -110,8 +110,8 @@ class ReferenceEngine:
         return hook
 
     def measured(self, cut: Cut) -> float:
-        """The mean of the subject's metric over its examples."""
-        return float(self.subject.metric(self.logits(cut)).mean())
+        """The mean of the contrast's metric over its examples."""
+        return float(self.contrast.metric(self.logits(cut)).mean())
 
     def measure(self, kept: Iterable[Edge]) -> float:
         """The metric of a circuit: everything cut but these edges."""
@@ -123,17 +123,17 @@ class ReferenceEngine:
         """Stand where all edges into the `decided` nodes are cut but the `kept` ones."""
         self.cut = self.cut_none()
         for row, (node, _) in enumerate(self.graph.receivers):
-            if any(node in self.view.members(one) for one in decided):
+            if any(node in self.search_graph.members(one) for one in decided):
                 self.cut[:, row, : self.graph.n_senders(node)] = True
         for edge in kept:
             self.cut[self.index(edge)] = False
         self._metric = None
 
-    def decide(self, visit: Visit, tau: float) -> list[Decision]:
+    def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]:
         """Decide the edges into one node in turn; those not from the given senders are cut."""
         decisions: list[Decision] = []
-        for (node, port), senders in visit:
-            others = [sender for sender in self.view.senders(node) if sender not in senders]
+        for (node, port), senders in group:
+            others = [sender for sender in self.search_graph.senders(node) if sender not in senders]
             for sender in others:
                 self.cut[self.index(Edge(sender, node, port))] = True
             self._metric = None if others else self._metric
@@ -145,7 +145,7 @@ class ReferenceEngine:
         where, before = self.index(edge), self.metric
         self.cut[where] = True
         metric = self.measured(self.cut)
-        effect = self.subject.sign * (before - metric)
+        effect = self.contrast.sign * (before - metric)
         kept = not effect < tau
         if kept:
             self.cut[where] = False
@@ -156,7 +156,7 @@ class ReferenceEngine:
     def drop(self, receivers: Sequence[Receiver]) -> None:
         """Cut all edges into ports that nothing kept reads."""
         for node, port in receivers:
-            for sender in self.view.senders(node):
+            for sender in self.search_graph.senders(node):
                 self.cut[self.index(Edge(sender, node, port))] = True
 
     def self_check(self) -> str | None:
@@ -165,8 +165,8 @@ class ReferenceEngine:
         Else what is wrong, in one sentence. The relative error allowed is 1e-4.
         """
         checks = (
-            ("nothing cut", self.cut_none(), self.subject.clean_run.logits),
-            ("everything cut", self.cut_all(), self.subject.ablated_logits),
+            ("nothing cut", self.cut_none(), self.contrast.clean_run.logits),
+            ("everything cut", self.cut_all(), self.contrast.ablated_logits),
         )
         for what, cut, expected in checks:
             error = relative_error(self.logits(cut), expected)

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...models.contrast import Subject
+from ...models.contrast import Contrast
 from ...models.layers import Attention, Layers, Mlp, Weight
 from ...records.circuit import Node
-from ...records.graph import View
+from ...records.graph import SearchGraph
 
 Mask = Bool[Tensor, "row"]
 
@@ -30,33 +30,33 @@ class Queries:
     hidden: Bool[Tensor, "batch query key"]  # keys that a query does not see
 
 
-class Layout:
+class StreamRows:
     """What stays the same during a search."""
 
-    def __init__(self, subject: Subject, view: View, layers: Layers) -> None:
-        self.graph, self.layers = view.graph, layers
-        batch, device = subject.clean, subject.clean.tokens.device
+    def __init__(self, contrast: Contrast, search_graph: SearchGraph, layers: Layers) -> None:
+        self.graph, self.layers = search_graph.graph, layers
+        batch, device = contrast.clean, contrast.clean.tokens.device
         self.n_prompts, self.length = batch.tokens.shape
         self.end = batch.end
         place = torch.arange(self.length, device=device)
-        inside = (place >= subject.first_change[:, None]) & subject.within
+        inside = (place >= contrast.first_change[:, None]) & contrast.within
         self.flat: Int[Tensor, "row"] = inside.flatten().nonzero().flatten()
         self.prompt, self.token = self.flat // self.length, self.flat % self.length
         self.n = len(self.flat)
         at_end = self.token == batch.end[self.prompt]
         self.end_mask: Mask = at_end
         self.end_rows: Int[Tensor, "batch"] = at_end.nonzero().flatten()
-        self.places: Bool[Tensor, "place row"] = subject.place_masks(view.places).flatten(1)[
-            :, self.flat
-        ]
-        self._lay_out_writers(subject)
+        self.places: Bool[Tensor, "place row"] = contrast.place_masks(search_graph.places).flatten(
+            1
+        )[:, self.flat]
+        self._lay_out_writers(contrast)
         self.logits = len(self.graph.writers)  # the number of the node after the last writer
         self.table = layers.tables(self.length, self.change)
 
-    def _lay_out_writers(self, subject: Subject) -> None:
-        clean = subject.clean_run.writers.flatten(1, 2)
+    def _lay_out_writers(self, contrast: Contrast) -> None:
+        clean = contrast.clean_run.writers.flatten(1, 2)
         self.ablated: Float[Tensor, "writer row d_model"]
-        self.ablated = subject.ablated.flatten(1, 2)[:, self.flat]
+        self.ablated = contrast.ablated.flatten(1, 2)[:, self.flat]
         self.change = self.ablated - clean[:, self.flat]  # what cutting an edge adds
         self.clean_streams = self.layers.streams(self.graph, clean)
         self.cut_streams = self.layers.streams(self.graph, self.ablated)
@@ -131,10 +131,10 @@ class Layout:
         self, node: int, pattern: Tensor, v: Float[Tensor, "*b token d_head"], queries: Queries
     ) -> Float[Tensor, "*b row d_head"]:
         """What a head mixes from its values for the rows that ask."""
-        mixed = pattern @ self._by_prompt(v)
+        z = pattern @ self._by_prompt(v)
         if queries.single:
-            return mixed.squeeze(-2)
-        return mixed.flatten(-3, -2)[..., queries.tokens, :]
+            return z.squeeze(-2)
+        return z.flatten(-3, -2)[..., queries.tokens, :]
 
     def output(self, node: int) -> Weight:
         """What turns a head's mixed values into what it writes."""

@@ -9,45 +9,45 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...records.circuit import PORTS, Edge
-from ...records.graph import View
-from .rows import Layout, Mask
+from ...records.graph import SearchGraph
+from .rows import Mask, StreamRows
 
 Kept = tuple[int, int]  # a writer's number and a place
 
 
-class State:
+class SearchState:
     """Edges are kept or cut from the output back; nodes whose turn has not come are clean.
 
     `alive`: the rows at which something kept reads a node. `moved`: what a decided node writes
     now, minus its ablated output. `values`: queries, keys and values of decided heads now.
     """
 
-    def __init__(self, layout: Layout, view: View) -> None:
-        self.layout, self.view = layout, view
+    def __init__(self, stream_rows: StreamRows, search_graph: SearchGraph) -> None:
+        self.stream_rows, self.search_graph = stream_rows, search_graph
         self.kept: dict[tuple[int, str | None], list[Kept]] = {}
-        self.alive: dict[int, Mask] = {layout.logits: layout.end_mask}
+        self.alive: dict[int, Mask] = {stream_rows.logits: stream_rows.end_mask}
         self.moved: dict[int, Float[Tensor, "row d_model"]] = {}
         self.values: dict[int, dict[str, Float[Tensor, "token d_head"]]] = {}
 
     def keep(self, edge: Edge) -> None:
         """Receivers come before their senders, so who reads the receiver is known."""
-        layout, place = self.layout, self.view.place(edge.dst)
-        for node in map(layout.number, self.view.members(edge.dst)):
+        stream_rows, place = self.stream_rows, self.search_graph.place(edge.dst)
+        for node in map(stream_rows.number, self.search_graph.members(edge.dst)):
             if node not in self.alive:
                 continue
-            rows = layout.needed(edge.port, self.alive[node]) & layout.places[place]
-            for writer in self.view.columns(edge.src):
+            rows = stream_rows.needed(edge.port, self.alive[node]) & stream_rows.places[place]
+            for writer in self.search_graph.columns(edge.src):
                 self.kept.setdefault((node, edge.port), []).append((writer, place))
                 self.alive[writer] = self.alive[writer] | rows if writer in self.alive else rows
 
     def contribution(self, writer: int) -> Float[Tensor, "row d_model"]:
         """What a kept edge from a writer adds to the stream in which everything is cut."""
         moved = self.moved.get(writer)
-        return -self.layout.change[writer] if moved is None else moved
+        return -self.stream_rows.change[writer] if moved is None else moved
 
     def read(self, node: int, port: str | None) -> Float[Tensor, "row d_model"]:
         """What a decided port reads now."""
-        total = self.layout.cut_streams[self.layout.stream(node)].clone()
+        total = self.stream_rows.cut_streams[self.stream_rows.stream(node)].clone()
         for writer, place in self.kept.get((node, port), ()):
             self.add(total, self.contribution(writer), place)
         return total
@@ -55,28 +55,30 @@ class State:
     @property
     def final(self) -> Float[Tensor, "batch d_model"]:
         """The stream at the end of each prompt now."""
-        return self.read(self.layout.logits, None)[self.layout.end_rows]
+        return self.read(self.stream_rows.logits, None)[self.stream_rows.end_rows]
 
     def add(self, total: Tensor, value: Tensor, place: int) -> None:
         """Add to the rows of a place."""
-        if len(self.layout.places) == 1:
+        if len(self.stream_rows.places) == 1:
             total += value
         else:
-            total += value * self.layout.places[place][:, None]
+            total += value * self.stream_rows.places[place][:, None]
 
     # --- what nodes write ----------------------------------------------------------------------
 
     def clean_values(self, node: int) -> dict[str, Float[Tensor, "token d_head"]]:
         """Queries, keys and values of a head whose turn has not come, at all tokens."""
-        layout = self.layout
-        stream = layout.clean_streams[layout.stream(node)]
-        places = torch.arange(layout.length, device=stream.device).repeat(layout.n_prompts)
-        return {port: layout.project(node, port, stream, places) for port in PORTS}
+        stream_rows = self.stream_rows
+        stream = stream_rows.clean_streams[stream_rows.stream(node)]
+        places = torch.arange(stream_rows.length, device=stream.device).repeat(
+            stream_rows.n_prompts
+        )
+        return {port: stream_rows.project(node, port, stream, places) for port in PORTS}
 
     def refresh(self, nodes: Iterable[int]) -> None:
         """Compute what decided nodes write now, in the order of the forward pass."""
         for node in nodes:
-            if self.layout.node(node).kind == "head":
+            if self.stream_rows.node(node).kind == "head":
                 self._refresh_values(node)
                 self.set_head(node)
             else:
@@ -84,34 +86,34 @@ class State:
 
     def set_head(self, node: int) -> None:
         """A head writes what follows from its values."""
-        layout, values = self.layout, self.values[node]
-        queries = layout.queries(node, self.alive[node])
-        pattern = layout.scores(node, values["q"], values["k"], queries)
-        mixed = layout.mix(node, pattern, values["v"], queries)
-        self._set(node, layout.output(node)(mixed))
+        stream_rows, values = self.stream_rows, self.values[node]
+        queries = stream_rows.queries(node, self.alive[node])
+        pattern = stream_rows.scores(node, values["q"], values["k"], queries)
+        z = stream_rows.mix(node, pattern, values["v"], queries)
+        self._set(node, stream_rows.output(node)(z))
 
     def set_mlp(self, node: int, stream: Float[Tensor, "row d_model"]) -> None:
         """An MLP writes what follows from what it reads."""
-        self._set(node, self.layout.mlp(node)(stream[self.alive[node]]))
+        self._set(node, self.stream_rows.mlp(node)(stream[self.alive[node]]))
 
     def _set(self, node: int, output: Float[Tensor, "some d_model"]) -> None:
         alive = self.alive[node]
-        moved = torch.zeros_like(self.layout.change[node])
-        moved[alive] = output - self.layout.ablated[node][alive]
+        moved = torch.zeros_like(self.stream_rows.change[node])
+        moved[alive] = output - self.stream_rows.ablated[node][alive]
         self.moved[node] = moved
 
     def _refresh_values(self, node: int) -> None:
         if node not in self.values:
             self.values[node] = self.clean_values(node)
         for port in PORTS:
-            rows = self.layout.needed(port, self.alive[node]).nonzero().flatten()
+            rows = self.stream_rows.needed(port, self.alive[node]).nonzero().flatten()
             self.set_values(node, port, rows, self.read(node, port)[rows])
 
     def set_values(
         self, node: int, port: str, rows: Tensor, x: Float[Tensor, "some d_model"]
     ) -> None:
         """A head's queries, keys or values at some rows, from what the port reads there."""
-        layout = self.layout
-        new = layout.project(node, port, x, layout.token[rows])
+        stream_rows = self.stream_rows
+        new = stream_rows.project(node, port, x, stream_rows.token[rows])
         values = self.values[node]
-        values[port] = values[port].index_copy(0, layout.flat[rows], new)
+        values[port] = values[port].index_copy(0, stream_rows.flat[rows], new)

@@ -1,4 +1,4 @@
-"""Does the model do the task at all? Asked before a circuit is searched for."""
+"""Does the model do the task at all? KeyedQuestion before a circuit is searched for."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class SummaryQuestion:
     """All that a summary is written from. `shown` are the names it may use for the nodes."""
 
     circuit: Circuit
@@ -50,10 +50,10 @@ class Story:
         verdicts: Sequence[Verdict],
         claims: Mapping[str, str],
         shown: Mapping[Node, str],
-    ) -> Story:
+    ) -> SummaryQuestion:
         counting = {x.id: worst(v for v in verdicts if v.label_id == x.id) for x in labels}
         held = {name: verdict for name, verdict in counting.items() if verdict is not None}
-        return Story(circuit, task_description, labels, held, claims, shown)
+        return SummaryQuestion(circuit, task_description, labels, held, claims, shown)
 
     def granted(self, node: Node) -> list[Label]:
         """The labels of a node that were supported, but for `other`, which claims nothing."""

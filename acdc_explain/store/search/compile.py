@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...records.pattern import ANY, KINDS, Arrow, Part, Pattern, Step
+from ...records.pattern import ANY, KINDS, Arrow, Part, Pattern, PatternStep
 from ..tables.rows import CIRCUIT_BITS
 
 CIRCUIT = f">> {CIRCUIT_BITS}"  # of a key, its circuit
@@ -44,7 +44,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RecordingTransport:
     """Which paths are wanted.
 
     `runs`: the numbers of the runs to look in, in the order of the results. `outcome`: what every
@@ -66,7 +66,7 @@ class Wanted:
 
 
 def paths_query(
-    pattern: Pattern, wanted: Wanted, limit: int | None
+    pattern: Pattern, wanted: RecordingTransport, limit: int | None
 ) -> tuple[str, Mapping[str, Any]]:
     """The paths that fit a pattern: the number of the run, the key of each step."""
     query, last = _pairs(pattern, wanted), len(pattern.arrows)
@@ -91,7 +91,7 @@ def paths_query(
     return query.sql(f"SELECT run, {keys} FROM e{last} ORDER BY place, {keys}")
 
 
-def count_query(pattern: Pattern, wanted: Wanted) -> tuple[str, Mapping[str, Any]]:
+def count_query(pattern: Pattern, wanted: RecordingTransport) -> tuple[str, Mapping[str, Any]]:
     """How many paths fit a pattern in each run that has any: the run's number, the count."""
     query, last = _pairs(pattern, wanted), len(pattern.arrows)
     query.table("n0", "SELECT run, key, bits, 1::HUGEINT AS n FROM f0")
@@ -106,7 +106,7 @@ def count_query(pattern: Pattern, wanted: Wanted) -> tuple[str, Mapping[str, Any
     )
 
 
-def _pairs(pattern: Pattern, wanted: Wanted) -> Query:
+def _pairs(pattern: Pattern, wanted: RecordingTransport) -> Query:
     """Tables f0, f1 ...: the nodes that paths may begin with or reach, by step; p1, p2 ...: the
     pairs of them that each arrow joins."""
     query = Query(values=dict(wanted.values))
@@ -158,7 +158,7 @@ def _rests(query: Query, last: int) -> None:
         )
 
 
-def _standings(step: Step, query: Query, wanted: Wanted) -> str:
+def _standings(step: PatternStep, query: Query, wanted: RecordingTransport) -> str:
     """The nodes of each run that a step allows, with the bits of what they fulfil."""
     allowed = " OR ".join(f"({_allows(part, query, wanted)})" for part in step.parts)
     return (
@@ -168,7 +168,7 @@ def _standings(step: Step, query: Query, wanted: Wanted) -> str:
     )
 
 
-def _allows(part: Part, query: Query, wanted: Wanted) -> str:
+def _allows(part: Part, query: Query, wanted: RecordingTransport) -> str:
     conditions = []
     if part.name == ANY:
         conditions.append("kind NOT IN ('input', 'logits')")

@@ -12,7 +12,7 @@ from ...records.circuit import Node
 from ...records.pattern import Pattern
 from ..duck.connection import Connection
 from ..tables.rows import node_of
-from .compile import Query, Wanted, count_query, paths_query
+from .compile import Query, RecordingTransport, count_query, paths_query
 
 MOST_WORDS = 16
 SUPPORTED = "supported"
@@ -165,7 +165,9 @@ def label_match(row: tuple[Any, ...]) -> Match:
     )
 
 
-def wanted_paths(filters: Filters, runs: Sequence[int], *, any_verdict: bool = False) -> Wanted:
+def wanted_paths(
+    filters: Filters, runs: Sequence[int], *, any_verdict: bool = False
+) -> RecordingTransport:
     """With a role or a text, paths through a node that has it.
 
     A role counts where its label is supported; with the filter `verdict` where it has that one;
@@ -181,7 +183,7 @@ def wanted_paths(filters: Filters, runs: Sequence[int], *, any_verdict: bool = F
     if words := filters.words:
         says = " AND ".join(SAYS.format("standings", query.value(word)) for word in words)
         through.append(f"coalesce({says}, FALSE)")
-    return Wanted(runs, outcome, filters.verdict is not None, through, query.values)
+    return RecordingTransport(runs, outcome, filters.verdict is not None, through, query.values)
 
 
 def runs_query(filters: Filters) -> tuple[str, Mapping[str, Any]]:

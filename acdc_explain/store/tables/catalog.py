@@ -30,7 +30,7 @@ QUERIES = (
 
 
 def strangers(connection: Connection) -> Iterator[str]:
-    """What the attached database has that no store has: `a view 'x'`.
+    """What the attached database has that no store has: `a search graph 'x'`.
 
     To be asked before any query on its tables, with another database in use: functions of the
     one in use go before the built-in ones.

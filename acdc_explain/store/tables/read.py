@@ -13,7 +13,7 @@ from ...ids import canonical_json
 from ...llm.exchange import Exchange
 from ...records.circuit import Circuit, Faithfulness
 from ...records.evidence import Evidence
-from ...records.label import Label, Labeling
+from ...records.label import Label, LabelResult
 from ...records.run.behavior import Behavior, parse_behavior
 from ...records.run.header import RunHeader
 from ...records.run.run import Run
@@ -114,7 +114,7 @@ def read_replies(connection: Connection, request_id: str) -> list[Exchange]:
     return [rows.to_exchange(row) for row in found]
 
 
-def read_labelings(connection: Connection, question_ids: Sequence[str]) -> list[Labeling]:
+def read_label_results(connection: Connection, question_ids: Sequence[str]) -> list[LabelResult]:
     """The labels that were given here in answer to questions. Imports bring none."""
     if not question_ids:
         return []
@@ -128,7 +128,7 @@ def read_labelings(connection: Connection, question_ids: Sequence[str]) -> list[
     for question_id, exchange_ids, *row in found:
         answers.setdefault((question_id, exchange_ids), []).append(rows.to_label(tuple(row)))
     return [
-        Labeling(question_id, tuple(labels), tuple(json.loads(exchange_ids)))
+        LabelResult(question_id, tuple(labels), tuple(json.loads(exchange_ids)))
         for (question_id, exchange_ids), labels in answers.items()
     ]
 

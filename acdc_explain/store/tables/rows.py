@@ -13,7 +13,7 @@ from ...ids import canonical_json
 from ...llm.exchange import Exchange
 from ...records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
 from ...records.evidence import Evidence
-from ...records.label import Failure, Label, Labeling
+from ...records.label import Failure, Label, LabelResult
 from ...records.run.header import RunHeader
 from ...records.run.motif import Motif
 from ...records.run.run import to_sentences
@@ -215,7 +215,7 @@ def label_row(label: Label, number: int | None) -> tuple[Any, ...]:
     )
 
 
-def labeling_row(labeling: Labeling, number: int | None) -> tuple[Any, ...]:
+def label_result_row(labeling: LabelResult, number: int | None) -> tuple[Any, ...]:
     first = labeling.labels[0]
     ids = canonical_json([label.id for label in labeling.labels])
     exchange_ids = canonical_json(labeling.exchange_ids)

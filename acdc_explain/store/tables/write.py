@@ -9,13 +9,13 @@ from ...ids import canonical_json
 from ...llm.exchange import Exchange
 from ...records.circuit import Circuit, Node
 from ...records.evidence import Evidence
-from ...records.label import Label, Labeling
+from ...records.label import Label, LabelResult
 from ...records.run.behavior import Behavior
 from ...records.run.header import RunHeader
 from ...records.run.motif import Motif
 from ...records.run.run import Run
 from ...records.task import Task
-from ...records.verdict import Judging, Verdict
+from ...records.verdict import JudgeResult, Verdict
 from ..duck.connection import Connection
 from . import rows
 
@@ -210,19 +210,21 @@ def add_labels(connection: Connection, run_id: str, labels: Sequence[Label]) -> 
     forget_failures(connection, run_id, [label.node for label in labels])
 
 
-def link_labelings(connection: Connection, run_id: str, labelings: Sequence[Labeling]) -> None:
+def link_label_results(
+    connection: Connection, run_id: str, label_results: Sequence[LabelResult]
+) -> None:
     """Say that a run uses answers that are there, with all behind them."""
-    labels = [label for answer in labelings for label in answer.labels]
-    exchanges = {name for answer in labelings for name in answer.exchange_ids}
+    labels = [label for answer in label_results for label in answer.labels]
+    exchanges = {name for answer in label_results for name in answer.exchange_ids}
     evidence = {name for label in labels for name in label.evidence_ids}
     link(connection, "exchanges", run_id, sorted(exchanges))
     link(connection, "evidence", run_id, sorted(evidence))
     link_labels(connection, run_id, labels)
 
 
-def answered(connection: Connection, labelings: Sequence[Labeling]) -> list[str]:
+def answered(connection: Connection, label_results: Sequence[LabelResult]) -> list[str]:
     """Those of the questions that labels are stored for already."""
-    given = [answer for answer in labelings if answer.labels]
+    given = [answer for answer in label_results if answer.labels]
     if not given:
         return []
     found = connection.execute(
@@ -249,27 +251,31 @@ def forget_failures(connection: Connection, run_id: str, nodes: Sequence[Node]) 
     )
 
 
-def add_labelings(connection: Connection, run_id: str, labelings: Sequence[Labeling]) -> None:
+def add_label_results(
+    connection: Connection, run_id: str, label_results: Sequence[LabelResult]
+) -> None:
     """The answers as such: which question each was given to, and those that failed."""
-    given = [answer for answer in labelings if answer.labels]
+    given = [answer for answer in label_results if answer.labels]
     if given:
         circuit = number_of(connection, "circuits", given[0].labels[0].circuit_id)
-        add_rows(connection, "labelings", [rows.labeling_row(x, circuit) for x in given])
-    waiting = [answer.waiting for answer in labelings if answer.waiting is not None]
+        add_rows(connection, "labelings", [rows.label_result_row(x, circuit) for x in given])
+    waiting = [answer.waiting for answer in label_results if answer.waiting is not None]
     forget_failures(connection, run_id, waiting)
     add_keyed(
         connection,
         "failures",
-        [rows.failure_row(run_id, x.failure) for x in labelings if x.failure is not None],
+        [rows.failure_row(run_id, x.failure) for x in label_results if x.failure is not None],
         "UPDATE SET labeler = excluded.labeler, reason = excluded.reason",
     )
 
 
-def add_judgings(connection: Connection, run_id: str, judgings: Sequence[Judging]) -> None:
+def add_judge_results(
+    connection: Connection, run_id: str, judge_results: Sequence[JudgeResult]
+) -> None:
     """Which question each verdict answers."""
-    if judgings:
+    if judge_results:
         circuit = circuit_of(connection, run_id)
-        answers = [(x.question_id, x.verdict.id, circuit) for x in judgings]
+        answers = [(x.question_id, x.verdict.id, circuit) for x in judge_results]
         add_rows(connection, "judgings", answers)
 
 
