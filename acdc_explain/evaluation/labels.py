@@ -209,7 +209,7 @@ def _judged(work: RunContext, labels: Sequence[Label]) -> dict[str, str]:
     verdicts = [
         verdict
         for name, settings in work.plan.judges.items()
-        for verdict in work.plugins.judges()[name](
+        for verdict in work.plugins.judges()[name].function(
             work.held_out, labels, work.plugins.roles(), **settings
         )
     ]

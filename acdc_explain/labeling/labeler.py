@@ -182,7 +182,7 @@ class LabelingStage:
             return LabelResult(asked.id, (), failure=failure)
         try:
             answer = checked.proposed(
-                await self.labeler(question, asked.prompt, ask, **self.settings),
+                await self.labeler.function(question, asked.prompt, ask, **self.settings),
                 {evidence.id for evidence in question.evidence},
                 self.roles,
             )
