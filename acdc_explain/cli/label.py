@@ -131,7 +131,8 @@ def _rehearse_label(
     run: Run, store: Store, settings: Settings, file: Path | None, as_json: bool
 ) -> None:
     from ..llm.batch import RecordingTransport, write_requests
-    from ..pipeline.flow import evidence_of, reopen, would_ask
+    from ..pipeline.flow import evidence_of, would_ask
+    from ..pipeline.prepare import reopen
 
     with on_terminal() as report:
         work = reopen(run, store, settings, report, RecordingTransport())

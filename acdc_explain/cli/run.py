@@ -246,12 +246,8 @@ def _check_run(plugins: Plugins, task: str, settings: Any) -> None:
 
 def _rehearse_run(task: str, model: str, store: Store, settings: Settings, as_json: bool) -> None:
     """Everything up to the evidence, and then the questions instead of the answers."""
-    from ..llm.batch import RecordingTransport
-    from ..pipeline.flow import prepare, would_ask
+    from ..pipeline.flow import dry_run
 
     with interruptible(str(store.path)), on_terminal() as report:
-        work = prepare(task, model, store, settings, report, RecordingTransport())
-        work.begin(work.check_behavior())
-        circuit = work.find_circuit()
-        requests = would_ask(work, circuit, work.collect(circuit))
-    show_requests(work, requests, as_json)
+        run, requests = dry_run(task, model, store, settings, report)
+    show_requests(run, requests, as_json)

@@ -13,7 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..labeling.labeler import LabelingStage
-from ..pipeline.flow import evidence_of, reopen
+from ..pipeline.flow import evidence_of
+from ..pipeline.label import stage
+from ..pipeline.prepare import reopen
 from ..pipeline.settings import Settings
 from ..progress import Progress, silent
 from ..records.circuit import Node
@@ -34,7 +36,7 @@ def firewall(
     """
     work = reopen(run, store, settings, progress)
     assert run.circuit is not None
-    labels = replace(work.labels, session=replace(work.session, run_id=None))
+    labels = stage(work, replace(work.session, cache=store.replies))
     blind = [asked.question for asked in labels.questions(run.circuit, evidence_of(run, work))]
     other = _others([question.node for question in blind], settings.seed)
     shown = true_names(run.circuit)

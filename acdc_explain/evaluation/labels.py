@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..guard import PASSED_ON, sentence
 from ..pipeline.context import RunContext
-from ..pipeline.flow import explain, prepare, settings_from
+from ..pipeline.flow import explain
+from ..pipeline.prepare import load_model, open_run, settings_from
 from ..plugins import Plugins, pick
 from ..progress import Progress, silent
 from ..records.label import Label
@@ -140,8 +141,6 @@ def _known(name: str, answers: AnswerKey) -> Sequence[KnownRoles]:
 
 
 def _score(plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: Progress) -> Score:
-    from ..pipeline.prepare import load_model
-
     score, model = Score(), None
     with TemporaryDirectory() as folder:
         for number, answers in enumerate(known):
@@ -151,7 +150,7 @@ def _score(plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: P
             settings = settings_from({"labeler": "rules", **answers.settings})
             store = f"{folder}/bench.duckdb"
             run = explain(answers.task, model, store=store, settings=settings)
-            work = prepare(answers.task, model, store, settings, silent)
+            work = open_run(answers.task, model, store, settings, silent)
             _count(score, run, work, answers)
     progress(f"bench {name}", len(known), len(known))
     return score

@@ -1,16 +1,180 @@
-"""What a run begins with: the model."""
+"""What a run begins with: its settings, model, task and id; nothing is measured yet."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..plugins import load_plugins
+from ..errors import UserError
+from ..guard import Unfit, must_work
+from ..ids import content_id
+from ..llm.client import Llm, Transport, key_present
+from ..plugins import Plugins, load_plugins, pick
 from ..progress import Progress, silent
+from ..records.run.header import RunHeader, results_of, run_id, versions
+from ..records.run.run import Run
+from ..records.task import Task, check_examples
+from ..store.store import Store
+from .context import RunContext, templates
+from .plan import Plan, default_labeler
+from .settings import CHEAP_EXAMPLES, CHEAP_PARAMETERS, DEFAULT_EXAMPLES, Settings
 
 if TYPE_CHECKING:
     from ..models.loading import Source
     from ..models.model import Model
+
+
+def settings_from(options: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """Settings from keywords; those that Settings does not know go to the discoverer."""
+    known = set(Settings.__slots__)
+    own = {name: value for name, value in options.items() if name in known}
+    rest = {name: value for name, value in options.items() if name not in known}
+    settings = replace(base or Settings(), **own)
+    return replace(settings, discoverer_settings={**settings.discoverer_settings, **rest})
+
+
+def open_run(
+    task: str | Task,
+    model: str | Model,
+    store: str | Path | Store,
+    settings: Settings,
+    progress: Progress = silent,
+    transport: Transport | None = None,
+) -> RunContext:
+    """Load the model, build the task, and settle every setting that was left open.
+
+    Raises:
+        UserError: for whatever can be known to be wrong before the work begins.
+    """
+    settings.check()
+    plugins = load_plugins()
+    store = store if isinstance(store, Store) else Store(store)
+    plan = Plan.of(plugins, settings, settings.labeler or default_labeler())
+    _check_llm(plan, plugins, transport)
+    if isinstance(model, str):
+        model = load_model(model, progress=progress)
+    task_from = "python" if isinstance(task, Task) else "file" if settings.prompts else "plugin"
+    if isinstance(task, str):
+        task = build_task(plugins, task, model, settings)
+    else:
+        check_examples(task, model)
+    resolved = {
+        **plan.as_dict(),
+        **plan.code(plugins),
+        "task_from": task_from,
+        "examples": len(task.discover),
+        "metric": settings.metric or task.metric,
+        "ablation": settings.ablation,
+        "roles": content_id("roles", plugins.roles()),
+        **_prompts(plan, plugins, settings),
+    }
+    header = _header(task, model, settings.seed, resolved)
+    loaded = model
+    run = _context(plugins, plan, store, header, task, settings, progress, transport)
+    run.load = lambda: loaded
+    _check_early(run)
+    return run
+
+
+def reopen(
+    stored: Run,
+    store: Store,
+    settings: Settings,
+    progress: Progress,
+    transport: Transport | None = None,
+    *,
+    relabel: bool = True,
+) -> RunContext:
+    """A stored run with another labeler, or with more judges; no model is loaded yet.
+
+    Raises:
+        UserError: if it cannot be continued here.
+    """
+    settings.check()
+    _check_stored(stored)
+    plugins = load_plugins()
+    plan = Plan(**{field.name: stored.header.settings[field.name] for field in fields(Plan)})
+    plan = plan.judged_by(plugins, settings)
+    resolved = dict(stored.header.settings)
+    if relabel:
+        plan = plan.labeled_by(plugins, settings, settings.labeler or default_labeler())
+        _check_llm(plan, plugins, transport)
+        resolved.pop("prompts", None)
+        resolved |= _prompts(plan, plugins, settings)
+    resolved.pop("code", None)
+    resolved |= plan.as_dict() | plan.code(plugins)
+    resolved["roles"] = content_id("roles", plugins.roles())
+    task = _stored_task(stored.header, store)
+    made_by = versions()
+    header = replace(
+        stored.header,
+        id=run_id(stored.header.task_id, stored.header.model_id, resolved, made_by),
+        status="unfinished",
+        created_at=_now(),
+        settings=resolved,
+        versions=made_by,
+    )
+    run = _context(plugins, plan, store, header, task, settings, progress, transport)
+    run.load = cache(lambda: _same_model(run.header, progress))
+    run.known_behavior = stored.behavior
+    return run
+
+
+def _context(
+    plugins: Plugins,
+    plan: Plan,
+    store: Store,
+    header: RunHeader,
+    task: Task,
+    settings: Settings,
+    progress: Progress,
+    transport: Transport | None,
+) -> RunContext:
+    """With what the store holds of an earlier attempt, whose time, name and note stay."""
+    earlier = _earlier(store, header)
+    if earlier is not None:
+        before = earlier.header
+        header = replace(
+            header, created_at=before.created_at, name=before.name, note=before.note
+        )
+    return RunContext(
+        plugins, plan, store, header, task, settings, progress, transport, earlier=earlier
+    )
+
+
+def _earlier(store: Store, header: RunHeader) -> Run | None:
+    """The same run as the store holds it: one that was made here, or else one that was imported."""
+    if store.status(header.id) is None and header.origin is None:
+        return None
+    try:
+        return store.get(header.id)
+    except UserError:
+        return None
+
+
+def _header(task: Task, model: Model, seed: int, resolved: Mapping[str, Any]) -> RunHeader:
+    made_by = versions()
+    return RunHeader(
+        id=run_id(task.id, model.id, resolved, made_by),
+        task=task.name,
+        task_id=task.id,
+        model=model.name,
+        model_id=model.id,
+        circuit_id=None,
+        status="unfinished",
+        created_at=_now(),
+        seed=seed,
+        settings=resolved,
+        versions=made_by,
+    )
+
+
+# --- the model -----------------------------------------------------------------------------------
 
 
 def load_model(
@@ -45,3 +209,94 @@ def load_model(
     model = loading.load_model(name, device=device, dtype=dtype, sources=sources)
     progress("load", 1, 1, model.name)
     return model
+
+
+def _same_model(header: RunHeader, progress: Progress) -> Model:
+    """The model of a stored run. Raises UserError if it has other weights here."""
+    model = load_model(header.model, progress=progress)
+    if model.id != header.model_id:
+        raise UserError(
+            f"The model {header.model} here has other weights than the one of run {header.id}; "
+            "run the task on it anew."
+        )
+    return model
+
+
+# --- the task ------------------------------------------------------------------------------------
+
+
+def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) -> Task:
+    """A plugin's task, or the one in the file that the settings name. Raises UserError."""
+    if settings.prompts is not None:
+        from .prompt_file import read_prompts
+
+        return read_prompts(settings.prompts, name, model, settings.examples)
+    builder = pick("task", plugins.tasks(), name)
+
+    def build(examples: int) -> Task:
+        with must_work(f"task {name!r} of plugin {plugins.owner('register_tasks', name)!r}"):
+            task = builder(model, examples=examples, seed=settings.seed)
+            if not isinstance(task, Task):
+                raise Unfit(f"it returned {type(task).__name__}, not Task")
+        return check_examples(task, model)
+
+    if settings.examples is not None:
+        return build(settings.examples)
+    if model.n_parameters <= CHEAP_PARAMETERS:
+        with suppress(UserError):  # not every task has so many prompts for every tokenizer
+            return build(CHEAP_EXAMPLES)
+    return build(DEFAULT_EXAMPLES)
+
+
+def _stored_task(header: RunHeader, store: Store) -> Task:
+    try:
+        return store.task(header.task_id)
+    except KeyError:
+        raise UserError(
+            f"The prompts of run {header.id} are not in this store (it was imported); run "
+            f"`acdc-explain run {header.task} --model {header.model}` here first."
+        ) from None
+
+
+# --- what can be known to be wrong before the work -----------------------------------------------
+
+
+def _check_early(run: RunContext) -> None:
+    """Whether the metric fits the prompts, prices are known, and all patterns can be read."""
+    _ = run.contrast, run.held_out
+    if run.asks_llm:
+        _ = run.session
+    run.plugins.patterns()
+
+
+def _check_llm(plan: Plan, plugins: Plugins, transport: Transport | None) -> None:
+    """Whether there is an LLM to ask, where the labeler asks one."""
+    asks = plugins.labelers()[plan.labeler].asks_llm
+    if asks and transport is None and not key_present():
+        Llm()  # says so
+
+
+def _check_stored(run: Run) -> None:
+    """Whether a stored run can be continued by this program."""
+    header, made_by = run.header, versions()
+    if results_of(header.versions) != results_of(made_by):
+        raise UserError(
+            f"Run {header.id} is of a program that gives other results "
+            f"({results_of(header.versions)}, this one {results_of(made_by)}); run its task anew."
+        )
+    if run.circuit is None or not run.evidence:
+        raise UserError(
+            f"Run {header.id} has no evidence yet; repeat its command, which goes on from there."
+        )
+
+
+def _prompts(plan: Plan, plugins: Plugins, settings: Settings) -> dict[str, Any]:
+    """Where an LLM is asked, its prompts decide the result too."""
+    if not plugins.labelers()[plan.labeler].asks_llm:
+        return {}
+    own = {"own_templates": True} if settings.templates else {}
+    return {"prompts": templates(plugins, settings).digest, **own}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

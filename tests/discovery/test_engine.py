@@ -20,7 +20,7 @@ from acdc_explain.errors import UserError
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.metrics import METRICS
 from acdc_explain.models.options import ABLATIONS
-from acdc_explain.pipeline.flow import build_task
+from acdc_explain.pipeline.prepare import build_task
 from acdc_explain.pipeline.settings import Settings
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent

@@ -22,7 +22,8 @@ from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.llm.batch import RecordingTransport
 from acdc_explain.pipeline.flow import judge as rejudge
-from acdc_explain.pipeline.flow import label, reopen, would_ask
+from acdc_explain.pipeline.flow import label, would_ask
+from acdc_explain.pipeline.prepare import reopen
 from acdc_explain.pipeline.settings import Settings
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.question import blind_names, true_text
@@ -405,7 +406,7 @@ def test_labeling_a_stored_run_is_the_run_one_would_have_asked_for(
 ):
     running = server(by_component(GOOD))
     settings = Settings(labeler="llm", llm_model="scripted")
-    monkeypatch.setattr("acdc_explain.pipeline.flow.load_model", lambda *a, **k: model)
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
     run = label(labeled, store, settings)
     assert {x.labeler for x in run.labels} == {"llm"}
     assert run.verdicts
@@ -422,7 +423,7 @@ def test_no_model_is_loaded_where_none_is_needed(store, labeled, server, monkeyp
     def load(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("acdc_explain.pipeline.flow.load_model", load)
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", load)
     server(by_component(GOOD))
     run = label(labeled, store, Settings(labeler="llm", llm_model="x"), judge=False)
     assert all(run.labels_of(node) for node in run.circuit.components)
@@ -432,7 +433,7 @@ def test_no_model_is_loaded_where_none_is_needed(store, labeled, server, monkeyp
 def test_other_weights_are_refused(store, labeled, server, small_model, monkeypatch):
     server(by_component(GOOD))
     other = small_model("llama")
-    monkeypatch.setattr("acdc_explain.pipeline.flow.load_model", lambda *a, **k: other)
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: other)
     with pytest.raises(UserError, match="has other weights"):
         label(labeled, store, Settings(labeler="llm", llm_model="x"))
 
@@ -529,7 +530,7 @@ def page(run: Any, store: Store) -> str:
 
 def test_the_summary_goes_by_file_too(batch, store, monkeypatch, model):
     """It is asked last, when all components are labeled and tested."""
-    monkeypatch.setattr("acdc_explain.pipeline.flow.load_model", lambda *a, **k: model)
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
     command = [
         "label",
         "last",

@@ -134,7 +134,7 @@ def explain(tmp_path, small_model, installed, monkeypatch):  # noqa: F811
 
     def start(hook: str, made: Any, **options: Any) -> ax.Run:
         plugins = installed(mine=registers(hook, mine=made))
-        monkeypatch.setattr("acdc_explain.pipeline.flow.load_plugins", lambda: plugins)
+        monkeypatch.setattr("acdc_explain.pipeline.prepare.load_plugins", lambda: plugins)
         settings = {**OPTIONS, "judges": ("role_card",), **options}
         if settings["discoverer"] == "mine":
             del settings["max_edges"]

@@ -1,0 +1,139 @@
+"""Task -> circuit: found by a discoverer, or taken from the store if it was found before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..discovery.faithfulness import faithfulness
+from ..errors import UserError
+from ..guard import Unfit, must_work
+from ..ids import content_id
+from ..models.contrast import Contrast
+from ..records.circuit import Circuit, Found
+from ..records.run.header import RESULTS, results_of
+from ..store.store import Store
+from .context import RunContext
+
+SHARES = (0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)  # thresholds of a sweep, of the gap
+SIZES = (20, 50, 100, 200, 500, 1000, 2000)  # most edges, where a discoverer has no threshold
+
+
+@dataclass(frozen=True)
+class StoredCheckpoints:
+    """How far a search is, kept in the store: a search that was stopped goes on from there.
+
+    `search_id` is a hash of whatever decides what the search measures.
+    """
+
+    store: Store
+    search_id: str
+
+    @staticmethod
+    def of(run: RunContext) -> StoredCheckpoints:
+        decisive = {
+            "task_id": run.header.task_id,
+            "model_id": run.header.model_id,
+            "metric": run.contrast.metric_name,
+            "ablation": run.contrast.ablation,
+            "version": results_of(run.header.versions),
+        }
+        return StoredCheckpoints(run.store, content_id("book", decisive))
+
+    def read(self, name: str) -> Any:
+        return self.store.read_checkpoint(self.search_id, name)
+
+    def write(self, name: str, content: Any) -> None:
+        self.store.write_checkpoint(self.search_id, name, content)
+
+
+def discover(run: RunContext) -> Circuit:
+    """The run's circuit.
+
+    Raises:
+        UserError: if the discoverer keeps no path from the input to the logits. The empty circuit
+            is stored all the same, so that the same search is not made again.
+    """
+    circuit = circuit_by(run, run.plan.discoverer_settings)
+    if not circuit.edges:
+        raise UserError(
+            f"Discoverer {circuit.discoverer!r} found no path from the input to the logits "
+            "that it would keep; allow more edges (--max-edges) or a smaller --tau."
+        )
+    run.header = replace(run.header, circuit_id=circuit.id)
+    run.writer.write_header(run.header)
+    return circuit
+
+
+def circuit_by(run: RunContext, discoverer_settings: Mapping[str, Any]) -> Circuit:
+    """The circuit that the run's discoverer finds with some settings; it may have no edge."""
+    name, header = run.plan.discoverer, run.header
+    settings = {
+        **discoverer_settings,
+        "metric": run.contrast.metric_name,
+        "ablation": run.contrast.ablation,
+        "results": RESULTS,
+        **run.plugins.code("register_discoverers", name),
+    }
+    circuit = run.store.find_circuit(header.task_id, header.model_id, name, settings)
+    if circuit is None:
+        circuit = _search(run, discoverer_settings, settings)
+        run.store.add_circuit(circuit)
+    return circuit
+
+
+def _search(
+    run: RunContext, discoverer_settings: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Circuit:
+    """Run the discoverer, and measure how faithful its circuit is on held-out prompts.
+
+    `settings`: all that decides the result, as they are stored.
+    """
+    contrast, name = run.contrast, run.plan.discoverer
+    contrast.checkpoints = StoredCheckpoints.of(run)
+    discoverer, started = run.plugins.discoverers()[name], time.monotonic()
+    with must_work(run.name_of("discoverer", name)):
+        edges = discoverer.function(contrast, run.progress, **discoverer_settings)
+        if not isinstance(edges, Found):
+            raise Unfit(f"it returned {type(edges).__name__}, not Found")
+    seconds = time.monotonic() - started
+    return _circuit(run, contrast, edges, settings, seconds)
+
+
+def _circuit(
+    run: RunContext, contrast: Contrast, found: Found, settings: Mapping[str, Any], seconds: float
+) -> Circuit:
+    graph = contrast.model.graph
+    return Circuit(
+        task_id=run.header.task_id,
+        model_id=run.header.model_id,
+        discoverer=run.plan.discoverer,
+        settings=settings,
+        edges=tuple(found.edges),
+        n_edges_total=found.n_edges_total or graph.n_edges,
+        n_edges_tested=found.n_edges_tested,
+        faithfulness=faithfulness(run.held_out, found.edges),
+        seconds=round(seconds, 3),
+        forward_seconds=contrast.model.forward_seconds(contrast.clean),
+        alternatives=found.alternatives,
+        n_layers=graph.n_layers,
+    )
+
+
+def sweep_points(run: RunContext) -> list[dict[str, Any]]:
+    """Settings of the discoverer that give circuits from small to large.
+
+    Raises:
+        UserError: if it has neither a threshold nor a size to set.
+    """
+    known = run.plan.discoverer_settings
+    if "tau" in known:
+        gap = abs(run.contrast.clean_metric - run.contrast.corrupt_metric)
+        return [{**known, "tau": share * gap} for share in SHARES]
+    if "max_edges" in known:
+        return [{**known, "max_edges": size} for size in SIZES]
+    raise UserError(
+        f"Discoverer {run.plan.discoverer!r} has neither tau nor max_edges to sweep over."
+    )
