@@ -32,6 +32,7 @@ ORDER = """
     discovery.engine
     discovery
     evidence
+    experiments
     labeling
     pipeline
     evaluation

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from ..errors import UserError
 from ..ids import canonical_json
-from ..evidence.behavior import behavior_of
 from ..llm.client import Llm, Transport
 from ..llm.prices import Prices
 from ..llm.session import Session
@@ -97,6 +96,8 @@ class RunContext:
         """How well the model does the task, on the prompts of each split."""
         if self.known_behavior:
             return self.known_behavior
+        from ..evidence.behavior import behavior_of  # torch, only when it is needed
+
         return {"discover": behavior_of(self.contrast), "held_out": behavior_of(self.held_out)}
 
     def check_behavior(self) -> Mapping[str, Behavior]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..discovery.faithfulness import faithfulness
 from ..errors import UserError
 from ..guard import Unfit, must_work
 from ..ids import content_id
-from ..models.contrast import Contrast
 from ..records.circuit import Circuit, Found
 from ..records.run.header import RESULTS, results_of
 from ..store.store import Store
 from .context import RunContext
+
+if TYPE_CHECKING:
+    from ..models.contrast import Contrast
 
 SHARES = (0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)  # thresholds of a sweep, of the gap
 SIZES = (20, 50, 100, 200, 500, 1000, 2000)  # most edges, where a discoverer has no threshold
@@ -105,6 +106,8 @@ def _search(
 def _circuit(
     run: RunContext, contrast: Contrast, found: Found, settings: Mapping[str, Any], seconds: float
 ) -> Circuit:
+    from ..discovery.faithfulness import faithfulness  # torch, only when it is needed
+
     graph = contrast.model.graph
     return Circuit(
         task_id=run.header.task_id,

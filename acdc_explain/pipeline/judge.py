@@ -64,7 +64,11 @@ def _test(
 ) -> Iterator[Verdict]:
     """What a judge yields, checked; up to its first fault, which is noted in `set_aside`."""
     judge: Judge = pick("judge", run.plugins.judges(), name)
-    by_id, held_out, roles = {label.id: label for label in labels}, run.held_out, run.plugins.roles()
+    by_id, held_out, roles = (
+        {label.id: label for label in labels},
+        run.held_out,
+        run.plugins.roles(),
+    )
     session = {"session": lambda: run.session} if judge.asks_llm else {}
 
     def checked_verdicts() -> Iterator[Verdict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -75,8 +75,9 @@ def open_run(
     }
     header = _header(task, model, settings.seed, resolved)
     loaded = model
-    run = _context(plugins, plan, store, header, task, settings, progress, transport)
-    run.load = lambda: loaded
+    run = _context(
+        plugins, plan, store, header, task, lambda: loaded, settings, progress, transport
+    )
     _check_early(run)
     return run
 
@@ -119,8 +120,8 @@ def reopen(
         settings=resolved,
         versions=made_by,
     )
-    run = _context(plugins, plan, store, header, task, settings, progress, transport)
-    run.load = cache(lambda: _same_model(run.header, progress))
+    load = cache(lambda: _same_model(header, progress))
+    run = _context(plugins, plan, store, header, task, load, settings, progress, transport)
     run.known_behavior = stored.behavior
     return run
 
@@ -131,6 +132,7 @@ def _context(
     store: Store,
     header: RunHeader,
     task: Task,
+    load: Callable[[], Model],
     settings: Settings,
     progress: Progress,
     transport: Transport | None,
@@ -139,11 +141,9 @@ def _context(
     earlier = _earlier(store, header)
     if earlier is not None:
         before = earlier.header
-        header = replace(
-            header, created_at=before.created_at, name=before.name, note=before.note
-        )
+        header = replace(header, created_at=before.created_at, name=before.name, note=before.note)
     return RunContext(
-        plugins, plan, store, header, task, settings, progress, transport, earlier=earlier
+        plugins, plan, store, header, task, load, settings, progress, transport, earlier=earlier
     )
 
 

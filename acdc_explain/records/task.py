@@ -106,6 +106,67 @@ class Task:
             schemes={name: tuple(prompts) for name, prompts in body["schemes"].items()},
         )
 
+    @staticmethod
+    def from_prompts(
+        name: str,
+        clean: Sequence[str],
+        corrupt: Sequence[str],
+        answers: Sequence[str | Sequence[str]],
+        foils: Sequence[str | Sequence[str]] | None = None,
+        *,
+        positions: Mapping[str, int | Sequence[int]] | None = None,
+        metric: str | None = None,
+        description: str = "",
+    ) -> Task:
+        """A task from lists of prompts: every second one is held out for verdicts.
+
+        Args:
+            name: What to call the task.
+            clean: The prompts that show the behavior, no two the same.
+            corrupt: For each its corruption, with as many tokens.
+            answers: For each the next token that is right, or several; with the space before it.
+            foils: For each the wrong answer, or several; None where there are none.
+            positions: Names of tokens, counted from 0 over the prompt's own tokens: one number
+                for all prompts, or one for each.
+            metric: `logit_diff`, `prob_diff`, `kl` or `nll`; None: `logit_diff` with foils, `nll`
+                without.
+            description: What the model does, in a sentence.
+
+        Returns:
+            The task. Whether its prompts fit a model's tokenizer is checked when a model sees it.
+
+        Raises:
+            UserError: for lists of different lengths, a prompt that is there twice, or fewer than
+                two prompts.
+        """
+        lists: dict[str, Sequence[Any]] = {"clean": clean, "corrupt": corrupt, "answers": answers}
+        lists |= {} if foils is None else {"foils": foils}
+        lists |= {k: v for k, v in (positions or {}).items() if not isinstance(v, int)}
+        for what, values in lists.items():
+            if len(values) != len(clean):
+                raise UserError(
+                    f"Task {name!r}: {what} has {len(values)} entries for {len(clean)} prompts."
+                )
+        if len(set(clean)) != len(clean) or len(clean) < 2:
+            raise UserError(f"Task {name!r}: give at least two clean prompts, no two the same.")
+        examples = [
+            Example(
+                clean[i],
+                corrupt[i],
+                _words(answers[i]),
+                () if foils is None else _words(foils[i]),
+                {k: v if isinstance(v, int) else v[i] for k, v in (positions or {}).items()},
+            )
+            for i in range(len(clean))
+        ]
+        return Task(
+            name=name,
+            description=description or f"The model continues the prompts of {name}.",
+            metric=metric or ("nll" if foils is None else "logit_diff"),
+            discover=tuple(examples[::2]),
+            held_out=tuple(examples[1::2]),
+        )
+
     @property
     def position_names(self) -> tuple[str, ...]:
         return shared_positions(self.discover)
@@ -123,6 +184,10 @@ class Task:
             held_out=corrupted(self.held_out),
             schemes={},
         )
+
+
+def _words(words: str | Sequence[str]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def shared_positions(examples: Sequence[Example]) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def page(run: Run, sizes: Sequence[Sized] = ()) -> str:
     `sizes`: all circuits known of its task and model, for the curve.
     """
     side = _side(run)
-    return _render(
+    return render(
         "report.html.j2",
         run=run,
         drawing=side.drawing,
@@ -108,7 +108,7 @@ def compare_page(first: Run, second: Run) -> str:
     """Two runs side by side."""
     sides = [_side(first), _side(second)]
     found = compare(first, second)
-    return _render(
+    return render(
         "compare.html.j2",
         sides=sides,
         found=found,
@@ -123,13 +123,13 @@ def index_page(runs: Sequence[Run], failed: Sequence[tuple[RunHeader, str]] = ()
     `failed`: runs without a page, and why.
     """
     claims = [(run, _claim(run, label)) for run in runs for label in run.labels]
-    return _render("index.html.j2", runs=runs, claims=claims, failed=failed)
+    return render("index.html.j2", runs=runs, claims=claims, failed=failed)
 
 
 def drawn(circuit: Circuit, run: Run | None = None) -> str:
     """A circuit alone, with the roles that a run gave it: for a notebook."""
     panels = _side(run).panels if run else ()
-    return _render(
+    return render(
         "drawn.html.j2",
         drawing=draw(circuit) if circuit.edges else None,
         by_node={str(panel.node): panel for panel in panels},
@@ -138,7 +138,7 @@ def drawn(circuit: Circuit, run: Run | None = None) -> str:
     )
 
 
-def _render(template: str, **variables: Any) -> str:
+def render(template: str, **variables: Any) -> str:
     """Everything that is not in the templates is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"),

@@ -6,10 +6,10 @@ import pytest
 
 import acdc_explain as ax
 from acdc_explain.errors import UserError
-from acdc_explain.pipeline import context as work
+from acdc_explain.pipeline import discover as work
 from acdc_explain.pipeline import flow as pipeline
-from acdc_explain.pipeline import settings
 from acdc_explain.pipeline.settings import Settings
+from acdc_explain.records.run import header as settings
 from acdc_explain.store.store import Store
 
 from ..conftest import word_task

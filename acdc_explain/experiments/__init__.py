@@ -1,0 +1,1 @@
+"""Single experiments for a notebook: cut an edge, ablate, look at attention, patch a path."""

@@ -1,0 +1,1 @@
+"""Tests of acdc_explain/experiments."""
