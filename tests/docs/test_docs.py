@@ -22,6 +22,10 @@ LABELING = (ROOT / "docs" / "labeling.md").read_text()
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
 SEARCH = (ROOT / "docs" / "search.md").read_text()
 ROLES = (ROOT / "docs" / "roles.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+PACKAGE = ROOT / "acdc_explain"
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def test_every_hook_is_in_the_documents():
@@ -37,19 +41,43 @@ def test_every_command_is_in_the_readme_and_no_other():
     assert {word for cell in named for word in re.findall(r"`([a-z]+)", cell)} == commands
 
 
-def test_every_file_is_in_the_readme_and_no_other():
-    files = {f"acdc_explain/{path.name}" for path in (ROOT / "acdc_explain").glob("[a-z]*.py")}
-    assert set(re.findall(r"`(acdc_explain/\w+\.py)`", README)) == files
+def test_every_room_is_in_the_readme_and_no_other():
+    rooms = {f"acdc_explain/{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    section = README.split("## Where is what in the code?")[1].split("## ")[0]
+    rows = re.findall(r"^\| `(.+?/)`", section, re.M)
+    assert {row for row in rows if row.startswith("acdc_explain/")} == rooms
+    assert len(rows) == len(set(rows)) <= 20
+    assert "(docs/architecture.md)" in section
 
 
-def test_files_import_only_files_above_them():
-    """The reading order is the order of dependence; imports inside functions may point down."""
-    order = re.findall(r"^\| `acdc_explain/(\w+)\.py`", README, re.M)
-    for place, name in enumerate(order):
-        for line in (ROOT / "acdc_explain" / f"{name}.py").read_text().splitlines():
-            match = re.match(r"from \.(\w+) import", line)
-            if match:
-                assert order.index(match[1]) < place, f"{name} imports {match[1]}"
+def test_the_architecture_has_the_rooms_in_the_order_of_imports_and_the_walls():
+    from ..test_layers import ORDER, WALLS
+
+    rows = re.findall(r"^\| (`.+?`) \| .* \| .*\|$", ARCHITECTURE.split("\n## ")[1], re.M)
+    assert [re.findall(r"`(.+?)`", row) for row in rows] == [
+        line.split() for line in ORDER.split("\n") if line.strip()
+    ]
+    for library, home in WALLS.items():
+        assert f"| `{library}` | `{home}` |" in ARCHITECTURE
+
+
+def test_the_glossary_is_in_alphabetical_order_and_defines_no_word_twice():
+    words = [word.lower() for word in re.findall(r"^\*\*(.+?)\*\*:", GLOSSARY, re.M)]
+    assert len(words) > 90
+    assert words == sorted(set(words))
+
+
+def test_every_outcome_is_in_the_glossary():
+    from acdc_explain.records.verdict import WORST_FIRST
+
+    assert tuple(re.findall(r"^- `(\w+)`:", GLOSSARY, re.M)) == WORST_FIRST
+
+
+def test_files_named_in_the_documents_exist():
+    named = re.compile(r"`((?:acdc_explain|plugins|prompts|tests|benchmarks|docs)/[\w./-]*)`")
+    for file in DOCUMENTS:
+        for path in named.findall(file.read_text()):
+            assert (ROOT / path).exists(), f"{file.name}: {path}"
 
 
 def test_every_measure_is_documented():
@@ -76,7 +104,7 @@ def test_every_entry_of_a_fingerprint_is_documented():
 
 
 def test_links_lead_somewhere():
-    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for file in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
@@ -98,7 +126,9 @@ def test_options_in_the_examples_exist():
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    for line in re.findall(r"^acdc-explain .*$", README + PLUGINS + LABELING + SEARCH, re.M):
+    for line in re.findall(
+        r"^acdc-explain .*$", "\n".join(file.read_text() for file in DOCUMENTS), re.M
+    ):
         for option in re.findall(r" (--[a-z-]+)", line.split("#")[0]):
             assert option in known, line
 
@@ -166,7 +196,7 @@ def test_what_is_imported_directly_is_a_dependency():
         "tokenizers", "safetensors", "huggingface_hub",  # those that transformers needs
     }  # fmt: skip
     for folder in ("acdc_explain", "plugins"):
-        for file in (ROOT / folder).glob("*.py"):
+        for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and not node.level:
