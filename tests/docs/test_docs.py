@@ -151,6 +151,17 @@ def example(tmp_path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(target)}
 
 
+def test_the_example_plugin_imports_nothing_deeper_than_the_package():
+    (code,) = re.findall(r"```python\n(.*?)```", PLUGINS, re.S)
+    imported = {
+        node.module if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    assert imported == {"random", "acdc_explain"}
+
+
 @pytest.mark.slow
 def test_the_example_plugin_is_installed_and_runs(example, tmp_path):
     def cli(*arguments: str) -> str:
