@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,63 @@ def mini() -> Any:
     from acdc_explain import load_model
 
     return load_model("mini")
+
+
+@pytest.fixture(scope="session")
+def _words_measured(small_model: Callable[..., Any], tmp_path_factory: Any) -> Path:
+    """A store that holds the circuit of `words` and its evidence, and no run."""
+    import duckdb
+
+    import acdc_explain as ax
+
+    folder = tmp_path_factory.mktemp("measured")
+    run = ax.explain(
+        word_task(4), small_model("neox"), store=folder / "run.duckdb", labeler="rules",
+        discoverer="eap", max_edges=12, judges=(), anyway=True,
+    )  # fmt: skip
+    store = ax.Store(folder / "measured.duckdb")
+    store.add_header(run.header)
+    store.add_circuit(run.circuit)
+    store.add_evidence(run.id, run.evidence)
+    with duckdb.connect(str(store.path)) as connection:
+        for table in ("runs", "run_evidence", "standings"):
+            connection.execute(f"DELETE FROM {table}")
+    return store.path
+
+
+_contrasts: dict[tuple[Any, ...], Any] = {}
+
+
+@pytest.fixture
+def measured(
+    _words_measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_contrasts: None
+) -> Any:
+    """A store in which a run on `words` by `neox` finds circuit and evidence as from before.
+
+    For tests of what is done with them: labels, verdicts, what is stored of a run.
+    """
+    import acdc_explain as ax
+
+    path = tmp_path / "s.duckdb"
+    shutil.copyfile(_words_measured, path)
+    return ax.Store(path)
+
+
+@pytest.fixture
+def shared_contrasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured on the same prompts in other tests is remembered, as within one run."""
+    from acdc_explain.models.contrast import NoCheckpoints
+    from acdc_explain.pipeline.context import RunContext
+
+    new = RunContext._contrast
+
+    def contrast(run: Any, split: str) -> Any:
+        model, chosen = run.load(), run.header.settings
+        how = (chosen["metric"], chosen["ablation"], run.settings.memory)
+        key = (model, run.task.id, split, *how)
+        if key not in _contrasts:
+            _contrasts[key] = new(run, split)
+        _contrasts[key].checkpoints = NoCheckpoints()
+        return _contrasts[key]
+
+    monkeypatch.setattr(RunContext, "_contrast", contrast)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from acdc_explain.llm.exchange import Exchange
 from acdc_explain.records.circuit import Circuit, Edge, Faithfulness, Node
 from acdc_explain.records.evidence import Evidence
@@ -11,6 +13,7 @@ from acdc_explain.records.run.motif import Motif
 from acdc_explain.records.run.run import Run
 from acdc_explain.records.run.summary import Sentence, Summary
 from acdc_explain.records.verdict import Outcome, Verdict
+from acdc_explain.store.store import Store
 
 EDGES = (
     "a0.h1->a1.h0<k>",
@@ -85,3 +88,19 @@ def make_run(
 def whole_run(task: str = "ioi") -> Run:
     """A sample by its task alone."""
     return make_run(task)
+
+
+_made: dict[str, bytes] = {}
+
+
+def stored(path: Path, *runs: Run) -> Store:
+    """A new store with these runs, in this order; made once, and copied for every other test."""
+    key = repr(runs)
+    if key in _made:
+        path.write_bytes(_made[key])
+        return Store(path)
+    store = Store(path)
+    for run in runs:
+        store.add_run(run)
+    _made[key] = path.read_bytes()
+    return store

@@ -15,31 +15,43 @@ from .context import RunContext
 
 
 def collect(run: RunContext, circuit: Circuit) -> dict[Node, list[Evidence]]:
-    """The evidence for every component of the circuit."""
+    """The evidence for every component of the circuit.
+
+    What the store holds already is linked to the run at once; each new item is stored as soon as
+    it is there.
+    """
     evidence: dict[Node, list[Evidence]] = {node: [] for node in circuit.components}
-    for name, settings in run.plan.collectors.items():
-        for item in _by_collector(run, circuit, name, settings):
+    recorded = {
+        name: {**settings, **run.plugins.code("register_collectors", name)}
+        for name, settings in run.plan.collectors.items()
+    }
+    stored = {
+        name: run.store.find_evidence(circuit.id, name, settings)
+        for name, settings in recorded.items()
+    }
+    run.writer.add_evidence([item for items in stored.values() for item in items])
+    for name in run.plan.collectors:
+        for item in (*stored[name], *_new(run, circuit, name, recorded[name], stored[name])):
             evidence[item.node].append(item)
     return evidence
 
 
-def _by_collector(
-    run: RunContext, circuit: Circuit, name: str, settings: Mapping[str, Any]
+def _new(
+    run: RunContext,
+    circuit: Circuit,
+    name: str,
+    recorded: Mapping[str, Any],
+    stored: Sequence[Evidence],
 ) -> Iterator[Evidence]:
-    """The evidence of one collector; each new item is stored as soon as it is there."""
-    recorded = {**settings, **run.plugins.code("register_collectors", name)}
-    stored = run.store.find_evidence(circuit.id, name, recorded)
-    yield from stored
+    """What a collector measures now, on the components without stored evidence of it."""
     done, total = len(stored), len(circuit.components)
     run.progress(name, done, total)
     measured = {item.node for item in stored}
     missing = [node for node in circuit.components if node not in measured]
+    if not missing:
+        return
     with WriteBuffer(run.writer.add_evidence) as buffer:
-        for item in stored:
-            buffer.put(item)
-        if not missing:
-            return
-        for node, facts in _measure(run, name, settings, missing):
+        for node, facts in _measure(run, name, missing):
             item = Evidence(circuit.id, node, name, recorded, facts)
             buffer.put(item)
             done += 1
@@ -48,9 +60,10 @@ def _by_collector(
 
 
 def _measure(
-    run: RunContext, name: str, settings: Mapping[str, Any], nodes: Sequence[Node]
+    run: RunContext, name: str, nodes: Sequence[Node]
 ) -> Iterator[tuple[Node, dict[str, Any]]]:
     """What a collector yields, checked; up to its first fault, which is noted in `set_aside`."""
+    settings = run.plan.collectors[name]
     collector, contrast = pick("collector", run.plugins.collectors(), name), run.contrast
 
     def checked_facts() -> Iterator[tuple[Node, dict[str, Any]]]:

@@ -89,9 +89,11 @@ class StoreFile:
     @contextmanager
     def _attached(self, *, read_only: bool, folder: Path | None = None) -> Iterator[Connection]:
         """A connection to the file, in which there is nothing but tables of ours."""
+        new = not any(_state(self.path))
         with attached(self.path, read_only=read_only, folder=folder) as connection:
             try:
-                self._check(connection)
+                if not new:  # nobody could have put anything in it
+                    self._check(connection)
                 connection.execute("USE store")
                 yield connection
             except (DatabaseError, RuntimeError) as error:

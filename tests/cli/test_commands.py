@@ -14,7 +14,7 @@ from acdc_explain.cli.main import app
 from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
-from ..samples import make_run
+from ..samples import make_run, stored
 
 
 def cli(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -28,10 +28,8 @@ def cli(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def db(tmp_path) -> str:
-    path = str(tmp_path / "s.duckdb")
-    Store(path).add_run(make_run("ioi", "mini"))
-    Store(path).add_run(make_run("induction", "big", created="2026-01-03T00:00:00Z"))
-    return path
+    second = make_run("induction", "big", created="2026-01-03T00:00:00Z")
+    return str(stored(tmp_path / "s.duckdb", make_run("ioi", "mini"), second).path)
 
 
 def invoke(*arguments: str) -> str:

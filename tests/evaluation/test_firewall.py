@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,13 +51,20 @@ def llm(goes_by):
     return script
 
 
-@pytest.fixture
-def run(small_model, tmp_path) -> Any:
-    store = Store(tmp_path / "s.duckdb")
-    return store, ax.explain(
-        word_task(4), small_model("neox"), store=store, labeler="rules", discoverer="eap",
+@pytest.fixture(scope="module")
+def labeled(small_model, tmp_path_factory) -> tuple[Path, ax.Run]:
+    """A run and the store it is in."""
+    path = tmp_path_factory.mktemp("labeled") / "s.duckdb"
+    return path, ax.explain(
+        word_task(4), small_model("neox"), store=path, labeler="rules", discoverer="eap",
         max_edges=30, judges=(), anyway=True,
     )  # fmt: skip
+
+
+@pytest.fixture
+def run(labeled, tmp_path) -> Any:
+    path, made = labeled
+    return Store(shutil.copyfile(path, tmp_path / "s.duckdb")), made
 
 
 @pytest.mark.parametrize(("goes_by", "followed"), [(reads, "evidence"), (recites, "index")])

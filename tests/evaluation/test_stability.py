@@ -73,7 +73,8 @@ class TestCounts:
 
 def test_draws_of_mini(mini, tmp_path, capsys):
     """Each draw is a run of its own, on its own prompts, and is reused."""
-    options = {"store": tmp_path / "s.duckdb", "examples": 4, "discoverer": "eap", "max_edges": 60}
+    options = {"store": tmp_path / "s.duckdb", "examples": 4, "discoverer": "eap", "max_edges": 40}
+    options |= {"judges": ("role_card",), "collectors": ("attention", "patching")}
     found = ax.stability("ioi", mini, seeds=2, **options)
     assert [run.header.seed for run in found.runs] == [0, 1]
     prompts = [{e.clean for e in run.task.held_out} for run in found.runs]

@@ -22,6 +22,7 @@ from acdc_explain.store.store import Store
 
 from ..conftest import word_task
 
+pytestmark = pytest.mark.usefixtures("shared_contrasts")
 SURE = Behavior(32, 1.0, 1.0, 0.9, "logit_diff", 5.0, 0.5, 4.5, (4.0, 5.0))
 
 

@@ -16,7 +16,6 @@ from acdc_explain.evidence.measures import MEASURES, measure
 from acdc_explain.labeling.experiments import EXPERIMENTS, ComponentExperiments
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.records.circuit import Node
-from acdc_explain.store.store import Store
 
 from ..conftest import word_task
 from ..llm.scripted_server import completion, serve
@@ -66,13 +65,13 @@ def step(reason: str = "r", **arguments: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def explain(tmp_path, monkeypatch, small_model):
-    store = Store(tmp_path / "s.duckdb")
-
+def explain(measured, monkeypatch, small_model):
     def start(answers, **options: Any):
         with serve(answers) as server:
             monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-            run = ax.explain(word_task(4), small_model("neox"), store=store, **OPTIONS, **options)
+            run = ax.explain(
+                word_task(4), small_model("neox"), store=measured, **OPTIONS, **options
+            )
         return run, server.requests
 
     return start

@@ -51,8 +51,8 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "s.duckdb")
+def store(measured) -> Store:
+    return measured
 
 
 @pytest.fixture
@@ -364,7 +364,7 @@ def test_a_limit_that_cannot_be_kept_is_refused(store, model, server):
         ax.explain(word_task(4), model, store=store, max_cost=1.0, **OPTIONS)
 
 
-def test_ctrl_c_does_not_wait_for_replies(tmp_path, server):
+def test_ctrl_c_does_not_wait_for_replies(store, labeled, server):
     arrived = threading.Event()
 
     def stalls(number: int, body: dict[str, Any]) -> Answer:
@@ -375,9 +375,8 @@ def test_ctrl_c_does_not_wait_for_replies(tmp_path, server):
 
     server(stalls)
     command = [
-        sys.executable, "-m", "acdc_explain", "run", "ioi", "--labeler", "llm", "--llm-model", "x",
-        "--discoverer", "eap", "--max-edges", "20", "--examples", "4",
-        "--db", str(tmp_path / "c.duckdb"),
+        sys.executable, "-m", "acdc_explain", "label", labeled.id, "--labeler", "llm",
+        "--llm-model", "x", "--db", str(store.path),
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert arrived.wait(120)
@@ -389,7 +388,7 @@ def test_ctrl_c_does_not_wait_for_replies(tmp_path, server):
     assert process.returncode == 1
     assert "the same command goes on from there" in err
     assert "Traceback" not in err
-    assert len(Store(tmp_path / "c.duckdb").get("last").exchanges) == 2
+    assert len(store.get("last").exchanges) == 2
 
 
 # --- label RUN ---------------------------------------------------------------------------------
@@ -647,7 +646,8 @@ def test_a_dry_run_asks_nobody_and_says_what_it_would_cost(store, labeled, tmp_p
 # --- a kill ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", [1, 3])
 def test_a_killed_run_asks_again_nothing_that_was_answered(concurrency, tmp_path, server):
     """SIGKILL when a later question arrives: all that was answered before it is in the store."""
     arrived: list[str] = []

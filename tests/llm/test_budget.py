@@ -24,11 +24,11 @@ from acdc_explain.llm.lease import Holder
 from acdc_explain.llm.prices import Prices, tokens_in
 from acdc_explain.llm.session import Session
 from acdc_explain.llm.templates import Templates
-from acdc_explain.pipeline.settings import Settings
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.label import Label, LabelResult
 from acdc_explain.store.store import Store
 
+from ..conftest import word_task
 from ..labeling.test_labeler import GOOD, by_component, questions, server  # noqa: F401
 from ..samples import make_run, whole_run
 from .scripted_server import RESET, Answer, completion, failure, serve
@@ -114,13 +114,13 @@ def test_no_more_is_billed_than_allowed(kind, session, monkeypatch):
     if kind in LONG or kind == "not counted":  # it said a few words
         bill = (680 + 2 * 3) / 1e6
     with serve(lambda number, body: BILLED[kind]) as running:
-        at = session(running.url, max_cost=0.0201, concurrency=3)
-        found = ask_all(at, 60)
+        at = session(running.url, max_cost=0.0101, concurrency=3)
+        found = ask_all(at, 30)
     billed = len(running.requests) * bill
     assert running.requests
-    assert billed <= 0.0201
+    assert billed <= 0.0101
     assert at.spent >= billed * 0.99
-    assert any(isinstance(x, NotAsked) and "--max-cost 0.0201" in str(x) for x in found)
+    assert any(isinstance(x, NotAsked) and "--max-cost 0.0101" in str(x) for x in found)
 
 
 @pytest.mark.parametrize("kind", LONG)
@@ -165,18 +165,15 @@ def test_letters_beyond_ascii_take_more_tokens():
 
 # --- two commands at once ----------------------------------------------------------------------
 
-RUN = ["run", "ioi", "--labeler", "rules", "--discoverer", "eap", "--max-edges", "20",
-       "--examples", "4", "--judge", "role_card"]  # fmt: skip
 LABEL = ["label", "last", "--labeler", "llm", "--llm-model", "x", "--no-judge"]
 
 
 @pytest.fixture
-def labeled(tmp_path) -> Store:
-    """A run on `mini`, for processes of their own."""
-    store = Store(tmp_path / "two.duckdb")
-    options = {"discoverer": "eap", "max_edges": 20, "labeler": "rules", "judges": ("role_card",)}
-    ax.explain("ioi", "mini", store=store, settings=Settings(examples=4), **options)
-    return store
+def labeled(measured, small_model) -> Store:
+    """A run, for processes of their own."""
+    options = {"discoverer": "eap", "max_edges": 12, "labeler": "rules", "judges": ("role_card",)}
+    ax.explain(word_task(4), small_model("neox"), store=measured, anyway=True, **options)
+    return measured
 
 
 def start(store: Store) -> subprocess.Popen[str]:

@@ -25,7 +25,7 @@ from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..conftest import make_hf_model, make_tokenizer
-from ..samples import make_run, whole_run
+from ..samples import make_run, stored, whole_run
 
 EVIL = "\x1b]0;x\x07 \x1b[2J [red]a[/red] [/] :smile: \u202eb \x9b31m \x85 \u2028 \ud800 \x7f\r\x08"
 OBEYED = [c for c in EVIL if not c.isprintable()] + ["\x1b]", "\x1b[2J"]
@@ -96,18 +96,25 @@ def assert_not_obeyed(text: str, *, own_colors: bool = False) -> None:
             assert character not in text, ascii(character)
 
 
-@pytest.fixture
-def db(tmp_path) -> str:
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> bytes:
     """A store that took a hostile run by `import`, and a good one."""
-    store = Store(tmp_path / "s.duckdb")
-    file = tmp_path / "run.json"
+    folder = tmp_path_factory.mktemp("hostile")
+    store = Store(folder / "s.duckdb")
+    file = folder / "run.json"
     file.write_text(json.dumps(to_document(evil_run())))
     store.add_run(whole_run())
     subprocess.run(
         [sys.executable, "-m", "acdc_explain", "import", str(file), "--db", str(store.path)],
         check=True, capture_output=True,
     )  # fmt: skip
-    return str(store.path)
+    return store.path.read_bytes()
+
+
+@pytest.fixture
+def db(hostile, tmp_path) -> str:
+    (tmp_path / "s.duckdb").write_bytes(hostile)
+    return str(tmp_path / "s.duckdb")
 
 
 @pytest.mark.parametrize("colors", [False, True])
@@ -226,8 +233,7 @@ class TestStreams:
 
     @pytest.fixture
     def db(self, tmp_path) -> str:
-        Store(tmp_path / "s.duckdb").add_run(whole_run())
-        return str(tmp_path / "s.duckdb")
+        return str(stored(tmp_path / "s.duckdb", whole_run()).path)
 
     def shell(self, db: str, arguments: list[str], redirect: str, **environment: str):
         import os

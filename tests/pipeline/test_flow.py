@@ -24,6 +24,8 @@ from acdc_explain.store.store import Store
 
 from ..conftest import word_task
 
+pytestmark = pytest.mark.usefixtures("shared_contrasts")
+
 
 def rows(store: Store) -> dict[str, int]:
     with duckdb.connect(str(store.path)) as connection:
@@ -42,6 +44,8 @@ def model(small_model) -> Any:
 
 
 OPTIONS: dict[str, Any] = {"discoverer": "eap", "max_edges": 12, "anyway": True}
+FEW: dict[str, Any] = {"collectors": ("attention",), "judges": ("role_card",)}
+"""For tests of circuits."""
 
 
 def test_every_stage_leaves_its_records(store, model):
@@ -72,7 +76,8 @@ def test_a_circuit_without_edges_is_refused(store, model, options):
     assert rows(store)["labels"] == rows(store)["evidence"] == 0
 
 
-def test_the_same_command_adds_no_row(store, model):
+def test_the_same_command_adds_no_row(measured, model):
+    store = measured
     first = ax.explain(word_task(4), model, store=store, **OPTIONS)
     before = rows(store)
     again = ax.explain(word_task(4), model, store=store, **OPTIONS)
@@ -81,7 +86,8 @@ def test_the_same_command_adds_no_row(store, model):
     assert rows(store) == before
 
 
-def test_another_setting_is_another_run_that_shares_what_it_can(store, model):
+def test_another_setting_is_another_run_that_shares_what_it_can(measured, model):
+    store = measured
     first = ax.explain(word_task(4), model, store=store, **OPTIONS)
     before = rows(store)
     other = ax.explain(
@@ -191,7 +197,7 @@ def test_wrong_options(options, complaint, store, model):
     assert complaint in str(caught.value)
 
 
-def test_a_user_plugin_takes_part(store, model, monkeypatch):
+def test_a_user_plugin_takes_part(measured, model):
     """A labeler of a few lines, registered by hand."""
 
     class Guess:
@@ -209,7 +215,7 @@ def test_a_user_plugin_takes_part(store, model, monkeypatch):
     plugins, plugin = load_plugins(), Plugin()
     plugins.register(plugin, "guessing")
     try:
-        run = ax.explain(word_task(4), model, store=store, labeler="guess", **OPTIONS)
+        run = ax.explain(word_task(4), model, store=measured, labeler="guess", **OPTIONS)
     finally:
         plugins.unregister(plugin)
     assert {label.role for label in run.labels} == {"previous_token"}
@@ -226,8 +232,9 @@ def test_prompts_given_in_python_are_checked_too(store, model):
         ax.explain(replace(task, held_out=(task.held_out[0], same)), model, store=store, **OPTIONS)
 
 
-def test_another_card_is_judged_again(store, model, monkeypatch):
+def test_another_card_is_judged_again(measured, model, monkeypatch):
     """A plugin that changes what a role demands changes the verdicts, and nothing else."""
+    store = measured
     from acdc_explain.records.role import Requirement, RoleCard
 
     roles = {"other": load_plugins().roles()["other"]}
@@ -249,7 +256,7 @@ def test_an_interrupted_discovery_goes_on(store, model, monkeypatch, tmp_path):
     """Nothing that was measured is measured again, and the circuit is the same."""
     from acdc_explain.discovery.engine.fast import Engine
 
-    options = {"discoverer": "acdc", "tau": 0.002, "anyway": True}
+    options = {"discoverer": "acdc", "tau": 0.002, "anyway": True, **FEW}
     whole = ax.explain(word_task(4), model, store=tmp_path / "other.duckdb", **options)
     decide, decided = Engine.decide, []
 
@@ -295,7 +302,7 @@ def test_ablations_and_grains_are_circuits_of_their_own(store, model):
     ]
     found = [
         ax.explain(
-            word_task(4), model, store=store, discoverer="acdc", tau=0.01, anyway=True, **way
+            word_task(4), model, store=store, discoverer="acdc", tau=0.01, anyway=True, **way, **FEW
         )
         for way in ways
     ]

@@ -14,6 +14,7 @@ from acdc_explain.store.store import Store
 
 from ..conftest import word_task
 
+pytestmark = pytest.mark.usefixtures("shared_contrasts")
 OPTIONS = {"discoverer": "eap", "max_edges": 12, "labeler": "rules", "anyway": True}
 
 

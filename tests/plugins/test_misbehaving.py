@@ -18,7 +18,6 @@ from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.records.role import RoleCard
 from acdc_explain.records.run.summary import Sentence
 from acdc_explain.records.verdict import Verdict
-from acdc_explain.store.store import Store
 
 from ..conftest import word_task
 from .test_plugins import Labels, installed, registers, thing  # noqa: F401
@@ -128,9 +127,8 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.fixture
-def explain(tmp_path, small_model, installed, monkeypatch):  # noqa: F811
+def explain(measured, small_model, installed, monkeypatch):  # noqa: F811
     """A run with a plugin `mine` that brings one thing."""
-    store = Store(tmp_path / "s.duckdb")
 
     def start(hook: str, made: Any, **options: Any) -> ax.Run:
         plugins = installed(mine=registers(hook, mine=made))
@@ -138,7 +136,7 @@ def explain(tmp_path, small_model, installed, monkeypatch):  # noqa: F811
         settings = {**OPTIONS, "judges": ("role_card",), **options}
         if settings["discoverer"] == "mine":
             del settings["max_edges"]
-        return ax.explain(word_task(4), small_model("neox"), store=store, **settings)
+        return ax.explain(word_task(4), small_model("neox"), store=measured, **settings)
 
     return start
 

@@ -19,6 +19,8 @@ from acdc_explain.store.document.read import from_document
 from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
+pytestmark = pytest.mark.usefixtures("shared_contrasts")
+
 
 def typed(command: str, db: Any) -> str:
     """What a command of acdc-explain prints."""

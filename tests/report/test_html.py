@@ -16,6 +16,7 @@ from typing import Any
 import networkx as nx
 import pytest
 from hypothesis import given
+from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -36,7 +37,7 @@ from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..plugins.test_hostile import FUZZ, changed, places, values
-from ..samples import make_run, whole_run
+from ..samples import make_run, stored, whole_run
 
 NASTY = [
     "<script>document.title='stolen'</script>", "\"><img src=x onerror=alert(1)>", "'; --", "{{ 7 * 7 }}",
@@ -269,10 +270,7 @@ def test_matches_in_a_notebook(tmp_path):
 class TestCommand:
     @pytest.fixture
     def db(self, tmp_path) -> str:
-        store = Store(tmp_path / "s.duckdb")
-        for task in ("ioi", "induction"):
-            store.add_run(whole_run(task))
-        return str(store.path)
+        return str(stored(tmp_path / "s.duckdb", *map(whole_run, ("ioi", "induction"))).path)
 
     def test_pages(self, db, tmp_path):
         file, folder = tmp_path / "new" / "run.html", tmp_path / "all"
@@ -333,9 +331,7 @@ IN_FACTS = [path for path in places(SHOWN) if "facts" in path[:-1] or path[:1] =
 class TestAnyRunThatImportTakes:
     def imported(self, tmp_path, document) -> Store | None:
         """A store with this run and a good one; None if it is not taken."""
-        store, file = Store(tmp_path / "own.duckdb"), tmp_path / "run.json"
-        store.path.unlink(missing_ok=True)
-        store.add_run(whole_run())
+        store, file = stored(tmp_path / "own.duckdb", whole_run()), tmp_path / "run.json"
         file.write_text(json.dumps(document), encoding="utf-8")
         done = CliRunner().invoke(app, ["import", str(file), "--db", str(store.path)])
         return store if done.exit_code == 0 else None
@@ -354,7 +350,7 @@ class TestAnyRunThatImportTakes:
         return (tmp_path / "run.html").read_text()
 
     @given(st.lists(st.tuples(st.sampled_from(IN_FACTS), values), min_size=1, max_size=4))
-    @FUZZ
+    @bounds(FUZZ, max_examples=12)
     def test_changed_anywhere(self, tmp_path, changes):
         document = changed(SHOWN, changes)
         with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):

@@ -33,6 +33,9 @@ def imported(run: Run, where: str = "f.json") -> Run:
     return from_document(json.loads(json.dumps(to_document(run))), where)
 
 
+pytestmark = pytest.mark.usefixtures("shared_contrasts")
+
+
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(tmp_path / "s.duckdb")
@@ -158,14 +161,16 @@ def results(run: Run) -> Any:
     return document
 
 
+@pytest.fixture(scope="module")
+def honest(small_model, tmp_path_factory) -> Run:
+    path = tmp_path_factory.mktemp("honest") / "s.duckdb"
+    return ax.explain(word_task(4), small_model("neox"), store=path, **OPTIONS)
+
+
 class TestAForgedImport:
     @pytest.fixture
     def model(self, small_model) -> Any:
         return small_model("neox")
-
-    @pytest.fixture
-    def honest(self, model, tmp_path) -> Run:
-        return ax.explain(word_task(4), model, store=tmp_path / "honest.duckdb", **OPTIONS)
 
     def test_is_not_the_result_of_the_same_run(self, honest, model, store):
         forgery = imported(forged(honest))

@@ -20,16 +20,14 @@ from acdc_explain.store.duck import engine as connecting
 from acdc_explain.store.duck.engine import LOCK_SECONDS, SEARCH_SECONDS, memory, search_limits
 from acdc_explain.store.store import Store
 
-from ..samples import make_run, whole_run
+from ..samples import make_run, stored, whole_run
 
 SLOW = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE (a.range ^ b.range) % 7 = 9"
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    store = Store(tmp_path / "s.duckdb")
-    store.add_run(whole_run())
-    return store
+    return stored(tmp_path / "s.duckdb", whole_run())
 
 
 def dense(number: int) -> Run:
@@ -327,13 +325,13 @@ class TestCompacting:
         """Three processes add runs while one writes the file anew, again and again."""
         code = (
             "from tests.samples import whole_run\n"
-            "for n in range(12): assert Store(sys.argv[1]).add_run(whole_run(f'{sys.argv[2]}.{n}'))\n"
+            "for n in range(5): assert Store(sys.argv[1]).add_run(whole_run(f'{sys.argv[2]}.{n}'))\n"
         )
         writers = [start(code, str(store.path), f"w{number}") for number in range(3)]
         while any(writer.poll() is None for writer in writers):
             store.compact()
         assert [writer.communicate()[1] for writer in writers] == [""] * 3
-        assert len(store.runs()) == 1 + 3 * 12
+        assert len(store.runs()) == 1 + 3 * 5
         assert store.verify() == []
 
     def test_a_process_between_opening_and_locking(self, store, monkeypatch):

@@ -20,15 +20,13 @@ from acdc_explain.store.motifs import motif_counts
 from acdc_explain.store.store import Store
 
 from ..conftest import word_task
-from ..samples import make_run, whole_run
+from ..samples import make_run, stored, whole_run
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    store = Store(tmp_path / "s.duckdb")
-    store.add_run(make_run("ioi", "mini"))
-    store.add_run(make_run("induction", "big", created="2026-01-03T00:00:00Z"))
-    return store
+    second = make_run("induction", "big", created="2026-01-03T00:00:00Z")
+    return stored(tmp_path / "s.duckdb", make_run("ioi", "mini"), second)
 
 
 def cli(store: Store, *arguments: str) -> str:
@@ -212,11 +210,10 @@ class TestOnlyWhatPassed:
     @pytest.fixture
     def mixed(self, tmp_path) -> Store:
         """a1.h0's label failed one of two judges."""
-        store, run = Store(tmp_path / "m.duckdb"), make_run()
+        run = make_run()
         label = next(label for label in run.labels if label.role == "induction")
         failed = Verdict(label.id, "transfer", "causal_only", 0.0, 0.0, 0.5, 9, "fails")
-        store.add_run(replace(run, verdicts=[*run.verdicts, failed]))
-        return store
+        return stored(tmp_path / "m.duckdb", replace(run, verdicts=[*run.verdicts, failed]))
 
     @pytest.mark.parametrize(
         ("pattern", "passed", "all_of_them"),

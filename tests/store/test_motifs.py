@@ -26,7 +26,7 @@ from acdc_explain.store.search.null_circuits import randomised
 from acdc_explain.store.store import Store
 from acdc_explain.store.tables.rows import node_key, node_of
 
-from ..samples import make_run, whole_run
+from ..samples import make_run, stored, whole_run
 from .test_patterns import brute_force
 
 
@@ -102,11 +102,12 @@ PREVIOUS = {"previous_token_attention": (0.9, 1.0)}
 class TestLike:
     @pytest.fixture
     def store(self, tmp_path) -> Store:
-        store = Store(tmp_path / "s.duckdb")
-        store.add_run(like("ioi", "big", a1_h0=INDUCTION, a2_h1=WEAKER))
-        store.add_run(like("ioi", "mini", a1_h0=WEAKER, a0_h1=PREVIOUS))
-        store.add_run(like("induction", "mini", a1_h0=WEAKER, a2_h1=INDUCTION))
-        return store
+        return stored(
+            tmp_path / "s.duckdb",
+            like("ioi", "big", a1_h0=INDUCTION, a2_h1=WEAKER),
+            like("ioi", "mini", a1_h0=WEAKER, a0_h1=PREVIOUS),
+            like("induction", "mini", a1_h0=WEAKER, a2_h1=INDUCTION),
+        )
 
     def test_other_models_come_first_and_each_component_once(self, store):
         run = next(h for h in store.runs() if h.model == "big")

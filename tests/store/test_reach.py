@@ -14,14 +14,12 @@ from acdc_explain.errors import UserError
 from acdc_explain.output.files import check_output
 from acdc_explain.store.store import Store
 
-from ..samples import whole_run
+from ..samples import stored, whole_run
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    store = Store(tmp_path / "s.duckdb")
-    store.add_run(whole_run())
-    return store
+    return stored(tmp_path / "s.duckdb", whole_run())
 
 
 @pytest.mark.parametrize(

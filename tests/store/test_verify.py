@@ -17,15 +17,13 @@ from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
 
 from ..conftest import word_task
-from ..samples import make_run, whole_run
+from ..samples import make_run, stored, whole_run
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    store = Store(tmp_path / "s.duckdb")
+    store = stored(tmp_path / "s.duckdb", *map(whole_run, ("ioi", "induction")))
     store.add_task(word_task(2))
-    for task in ("ioi", "induction"):
-        store.add_run(whole_run(task))
     return store
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -42,8 +43,14 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "results": str(RESULTS),
-        **{p: version(p) for p in packages},
+        **{package: _version(package) for package in packages},
     }
+
+
+@cache
+def _version(package: str) -> str:
+    """Looking it up reads files."""
+    return version(package)
 
 
 @dataclass(frozen=True, slots=True)
