@@ -29,7 +29,8 @@ def collect(run: RunContext, circuit: Circuit) -> dict[Node, list[Evidence]]:
         name: run.store.find_evidence(circuit.id, name, settings)
         for name, settings in recorded.items()
     }
-    run.writer.add_evidence([item for items in stored.values() for item in items])
+    if any(stored.values()):
+        run.writer.add_evidence([item for items in stored.values() for item in items])
     for name in run.plan.collectors:
         for item in (*stored[name], *_new(run, circuit, name, recorded[name], stored[name])):
             evidence[item.node].append(item)
