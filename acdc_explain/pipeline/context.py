@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..evidence.behavior import behavior_of
 from ..guard import PluginFault, Unfit, must_work, until_fault
 from ..ids import content_id
-from ..labeling import checked
+from ..labeling.checked import check_facts, check_verdict
 from ..labeling.labeler import LabelingStage
 from ..llm.client import Llm, Transport
 from ..llm.exchange import NotAsked, UnusableReply
@@ -237,7 +237,7 @@ class RunContext:
 
         def checked_facts() -> Iterator[tuple[Node, dict[str, Any]]]:
             for item in collector(contrast, nodes, **settings):
-                yield checked.collected(item, nodes)
+                yield check_facts(item, nodes)
 
         return until_fault(checked_facts, self._who("collector", name), self.set_aside.append)
 
@@ -262,8 +262,8 @@ class RunContext:
             roles=self.plugins.roles(),
             task=self.task,
             model=self.header.model,
-            store=self.store,
-            run_id=self.header.id,
+            writer=self.store.writer(self.header.id),
+            find_results=self.store.find_label_results,
             progress=self.progress,
             session=self.session if self.asks_llm else None,
             experiments=self.experiments,
@@ -287,8 +287,7 @@ class RunContext:
             llm=llm,
             templates=templates(self.plugins, self.settings),
             transport=self.transport or Llm(self.settings.timeout),
-            cache=self.store,
-            run_id=self.header.id,
+            cache=self.store.writer(self.header.id).replies,
             prices=prices,
             max_cost=self.settings.max_cost,
             concurrency=self.settings.concurrency,
@@ -336,7 +335,7 @@ class RunContext:
 
         def checked_verdicts() -> Iterator[Verdict]:
             for item in judge(held_out, labels, self.plugins.roles(), **settings):
-                yield checked.verdict(item, name, by_id)
+                yield check_verdict(item, name, by_id)
 
         return until_fault(checked_verdicts, self._who("judge", name), self.set_aside.append)
 

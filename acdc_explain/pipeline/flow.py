@@ -111,7 +111,7 @@ def would_ask(
 
     The work must have been prepared with `RecordingTransport` as its transport.
     """
-    return list(_asked_now(work, circuit, evidence, CacheOverlay(work.store)).values())
+    return list(_asked_now(work, circuit, evidence, CacheOverlay(work.store.replies)).values())
 
 
 def _asked_now(
@@ -147,7 +147,7 @@ def _taken(
     work: RunContext, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]], file: Path
 ) -> list[Exchange]:
     """The answers in a batch file, if all of them are to questions of this work."""
-    cache = CacheOverlay(work.store)
+    cache = CacheOverlay(work.store.replies)
     return take(
         file, cache, work.session.prices, lambda: _asked_now(work, circuit, evidence, cache)
     )

@@ -79,9 +79,9 @@ def session(monkeypatch, tmp_path):
 
     def make(url: str, **options: Any) -> Session:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        cache = Store(tmp_path / "shelf.duckdb")
+        cache = Store(tmp_path / "cache.duckdb").replies
         llm = Llm(options.pop("timeout", 30))
-        return Session("scripted", Templates([PROMPTS]), llm, cache, None, prices=PRICES, **options)
+        return Session("scripted", Templates([PROMPTS]), llm, cache, prices=PRICES, **options)
 
     return make
 
@@ -109,7 +109,7 @@ LONG = "negative boolean absurd nothing text".split()  # their true length is to
 @pytest.mark.parametrize("kind", BILLED)
 def test_no_more_is_billed_than_allowed(kind, session, monkeypatch):
     """The server bills every request that it got: the prompt, and what the reply says it has."""
-    monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
+    monkeypatch.setattr("acdc_explain.llm.session.GIVE_UP_AFTER", 10**9)
     bill = (680 + 2 * 1000) / 1e6
     if kind in LONG or kind == "not counted":  # it said a few words
         bill = (680 + 2 * 3) / 1e6
@@ -131,7 +131,7 @@ def test_counts_that_cannot_be_true_are_none(kind, session):
 
 
 def test_what_was_never_sent_costs_nothing(session, monkeypatch):
-    monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
+    monkeypatch.setattr("acdc_explain.llm.session.GIVE_UP_AFTER", 10**9)
     at = session("http://127.0.0.1:9/v1", max_cost=0.01)
     found = ask_all(at, 3)
     assert at.spent == 0
@@ -232,34 +232,35 @@ def test_a_command_that_was_killed_keeps_nobody_waiting(labeled, server):  # noq
     assert len(questions(good)) == len(run.circuit.components)
 
 
-class TestClaims:
+class TestLeases:
     def test_one_at_a_time_until_it_is_released(self, tmp_path):
-        store, first, second = Store(tmp_path / "c.duckdb"), Holder.new(), Holder.new()
-        assert store.claim("r", first, 60) == []
-        assert store.claim("r", first, 60) == []
-        assert store.claim("r", second, 60) is None
-        assert store.claim("other", second, 60) == []
-        store.release("r", second)  # it is not its own
-        assert store.claim("r", second, 60) is None
-        store.release("r", first)
-        assert store.claim("r", second, 60) == []
+        replies = Store(tmp_path / "c.duckdb").replies
+        first, second = Holder.new(), Holder.new()
+        assert replies.lease("r", first, 60) == []
+        assert replies.lease("r", first, 60) == []
+        assert replies.lease("r", second, 60) is None
+        assert replies.lease("other", second, 60) == []
+        replies.release("r", second)  # of another holder
+        assert replies.lease("r", second, 60) is None
+        replies.release("r", first)
+        assert replies.lease("r", second, 60) == []
 
-    def test_what_was_replied_in_the_meantime_is_told(self, tmp_path):
+    def test_what_was_replied_in_the_meantime_is_returned(self, tmp_path):
         store, run = Store(tmp_path / "c.duckdb"), make_run()
-        store.add_exchange(None, run.exchanges[0])
-        assert store.claim("r1", Holder.new(), 60) == list(run.exchanges)
+        store.replies.add_exchange(run.exchanges[0])
+        assert store.replies.lease("r1", Holder.new(), 60) == list(run.exchanges)
 
-    def test_a_claim_ends_with_its_time_or_its_process(self, tmp_path):
+    def test_a_lease_ends_with_its_time_or_its_process(self, tmp_path):
         here = Holder.new()
         away = replace(here, host="elsewhere", token="t")
-        assert here.respects(away.claim(60))
-        assert not here.respects(away.claim(-1))
+        assert here.is_blocked_by(away.lease(60))
+        assert not here.is_blocked_by(away.lease(-1))
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
-        assert not here.respects(replace(here, process=ended.pid, token="t").claim(60))
-        assert not here.respects(replace(here, started="long ago", token="t").claim(60))
-        assert here.respects(replace(here, token="t").claim(60))
-        assert not here.respects(here.claim(60))
+        assert not here.is_blocked_by(replace(here, process=ended.pid, token="t").lease(60))
+        assert not here.is_blocked_by(replace(here, started="long ago", token="t").lease(60))
+        assert here.is_blocked_by(replace(here, token="t").lease(60))
+        assert not here.is_blocked_by(here.lease(60))
 
 
 def test_a_question_keeps_the_first_answer(tmp_path):
@@ -285,11 +286,11 @@ def test_a_retry_that_another_command_made_is_taken(session):
         bad = problem.exchange
         at, other = session(running.url, again=True), Holder.new()
         first = Request("t", "scripted", f"Question 0? {'x' * 2000}", SCHEMA)
-        assert at.cache.claim(first.id, other, 60)
+        assert at.cache.lease(first.id, other, 60)
 
         def answer() -> None:
             good = replace(bad, template="t", prompt=first.prompt, request_id=first.id)
-            at.cache.add_exchange(None, replace(good, reply='{"a": "new"}', error=None))
+            at.cache.add_exchange(replace(good, reply='{"a": "new"}', error=None))
             at.cache.release(first.id, other)
 
         threading.Timer(0.7, answer).start()

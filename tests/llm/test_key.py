@@ -10,7 +10,7 @@ from acdc_explain.errors import UserError
 from acdc_explain.llm.client import Llm, key_present
 from acdc_explain.llm.exchange import Exchange, Request
 from acdc_explain.llm.key import SHORTEST_SECRET, api_key, without_key
-from acdc_explain.llm.reply import from_batch
+from acdc_explain.llm.reply import exchange_of_batch
 
 KEY = "sk-Very/secret-1234567890"
 
@@ -26,7 +26,7 @@ def escaped(text: str, form: str = "\\u{:04x}") -> str:
 
 def reply(content: object) -> Exchange:
     message = {"message": {"content": content}, "finish_reason": "stop"}
-    return from_batch(Request("t", "llm", "?", {}), {"choices": [message]})
+    return exchange_of_batch(Request("t", "llm", "?", {}), {"choices": [message]})
 
 
 @pytest.mark.parametrize("key", ["x", "none", "s", ",", '"', "x" * (SHORTEST_SECRET - 1)])
