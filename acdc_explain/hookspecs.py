@@ -1,24 +1,29 @@
 """The hooks. A plugin implements those it needs; each returns a mapping of names to things.
 
-Hooks register callables and records, they never do the work. A callable's keyword-only
-parameters are its settings: a user sets them on the command line or in Python, and they are
-part of what identifies a result.
+Hooks register callables and records; they never do the work. A callable's keyword-only
+parameters are its settings: users set them on the command line or in Python, and they are part of
+what identifies a result. A bare callable is enough; the records `Discoverer`, `Labeler` and
+`Judge` say more about one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import pluggy
 
 if TYPE_CHECKING:
-    from .llm.exchange import Ask
+    from .llm.exchange import Ask, Exchange
+    from .models.contrast import Contrast
+    from .progress import Progress
     from .records.circuit import Found, Node
-    from .records.label import LabelerReply
+    from .records.label import Label, LabelerReply
     from .records.question import Question
     from .records.role import AnswerKey, RoleCard
+    from .records.run.summary import Sentence, SummaryQuestion
     from .records.task import Task, Tokenizer
     from .records.verdict import Verdict
 
@@ -31,37 +36,150 @@ ModelSource: TypeAlias = Callable[[], "str | Path"]
 
 
 class TaskBuilder(Protocol):
-    """Writes a task's examples for a model's tokenizer. Raises UserError if it cannot."""
+    """Writes a task's prompts for a model's tokenizer. Raises UserError if it cannot."""
 
     def __call__(self, tokenizer: Tokenizer, *, examples: int, seed: int) -> Task: ...
 
 
-Discoverer: TypeAlias = "Callable[..., Found]"
-"""(contrast, progress, *, settings): chooses edges, looking at the contrast's examples alone.
-
-It may have an attribute `check`: called with all settings before the model is loaded."""
-
-Collector: TypeAlias = "Callable[..., Iterator[tuple[Node, Facts]]]"
-"""(contrast, nodes, *, settings): yields facts, as JSON, for each node as soon as it has them."""
-
-Judge: TypeAlias = "Callable[..., Iterator[Verdict]]"
-"""(contrast on held-out examples, labels, roles, *, settings): yields each verdict as it comes."""
+# --- functions: their settings are keyword-only parameters ---------------------------------------
 
 
-class Labeler(Protocol):
-    """Proposes roles for one node. Its settings are the keyword-only parameters of the call.
+class FindEdges(Protocol):
+    """Chooses a circuit's edges. It sees the discovery prompts and no held-out one."""
 
-    `prompt` is what an LLM would be sent first, or a fingerprint of what the labeler looks at; a
-    stored answer to the same prompt is not asked for again. A labeler with a setting `llm_model`
-    is given an `ask`. It may have `async summarise(story, ask)`: sentences on the whole circuit.
+    def __call__(
+        self, contrast: Contrast, progress: Progress, /, *args: Any, **settings: Any
+    ) -> Found: ...
+
+
+class Collector(Protocol):
+    """Yields facts, as JSON, for each node as soon as it has them."""
+
+    def __call__(
+        self, contrast: Contrast, nodes: Sequence[Node], /, *args: Any, **settings: Any
+    ) -> Iterator[tuple[Node, Facts]]: ...
+
+
+class JudgeLabels(Protocol):
+    """Yields a verdict for each label as soon as it has one. The contrast is on held-out prompts.
+
+    A judge that asks an LLM is also given `session`, a function that opens the LLM session.
     """
 
-    def prompt(self, question: Question, ask: Ask | None) -> str: ...
+    def __call__(
+        self,
+        contrast: Contrast,
+        labels: Sequence[Label],
+        roles: Mapping[str, RoleCard],
+        /,
+        *args: Any,
+        **settings: Any,
+    ) -> Iterator[Verdict]: ...
+
+
+class Propose(Protocol):
+    """Proposes roles for the node of a question, given the prompt that was made for it.
+
+    Raises what `ask` raises.
+    """
+
+    def __call__(
+        self, question: Question, prompt: str, ask: Ask | None, /, *args: Any, **settings: Any
+    ) -> Awaitable[LabelerReply]: ...
+
+
+class MakePrompt(Protocol):
+    """What an LLM would be sent first, or a fingerprint of what the labeler looks at.
+
+    A stored answer to the same prompt is used again.
+    """
+
+    def __call__(self, question: Question, ask: Ask | None, /) -> str: ...
+
+
+class Summarise(Protocol):
+    """Sentences on the whole circuit, and the exchange they came from."""
+
+    def __call__(
+        self, question: SummaryQuestion, ask: Ask | None, /
+    ) -> Awaitable[tuple[Sequence[Sentence], Exchange | None]]: ...
+
+
+class LabelerObject(Protocol):
+    """A labeler as one object: call it for proposals. It may have a method `summarise`, too."""
 
     @property
-    def __call__(self) -> Callable[..., Awaitable[LabelerReply]]:
-        """async (question, prompt, ask, *, settings); raises what `ask` raises."""
-        ...
+    def prompt(self) -> MakePrompt: ...
+
+    @property
+    def __call__(self) -> Propose: ...
+
+
+# --- records: a function and what else is to be known of it --------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Discoverer:
+    """A way to find a circuit.
+
+    Attributes:
+        function: Chooses the edges.
+        check: Called with all settings before a model is loaded; raises UserError for settings
+            that do not go together.
+    """
+
+    function: FindEdges
+    check: Callable[..., None] | None = None
+
+    @staticmethod
+    def of(registered: Discoverer | FindEdges) -> Discoverer:
+        return registered if isinstance(registered, Discoverer) else Discoverer(registered)
+
+
+@dataclass(frozen=True, slots=True)
+class Labeler:
+    """A way to propose roles.
+
+    Attributes:
+        function: Proposes roles for one node.
+        prompt: Makes what the function is given, without asking anybody.
+        summarise: Says what the whole circuit does; None: the rules say it.
+        asks_llm: Whether it asks an LLM. It then has a setting `llm_model` and is given an `ask`.
+    """
+
+    function: Propose
+    prompt: MakePrompt
+    summarise: Summarise | None = None
+    asks_llm: bool = False
+
+    @staticmethod
+    def of(registered: Labeler | LabelerObject, *, asks_llm: bool = False) -> Labeler:
+        if isinstance(registered, Labeler):
+            return registered
+        summarise = cast("Summarise | None", getattr(registered, "summarise", None))
+        return Labeler(registered, registered.prompt, summarise, asks_llm)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A way to test labels.
+
+    Attributes:
+        function: Tests some labels by experiment.
+        on_request: Whether it tests only where a user names it.
+        asks_llm: Whether it asks an LLM. It then has a setting `llm_model` and is given `session`.
+    """
+
+    function: JudgeLabels
+    on_request: bool = False
+    asks_llm: bool = False
+
+    @staticmethod
+    def of(registered: Judge | JudgeLabels) -> Judge:
+        return registered if isinstance(registered, Judge) else Judge(registered)
+
+
+# --- the hooks -----------------------------------------------------------------------------------
 
 
 class Hooks(Protocol):
@@ -78,7 +196,7 @@ class Hooks(Protocol):
         ...
 
     @hookspec
-    def register_discoverers(self) -> Mapping[str, Discoverer]:
+    def register_discoverers(self) -> Mapping[str, Discoverer | FindEdges]:
         """Ways to find a circuit: `--discoverer NAME`."""
         ...
 
@@ -88,23 +206,23 @@ class Hooks(Protocol):
         ...
 
     @hookspec
-    def register_labelers(self) -> Mapping[str, Labeler]:
+    def register_labelers(self) -> Mapping[str, Labeler | LabelerObject]:
         """Ways to propose roles: `--labeler NAME`."""
         ...
 
     @hookspec
-    def register_judges(self) -> Mapping[str, Judge]:
+    def register_judges(self) -> Mapping[str, Judge | JudgeLabels]:
         """Ways to test a label."""
         ...
 
     @hookspec
     def register_roles(self) -> Mapping[str, RoleCard]:
-        """Words of the vocabulary, with the measurements that grant them."""
+        """Roles, each with the measurements that grant it."""
         ...
 
     @hookspec
     def register_answer_keys(self) -> Mapping[str, AnswerKey]:
-        """Models and tasks whose roles are known, to measure labels by: `bench labels`."""
+        """Models and tasks whose roles are known, to score labels: `bench labels`."""
         ...
 
     @hookspec

@@ -12,19 +12,20 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from inspect import ismodule
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import pluggy
 
 from .errors import UserError, WrongUsage, unknown
 from .guard import Unfit, printing_aside, sentence
-from .hookspecs import PROJECT, Hooks
+from .hookspecs import PROJECT, Discoverer, Hooks, Judge, Labeler
 from .ids import ID_LENGTH, canonical_json
 from .records.pattern import Pattern
 from .records.role import Requirement, RoleCard
 
 if TYPE_CHECKING:
-    from .hookspecs import Collector, Discoverer, Judge, Labeler, ModelSource, TaskBuilder
+    from .hookspecs import Collector, ModelSource, TaskBuilder
     from .records.role import AnswerKey
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("register_"))
@@ -110,7 +111,7 @@ class Plugins:
             name
             for plugin, judges in self.by_plugin("register_judges").items()
             for name, judge in judges.items()
-            if plugin in self.built_in and not getattr(judge, "on_request", False)
+            if plugin in self.built_in and not Judge.of(judge).on_request
         )
 
     @property
@@ -124,16 +125,18 @@ class Plugins:
         return self.registered("register_models")
 
     def discoverers(self) -> dict[str, Discoverer]:
-        return self.registered("register_discoverers")
+        return {
+            name: Discoverer.of(x) for name, x in self.registered("register_discoverers").items()
+        }
 
     def collectors(self) -> dict[str, Collector]:
         return self.registered("register_collectors")
 
     def labelers(self) -> dict[str, Labeler]:
-        return self.registered("register_labelers")
+        return {name: Labeler.of(x) for name, x in self.registered("register_labelers").items()}
 
     def judges(self) -> dict[str, Judge]:
-        return self.registered("register_judges")
+        return {name: Judge.of(x) for name, x in self.registered("register_judges").items()}
 
     def roles(self) -> dict[str, RoleCard]:
         return self.registered("register_roles")
@@ -223,10 +226,10 @@ def _problem(hook: str, thing: Any) -> str | None:
         return None if folder else "is no folder"
     if hook == "register_patterns":
         return _no_pattern(thing)
-    if not callable(thing):
-        return "cannot be called"
     if hook == "register_labelers" and not callable(getattr(thing, "prompt", None)):
-        return "has no method prompt"
+        return "cannot be called" if not callable(thing) else "has no method prompt"
+    if not callable(function_of(thing)):
+        return "cannot be called"
     if hook in ("register_tasks", "register_models", "register_answer_keys"):
         return None  # they have no settings of their own
     try:
@@ -260,35 +263,66 @@ def pick(kind: str, found: Mapping[str, Any], name: str) -> Any:
     return found[name]
 
 
-def settings_of(function: Any) -> dict[str, Any]:
+def function_of(thing: Any) -> Any:
+    """The function itself, where a record says more about it."""
+    return thing.function if isinstance(thing, (Discoverer, Labeler, Judge)) else thing
+
+
+def settings_of(thing: Any) -> dict[str, Any]:
     """The settings of a callable, with their defaults: its keyword-only parameters."""
-    parameters = inspect.signature(function).parameters.values()
+    parameters = inspect.signature(function_of(thing)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def with_settings(kind: str, name: str, function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a callable, `given` over the defaults. Raises UserError for a strange one."""
-    known = settings_of(function)
+def with_settings(kind: str, name: str, thing: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a callable: `given`, and the defaults of the others.
+
+    Raises:
+        WrongUsage: for an unknown setting, or a value of the wrong type.
+    """
+    known = settings_of(thing)
     for setting in given:
         if setting not in known:
             takes = ", ".join(known) or "no settings"
             raise WrongUsage(f"{kind} {name!r} has no setting {setting!r}; it takes {takes}.")
+    types = _types(function_of(thing))
     for setting, value in given.items():
-        _check_type(f"Setting {setting!r} of {name!r}", function, setting, value)
+        _check_type(f"Setting {setting!r} of {name!r}", types.get(setting), value)
     return {**known, **given}
 
 
-def _check_type(what: str, function: Any, setting: str, value: Any) -> None:
-    """Whole numbers and numbers, as the parameter's annotation says, must be such."""
-    annotation = str(inspect.signature(function).parameters[setting].annotation)
+def with_shared(thing: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a plugin: its defaults, and those of the run that it has too."""
+    known = settings_of(thing)
+    return {**known, **{name: value for name, value in shared.items() if name in known}}
+
+
+def _types(function: Any) -> dict[str, Any]:
+    """The types of a callable's parameters, as far as its annotations can be read."""
+    annotated = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        return get_type_hints(annotated)
+    except (NameError, TypeError, AttributeError):  # names that exist for type checkers alone
+        return _types_one_by_one(annotated)
+
+
+def _types_one_by_one(function: Any) -> dict[str, Any]:
+    """The same where some annotations cannot be read: those that can be."""
+    found: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        alone = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            found |= get_type_hints(alone, getattr(function, "__globals__", {}))
+        except (NameError, TypeError, AttributeError):
+            continue
+    return found
+
+
+def _check_type(what: str, expected: Any, value: Any) -> None:
+    """Whole numbers and numbers must be such, as the annotation says."""
+    types = {expected, *get_args(expected)}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if "float" in annotation and not (number and math.isfinite(value)):
+    if float in types and not (number and math.isfinite(value)):
         raise WrongUsage(f"{what} is {value!r}; give a finite number.")
-    if annotation.startswith("int") and not (number and value == int(value)):
+    if int in types and float not in types and not (number and value == int(value)):
         raise WrongUsage(f"{what} is {value!r}; give a whole number.")
-
-
-def with_shared(function: Any, shared: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a plugin with their defaults, and those shared by all that it has too."""
-    known = settings_of(function)
-    return {**known, **{k: v for k, v in shared.items() if k in known}}

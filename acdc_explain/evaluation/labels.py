@@ -243,7 +243,7 @@ def _outcomes(work: RunContext, labels: Sequence[Label]) -> dict[str, str]:
     verdicts = [
         verdict
         for name, settings in work.plan.judges.items()
-        for verdict in work.plugins.judges()[name](
+        for verdict in work.plugins.judges()[name].function(
             work.held_out, labels, work.plugins.roles(), **settings
         )
     ]

@@ -191,7 +191,7 @@ class LabelingStage:
             return LabelResult(keyed.id, (), failure=failure)
         try:
             reply = check_reply(
-                await self.labeler(question, keyed.prompt, ask, **self.settings),
+                await self.labeler.function(question, keyed.prompt, ask, **self.settings),
                 {evidence.id for evidence in question.evidence},
                 self.roles,
             )
@@ -259,7 +259,7 @@ class LabelingStage:
             NotAsked: if the LLM was not asked.
             PluginFault: if the labeler failed.
         """
-        summarise = getattr(self.labeler, "summarise", None)
+        summarise = self.labeler.summarise
         if summarise is None or not labels:
             return None
         claims = {name: card.claim for name, card in self.roles.items()}

@@ -102,9 +102,6 @@ def _check(
         )
 
 
-acdc.check = _check  # type: ignore[attr-defined]
-
-
 def _screened(contrast: Contrast, screen: int, progress: Progress) -> frozenset[Edge] | None:
     """The edges to test: those with the largest gradient estimates, all between heads and MLPs."""
     if not screen:
@@ -180,4 +177,4 @@ def _found(
 
 @hookimpl
 def register_discoverers() -> dict[str, Discoverer]:
-    return {"acdc": acdc}
+    return {"acdc": Discoverer(acdc, check=_check)}

@@ -40,9 +40,6 @@ def _check(*, max_edges: int, steps: int) -> None:
         raise WrongUsage(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
 
 
-eap.check = _check  # type: ignore[attr-defined]
-
-
 def _largest(scores: Scores, max_edges: int) -> list[Edge]:
     """The longest ranking with at most `max_edges` edges on paths from input to logits.
 
@@ -63,4 +60,4 @@ def _largest(scores: Scores, max_edges: int) -> list[Edge]:
 
 @hookimpl
 def register_discoverers() -> dict[str, Discoverer]:
-    return {"eap": eap}
+    return {"eap": Discoverer(eap, check=_check)}

@@ -20,4 +20,4 @@ def everything(contrast: Contrast, progress: Progress) -> Found:
 
 @hookimpl
 def register_discoverers() -> dict[str, Discoverer]:
-    return {"everything": everything}
+    return {"everything": Discoverer(everything)}

@@ -81,9 +81,6 @@ def _verdict(
     )
 
 
-interchange.on_request = True  # type: ignore[attr-defined]
-
-
 @hookimpl
 def register_judges() -> dict[str, Judge]:
-    return {"interchange": interchange}
+    return {"interchange": Judge(interchange, on_request=True)}

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -257,11 +257,9 @@ def _none(label: Label, judge: str, reason: str) -> Verdict:
     return Verdict(label.id, judge, "inconclusive", None, None, None, 0, reason)
 
 
-JUDGES: dict[str, Any] = {"prediction": prediction, "prediction_llm": prediction_llm}
-for _judge in JUDGES.values():
-    _judge.on_request = True
-
-
 @hookimpl
 def register_judges() -> dict[str, Judge]:
-    return JUDGES
+    return {
+        "prediction": Judge(prediction, on_request=True),
+        "prediction_llm": Judge(prediction_llm, on_request=True, asks_llm=True),
+    }

@@ -197,4 +197,4 @@ def _no_test(label: Label, reason: str) -> Verdict:
 
 @hookimpl
 def register_judges() -> dict[str, Judge]:
-    return {"role_card": role_card}
+    return {"role_card": Judge(role_card)}

@@ -143,4 +143,4 @@ def shares_kept(kept: Tensor, whole: Tensor, others: Sequence[Tensor]) -> Shares
 
 @hookimpl
 def register_judges() -> dict[str, Judge]:
-    return {"sufficiency": sufficiency}
+    return {"sufficiency": Judge(sufficiency)}

@@ -71,4 +71,4 @@ def _verdict(label: Label, votes: Mapping[str, Sequence[Test]]) -> Verdict:
 
 @hookimpl
 def register_judges() -> dict[str, Judge]:
-    return {"transfer": transfer}
+    return {"transfer": Judge(transfer)}

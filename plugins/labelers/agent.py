@@ -255,4 +255,4 @@ class Agent(Describe):
 
 @hookimpl
 def register_labelers() -> dict[str, Labeler]:
-    return {"agent": Agent()}
+    return {"agent": Labeler.of(Agent(), asks_llm=True)}

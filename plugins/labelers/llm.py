@@ -206,7 +206,7 @@ def proposal_of(answer: Answer, question: Question) -> Proposal:
 
 @hookimpl
 def register_labelers() -> dict[str, Labeler]:
-    return {"llm": Describe()}
+    return {"llm": Labeler.of(Describe(), asks_llm=True)}
 
 
 @hookimpl

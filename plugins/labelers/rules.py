@@ -128,4 +128,4 @@ def _confidence(question: Question, card: RoleCard) -> float:
 
 @hookimpl
 def register_labelers() -> dict[str, Labeler]:
-    return {"rules": Rules()}
+    return {"rules": Labeler.of(Rules())}
