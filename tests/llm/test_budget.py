@@ -1,4 +1,4 @@
-"""What asking may cost is kept to, whatever the server does; the same is not paid twice."""
+"""The budget holds, whatever the server does, and no request is paid twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def usage(sent: Any, received: Any) -> dict[str, Any]:
 
 
 def ask_all(session: Session, n: int) -> list[Any]:
-    """n different questions; what came of each."""
+    """The answers to n different questions, or why there is none."""
 
     def read(reply: str) -> str:
         if "a" not in json.loads(reply):
@@ -72,7 +72,7 @@ def ask_all(session: Session, n: int) -> list[Any]:
 
 
 @pytest.fixture
-def session(monkeypatch, tmp_path):
+def make_session(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     monkeypatch.setattr("acdc_explain.llm.client.RETRIES", 2)
     monkeypatch.setattr("acdc_explain.llm.client._pause", lambda problem, attempt: 0.0)
@@ -92,7 +92,7 @@ BILLED = {
     "good": with_usage(FIT, FULL),
     "empty": with_usage(completion(None), FULL),
     "no choices": (200, {}, json.dumps({"choices": [], "usage": FULL}).encode()),
-    "useless, and repaired to no avail": with_usage(UNFIT, FULL),
+    "unusable, and repaired in vain": with_usage(UNFIT, FULL),
     "negative": with_usage(FIT, usage(-(10**9), -(10**9))),
     "boolean": with_usage(FIT, usage(True, False)),
     "absurd": with_usage(FIT, usage(10**30, 10**30)),
@@ -103,57 +103,57 @@ BILLED = {
     "broken": failure(500),
     "no json": (200, {}, b"<html>"),
 }
-LONG = "negative boolean absurd nothing text".split()  # their true length is told in no other way
+LONG = "negative boolean absurd nothing text".split()  # whose true length is unknown
 
 
 @pytest.mark.parametrize("kind", BILLED)
-def test_no_more_is_billed_than_allowed(kind, session, monkeypatch):
-    """The server bills every request that it got: the prompt, and what the reply says it has."""
+def test_no_more_is_billed_than_allowed(kind, make_session, monkeypatch):
+    """The server bills the prompt and the reply of every request that it gets."""
     monkeypatch.setattr("acdc_explain.llm.session.GIVE_UP_AFTER", 10**9)
     bill = (680 + 2 * 1000) / 1e6
-    if kind in LONG or kind == "not counted":  # it said a few words
+    if kind in LONG or kind == "not counted":  # the reply is short
         bill = (680 + 2 * 3) / 1e6
     with serve(lambda number, body: BILLED[kind]) as running:
-        at = session(running.url, max_cost=0.0201, concurrency=3)
-        found = ask_all(at, 60)
+        session = make_session(running.url, max_cost=0.0201, concurrency=3)
+        found = ask_all(session, 60)
     billed = len(running.requests) * bill
     assert running.requests
     assert billed <= 0.0201
-    assert at.spent >= billed * 0.99
+    assert session.spent >= billed * 0.99
     assert any(isinstance(x, NotAsked) and "--max-cost 0.0201" in str(x) for x in found)
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_counts_that_cannot_be_true_are_none(kind, session):
+def test_impossible_token_counts_are_ignored(kind, make_session):
     with serve(lambda number, body: BILLED[kind]) as running:
-        ((_, exchange),) = ask_all(session(running.url), 1)
+        ((_, exchange),) = ask_all(make_session(running.url), 1)
     assert (exchange.tokens_in, exchange.tokens_out, exchange.cost_usd) == (None, None, None)
 
 
-def test_what_was_never_sent_costs_nothing(session, monkeypatch):
+def test_what_was_never_sent_costs_nothing(make_session, monkeypatch):
     monkeypatch.setattr("acdc_explain.llm.session.GIVE_UP_AFTER", 10**9)
-    at = session("http://127.0.0.1:9/v1", max_cost=0.01)
-    found = ask_all(at, 3)
-    assert at.spent == 0
+    session = make_session("http://127.0.0.1:9/v1", max_cost=0.01)
+    found = ask_all(session, 3)
+    assert session.spent == 0
     assert all("ConnectionRefusedError" in str(problem) for problem in found)
     with serve(lambda number, body: failure(429)) as running:
-        at = session(running.url, max_cost=0.01)
-        ask_all(at, 2)
-    assert at.spent == 0
+        session = make_session(running.url, max_cost=0.01)
+        ask_all(session, 2)
+    assert session.spent == 0
     assert len(running.requests) == 6
 
 
-def test_an_attempt_that_was_lost_is_paid_and_the_next_one_must_fit(session):
-    """Two fit, and a third would not: it is not tried."""
+def test_an_attempt_that_was_lost_is_paid_and_the_next_one_must_fit(make_session):
+    """Attempts that the budget does not allow are not made."""
     request = Request("t", "scripted", "Question 0? " + "x" * 2000, SCHEMA)
     most = PRICES.cost("scripted", tokens_in(request), 1000)
     assert most is not None
     for fits, tried in ((1.5, 1), (2.5, 2), (9, 3)):
         with serve(lambda number, body: RESET) as running:
-            at = session(running.url, max_cost=fits * most)
-            ask_all(at, 1)
+            session = make_session(running.url, max_cost=fits * most)
+            ask_all(session, 1)
         assert len(running.requests) == tried
-        assert at.spent == pytest.approx(tried * most)
+        assert session.spent == pytest.approx(tried * most)
 
 
 def test_letters_beyond_ascii_take_more_tokens():
@@ -172,7 +172,7 @@ LABEL = ["label", "last", "--labeler", "llm", "--llm-model", "x", "--no-judge"]
 
 @pytest.fixture
 def labeled(tmp_path) -> Store:
-    """A run on `mini`, for processes of their own."""
+    """A store with a run on `mini`, for commands in other processes."""
     store = Store(tmp_path / "two.duckdb")
     options = {"discoverer": "eap", "max_edges": 20, "labeler": "rules", "judges": ("role_card",)}
     ax.explain("ioi", "mini", store=store, settings=Settings(examples=4), **options)
@@ -195,8 +195,8 @@ def test_two_commands_that_ask_the_same_pay_once(labeled, server):  # noqa: F811
 
     running = server(slow)
     both = [start(labeled), start(labeled)]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     run = labeled.get("last")
     assert run.circuit is not None
     asked = Counter(questions(running))
@@ -264,7 +264,7 @@ class TestLeases:
 
 
 def test_a_question_keeps_the_first_answer(tmp_path):
-    """Two processes that were answered differently: the node has one label in the end."""
+    """If two processes get different answers, the node has one label in the end."""
     store, run = Store(tmp_path / "s.duckdb"), whole_run()
     store.add_run(run)
     assert run.circuit is not None
@@ -279,21 +279,21 @@ def test_a_question_keeps_the_first_answer(tmp_path):
     assert store.verify() == []
 
 
-def test_a_retry_that_another_command_made_is_taken(session):
-    """Of two commands with --retry, the one that waited takes the other's new reply."""
+def test_the_reply_to_another_commands_retry_is_used(make_session):
+    """Of two commands with --retry, the one that waits uses the other's new reply."""
     with serve(lambda number, body: UNFIT) as running:
-        (problem,) = ask_all(session(running.url), 1)
+        (problem,) = ask_all(make_session(running.url), 1)
         bad = problem.exchange
-        at, other = session(running.url, again=True), Holder.new()
+        session, other = make_session(running.url, again=True), Holder.new()
         first = Request("t", "scripted", f"Question 0? {'x' * 2000}", SCHEMA)
-        assert at.cache.lease(first.id, other, 60)
+        assert session.cache.lease(first.id, other, 60)
 
         def answer() -> None:
             good = replace(bad, template="t", prompt=first.prompt, request_id=first.id)
-            at.cache.add_exchange(replace(good, reply='{"a": "new"}', error=None))
-            at.cache.release(first.id, other)
+            session.cache.add_exchange(replace(good, reply='{"a": "new"}', error=None))
+            session.cache.release(first.id, other)
 
         threading.Timer(0.7, answer).start()
-        ((reply, _),) = ask_all(at, 1)
+        ((reply, _),) = ask_all(session, 1)
     assert json.loads(reply) == {"a": "new"}
     assert len(running.requests) == 2  # both before: the question and its repair
