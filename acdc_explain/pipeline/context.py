@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -179,7 +178,7 @@ class RunContext:
         discoverer = self.plugins.discoverers()[self.plan.discoverer]
         contrast, started = self.contrast, time.monotonic()
         with must_work(self._who("discoverer", self.plan.discoverer)):
-            found = discoverer(contrast, self.progress, **self.plan.discoverer_settings)
+            found = discoverer.function(contrast, self.progress, **self.plan.discoverer_settings)
             if not isinstance(found, Found):
                 raise Unfit(f"it returned {type(found).__name__}, not Found")
         seconds = time.monotonic() - started
@@ -330,20 +329,16 @@ class RunContext:
         self, name: str, settings: Mapping[str, Any], labels: Sequence[Label]
     ) -> Iterator[Verdict]:
         """What a judge says, as far as it comes."""
-        judge = self._with_session(pick("judge", self.plugins.judges(), name))
+        judge, options = pick("judge", self.plugins.judges(), name), dict(settings)
+        if judge.asks_llm:
+            options["session"] = lambda: self.session
         by_id, held_out = {label.id: label for label in labels}, self.held_out
 
         def checked_verdicts() -> Iterator[Verdict]:
-            for item in judge(held_out, labels, self.plugins.roles(), **settings):
+            for item in judge.function(held_out, labels, self.plugins.roles(), **options):
                 yield check_verdict(item, name, by_id)
 
         return until_fault(checked_verdicts, self._who("judge", name), self.set_aside.append)
-
-    def _with_session(self, judge: Any) -> Any:
-        """A judge that has a parameter `session` may ask an LLM."""
-        if "desk" not in inspect.signature(judge).parameters:
-            return judge
-        return partial(judge, session=lambda: self.session)
 
     def _judging_id(self, judge: str, settings: Mapping[str, Any], label: Label) -> str:
         """A label is judged again if the judge's settings or the role's card are others."""

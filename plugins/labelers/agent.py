@@ -99,8 +99,8 @@ class Investigation:
     def _experiments(self) -> list[dict[str, Any]]:
         assert self.question.experiments is not None
         return [
-            {"name": name, "says": says, "arguments": schema["properties"]}
-            for name, (says, schema) in self.question.experiments.catalogue.items()
+            {"name": name, "says": description, "arguments": schema["properties"]}
+            for name, (description, schema) in self.question.experiments.catalogue.items()
         ]
 
     def affords(self, prompt: str) -> bool:
