@@ -1,1 +1,1 @@
-"""How good the tool itself is: known roles, blind LLMs, other draws, exact models."""
+"""How good this program's results are: labels, LLMs, draws of prompts, exactness on a model."""

@@ -1,4 +1,4 @@
-"""Whether a model can be taken apart exactly here, and how long it takes."""
+"""Checks of a model: is cutting edges exact on it, and how long does a forward pass take?"""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ CORRUPT = "When Anna and Paul went to the store, Lisa gave a drink to"
 
 
 def examine(model: Model) -> dict[str, Any]:
-    """What was loaded, whether the engine's self-check passes, seconds of a forward pass."""
+    """Check a model and time it.
+
+    Args:
+        model: The model.
+
+    Returns:
+        What was loaded, whether the engine's self-check passes, and the seconds of a forward pass.
+    """
     task = _any_task(model)
     contrast = Contrast(model, task, task.discover, "kl")
-    slow = fast_trouble(contrast)
-    trouble = ReferenceEngine(contrast).self_check() if slow is not None else None
+    not_fast = fast_trouble(contrast)  # why the fast engine cannot run this model
+    trouble = ReferenceEngine(contrast).self_check() if not_fast is not None else None
     graph = model.graph
     size = " x ".join(map(str, contrast.clean.tokens.shape))
     return {
@@ -34,7 +41,7 @@ def examine(model: Model) -> dict[str, Any]:
         "edges": graph.n_edges,
         "special_tokens_before_a_prompt": "".join(model.piece(i) for i in model.prefix) or "none",
         "device": str(model.device),
-        "engine": "fast" if slow is None else f"reference (a forward pass an edge): {slow}",
+        "engine": "fast" if not_fast is None else f"reference (a forward pass an edge): {not_fast}",
         "self_check": trouble or "passed",
         "forward_seconds": model.forward_seconds(contrast.clean),
         "forward_batch": f"{size} tokens",
@@ -43,7 +50,7 @@ def examine(model: Model) -> dict[str, Any]:
 
 
 def _any_task(model: Model) -> Task:
-    """A pair of prompts of equal length; the self-check needs nothing else of a task."""
+    """A task with one pair of prompts of equal length, which is all that the self-check needs."""
     length = min(len(model.token_ids(CLEAN)), len(model.token_ids(CORRUPT)))
     clean, corrupt = (
         model.tokenizer.decode(model.token_ids(text)[:length]) for text in (CLEAN, CORRUPT)

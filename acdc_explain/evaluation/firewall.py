@@ -1,8 +1,14 @@
-"""Does an LLM label what it is shown, or what it remembers? The same components, four ways.
+"""The memorization firewall: does an LLM label the evidence, or does it recite what it remembers?
 
-blind: evidence without names. revealed: with the model's name and the true ones. permuted: with the
-names of other components of the same kind. shuffled: true names, and another component's evidence.
-A label that follows the index where it and the evidence disagree was recited.
+The same components are labeled under four conditions:
+
+- blind: the evidence without names.
+- revealed: with the model's name and the components' true names.
+- permuted: with the names of other components of the same kind.
+- shuffled: with the true names, and the evidence of another component.
+
+Where evidence and index (layer and number) point to different roles, a label that follows the
+index was recited.
 """
 
 from __future__ import annotations
@@ -30,93 +36,122 @@ Roles = Mapping[Node, str]
 def firewall(
     run: Run, store: Store, settings: Settings, progress: Progress = silent
 ) -> dict[str, Any]:
-    """How often labels follow the evidence, and how often the index. Raises UserError.
+    """Count how often an LLM's labels follow the evidence, and how often the index.
 
-    Exchanges are kept, so that nothing is asked twice; labels are not.
+    Exchanges with the LLM are stored, so that no request is sent twice; labels are not stored.
+
+    Args:
+        run: The run whose components are labeled.
+        store: Where the run is.
+        settings: The labeler, the LLM, and the seed of the permutation.
+        progress: Is called with how far it is.
+
+    Returns:
+        The counts for each condition, and the role of each component under each, as JSON.
+
+    Raises:
+        UserError: if the run cannot be labeled again, or the LLM cannot be asked.
     """
     work = reopen(run, store, settings, progress)
     assert run.circuit is not None
-    labels = stage(work, replace(work.session, cache=store.replies))
-    blind = [asked.question for asked in labels.questions(run.circuit, evidence_of(run, work))]
-    other = _others([question.node for question in blind], settings.seed)
-    shown = true_names(run.circuit)
-    evidence = {question.node: question.evidence for question in blind}
-    revealed = [replace(q, shown=shown, model=run.header.model) for q in blind]
-    swapped = {node: shown[other[node]] for node in shown}
-    ways = {
-        "blind": blind,
-        "revealed": revealed,
-        "permuted": [replace(question, shown=swapped) for question in revealed],
-        "shuffled": [replace(q, evidence=evidence[other[q.node]]) for q in revealed],
-    }
-    said = {}
-    for number, (name, questions) in enumerate(ways.items()):
-        progress("firewall", number, len(ways), name)
-        said[name] = _roles(labels, questions)
-    progress("firewall", len(ways), len(ways))
+    labeling = stage(work, replace(work.session, cache=store.replies))
+    blind = [keyed.question for keyed in labeling.questions(run.circuit, evidence_of(run, work))]
+    partners = _partners([question.node for question in blind], settings.seed)
+    conditions = _conditions(blind, partners, true_names(run.circuit), run.header.model)
+    roles = {}
+    for number, (name, questions) in enumerate(conditions.items()):
+        progress("firewall", number, len(conditions), name)
+        roles[name] = _first_roles(labeling, questions)
+    progress("firewall", len(conditions), len(conditions))
     return {
         "run": run.id,
-        "labeler": labels.name,
+        "labeler": labeling.name,
         "llm": settings.llm_model,
         "n": len(blind),
-        "conditions": _counted(said, other),
+        "conditions": _counts(roles, partners),
         "roles": {
-            str(node): {name: roles.get(node) for name, roles in said.items()} for node in shown
+            str(node): {name: by_node.get(node) for name, by_node in roles.items()}
+            for node in run.circuit.components
         },
     }
 
 
-def _others(nodes: Sequence[Node], seed: int) -> dict[Node, Node]:
-    """Another component of the same kind for each, where there is one."""
-    found: dict[Node, Node] = {}
+def _partners(nodes: Sequence[Node], seed: int) -> dict[Node, Node]:
+    """For each node another one of the same kind, if there is one; else the node itself."""
+    partners: dict[Node, Node] = {}
     for kind in ("head", "mlp"):
-        same = [node for node in nodes if node.kind == kind]
-        random.Random(seed).shuffle(same)
-        found |= dict(zip(same, [*same[1:], *same[:1]]))
-    return found
+        same_kind = [node for node in nodes if node.kind == kind]
+        random.Random(seed).shuffle(same_kind)
+        partners |= dict(zip(same_kind, [*same_kind[1:], *same_kind[:1]]))
+    return partners
 
 
-def _roles(labels: LabelingStage, questions: Sequence[Question]) -> dict[Node, str]:
-    """The first role that each component is given."""
-    answers: dict[str, LabelResult] = {}
+def _conditions(
+    blind: Sequence[Question], partners: Mapping[Node, Node], names: Mapping[Node, str], model: str
+) -> dict[str, Sequence[Question]]:
+    """The questions under each condition."""
+    evidence = {question.node: question.evidence for question in blind}
+    revealed = [replace(question, shown=names, model=model) for question in blind]
+    permuted = {node: names[partners[node]] for node in names}
+    return {
+        "blind": blind,
+        "revealed": revealed,
+        "permuted": [replace(question, shown=permuted) for question in revealed],
+        "shuffled": [replace(q, evidence=evidence[partners[q.node]]) for q in revealed],
+    }
 
-    def keep(answer: LabelResult) -> None:
-        answers[answer.question_id] = answer
 
-    asked = [labels.question(question) for question in questions]
-    labels.answer(asked, keep)
-    return {x.question.node: answers[x.id].labels[0].role for x in asked if answers[x.id].labels}
+def _first_roles(stage: LabelingStage, questions: Sequence[Question]) -> dict[Node, str]:
+    """The first role that the labeler proposes for each component that it labels."""
+    results: dict[str, LabelResult] = {}
+
+    def keep(result: LabelResult) -> None:
+        results[result.question_id] = result
+
+    keyed = [stage.question(question) for question in questions]
+    stage.answer(keyed, keep)
+    return {x.question.node: results[x.id].labels[0].role for x in keyed if results[x.id].labels}
 
 
-def _counted(said: Mapping[str, Roles], other: Mapping[Node, Node]) -> dict[str, Any]:
-    """What each way of asking shows; the evidence is that of the node, or in `shuffled` of its
-    other, and the index the other way round."""
-    blind, revealed = said["blind"], said["revealed"]
-    both = [node for node in blind if node in revealed]
-    same = sum(blind[node] == revealed[node] for node in both)
+def _counts(roles: Mapping[str, Roles], partners: Mapping[Node, Node]) -> dict[str, Any]:
+    """What the labels under each condition follow.
+
+    The role that the evidence points to is the one of the blind condition; the role that the index
+    points to is the one of the revealed condition. In `permuted`, a node has its own evidence and
+    its partner's index; in `shuffled`, its own index and its partner's evidence.
+    """
+    blind, revealed = roles["blind"], roles["revealed"]
+    in_both = [node for node in blind if node in revealed]
+    n_same = sum(blind[node] == revealed[node] for node in in_both)
+    index = {node: revealed.get(partner) for node, partner in partners.items()}
+    evidence = {node: blind.get(partner) for node, partner in partners.items()}
     return {
         "blind": {"labeled": len(blind)},
-        "revealed": {"labeled": len(revealed), "as_blind": same / len(both) if both else None},
-        "permuted": _followed(said["permuted"], blind, {n: revealed.get(other[n]) for n in other}),
-        "shuffled": _followed(said["shuffled"], {n: blind.get(other[n]) for n in other}, revealed),
+        "revealed": {
+            "labeled": len(revealed),
+            "as_blind": n_same / len(in_both) if in_both else None,
+        },
+        "permuted": _followed(roles["permuted"], blind, index),
+        "shuffled": _followed(roles["shuffled"], evidence, revealed),
     }
 
 
 def _followed(
-    said: Roles, evidence: Mapping[Node, str | None], index: Mapping[Node, str | None]
+    roles: Roles, by_evidence: Mapping[Node, str | None], by_index: Mapping[Node, str | None]
 ) -> dict[str, int]:
-    """Of the labels, those where evidence and index call for different roles."""
+    """How many labels follow the evidence and the index, where these point to different roles."""
     decisive = [
         node
-        for node in said
-        if None not in (evidence.get(node), index.get(node)) and evidence[node] != index[node]
+        for node in roles
+        if None not in (by_evidence.get(node), by_index.get(node))
+        and by_evidence[node] != by_index[node]
     ]
-    by_evidence = sum(said[node] == evidence[node] for node in decisive)
-    by_index = sum(said[node] == index[node] for node in decisive)
+    n_evidence = sum(roles[node] == by_evidence[node] for node in decisive)
+    n_index = sum(roles[node] == by_index[node] for node in decisive)
     return {
-        "labeled": len(said),
+        "labeled": len(roles),
         "decisive": len(decisive),
-        "evidence": by_evidence,
-        "index": by_index,
-        "neither": len(decisive) - by_evidence - by_index,
+        "evidence": n_evidence,
+        "index": n_index,
+        "neither": len(decisive) - n_evidence - n_index,
     }

@@ -1,4 +1,9 @@
-"""How good are the labels? Against models whose roles are known, and against shuffled labels."""
+"""How good are the labels? They are compared with known roles and with shuffled labels.
+
+A decoy is a component with the pattern of a role and without its effect, so a label that claims
+the role is wrong. Shuffled labels are a run's labels with their roles exchanged. Judges should
+support neither.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +29,20 @@ if TYPE_CHECKING:
     from ..records.circuit import Node
     from ..records.run.run import Run
 
-IDLE = "attention_sink"  # true of any head that rests: not counted where nothing is known to act
-BINS = 5  # of confidence
+IDLE = "attention_sink"  # true of any idle head: not counted where a node has no known role
+N_BINS = 5  # of confidence
 
 
 @dataclass
 class Score:
-    """Labels of one set of known roles, counted."""
+    """Counts over the components and labels of one set of known roles.
 
-    truths: list[tuple[str, frozenset[str]]] = field(default_factory=list)  # kind, roles
+    `truths` has the kind and the known roles of each component. `hits`, `misses` and `wrong` count
+    the components for which a role was rightly supported, missed, and wrongly supported.
+    `confidences` has, for each label, its confidence and whether its role is true.
+    """
+
+    truths: list[tuple[str, frozenset[str]]] = field(default_factory=list)
     right: int = 0
     decoys: int = 0
     decoys_supported: int = 0
@@ -42,26 +52,34 @@ class Score:
     hits: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
-    confidences: list[tuple[float, bool]] = field(default_factory=list)  # of labels; is it true
+    confidences: list[tuple[float, bool]] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
 
-    def component(self, where: str, kind: str, truth: frozenset[str], said: frozenset[str]) -> None:
+    def add_component(
+        self, where: str, kind: str, truth: frozenset[str], supported: frozenset[str]
+    ) -> None:
+        """Count a component by its known roles and its supported ones."""
         self.truths.append((kind, truth))
-        self.right += truth == said
-        self.hits.update(truth & said)
-        self.misses.update(truth - said)
-        self.wrong.update(said - truth)
-        if truth != said:
-            self.mistakes.append(f"{where}: {_roles(said)} instead of {_roles(truth)}")
+        self.right += truth == supported
+        self.hits.update(truth & supported)
+        self.misses.update(truth - supported)
+        self.wrong.update(supported - truth)
+        if truth != supported:
+            self.mistakes.append(f"{where}: {_listed(supported)} instead of {_listed(truth)}")
 
     def as_dict(self) -> dict[str, Any]:
+        """The score as JSON.
+
+        `majority_baseline` is the accuracy of always giving the most frequent roles,
+        `kind_baseline` of giving the most frequent roles of the component's kind.
+        """
         n, kinds = len(self.truths), {kind for kind, _ in self.truths}
         by_kind = [[truth for k, truth in self.truths if k == kind] for kind in kinds]
         return {
             "n": n,
             "accuracy": _share(self.right, n),
-            "majority_baseline": _share(_most([truth for _, truth in self.truths]), n),
-            "kind_baseline": _share(sum(map(_most, by_kind)), n),
+            "majority_baseline": _share(_n_most_common([truth for _, truth in self.truths]), n),
+            "kind_baseline": _share(sum(map(_n_most_common, by_kind)), n),
             "decoys": self.decoys,
             "decoys_supported": self.decoys_supported,
             "decoys_pattern_only": self.decoys_pattern_only,
@@ -83,64 +101,82 @@ class Score:
         }
 
     def _calibration(self) -> list[dict[str, Any]]:
-        """How often labels proposed with a confidence are true."""
-        found = []
-        for low in (number / BINS for number in range(BINS)):
-            high = low + 1 / BINS
-            here = [x for x in self.confidences if low <= x[0] < high or (high == 1 and x[0] == 1)]
-            if here:
-                found.append(
+        """The share of true labels in each bin of confidence."""
+        bins = []
+        for low in (number / N_BINS for number in range(N_BINS)):
+            high = low + 1 / N_BINS
+            labels = [
+                (confidence, is_true)
+                for confidence, is_true in self.confidences
+                if low <= confidence < high or (high == 1 and confidence == 1)
+            ]
+            if labels:
+                bins.append(
                     {
                         "from": low,
                         "to": round(high, 3),
-                        "n": len(here),
-                        "confidence": _share(sum(c for c, _ in here), len(here)),
-                        "true": _share(sum(true for _, true in here), len(here)),
+                        "n": len(labels),
+                        "confidence": _share(sum(c for c, _ in labels), len(labels)),
+                        "true": _share(sum(is_true for _, is_true in labels), len(labels)),
                     }
                 )
-        return found
+        return bins
 
 
 def _share(part: float, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def _most(truths: Sequence[frozenset[str]]) -> int:
+def _n_most_common(truths: Sequence[frozenset[str]]) -> int:
     return max(Counter(truths).values(), default=0)
 
 
-def _roles(roles: Iterable[str]) -> str:
+def _listed(roles: Iterable[str]) -> str:
     return " and ".join(sorted(roles)) or "nothing"
 
 
 def bench_labels(
     plugins: Plugins, names: Sequence[str] | None = None, progress: Progress = silent
 ) -> tuple[dict[str, Score], dict[str, str]]:
-    """The score of every answer key, and why others were left out. Raises UserError."""
+    """Label models whose roles are known, and score the labels.
+
+    Args:
+        plugins: Have the sets of known roles.
+        names: Which sets to use; all that are installed by default.
+        progress: Is called with how far it is.
+
+    Returns:
+        The score of each set, and the reason why a set was skipped.
+
+    Raises:
+        UserError: if a set in `names` is unknown or cannot be used.
+    """
     keys, scores, skipped = plugins.answer_keys(), {}, {}
     for name in names or sorted(keys):
-        answers = pick("set of known roles", keys, name)
+        answer_key = pick("set of known roles", keys, name)
         try:
-            scores[name] = _score(plugins, name, _known(name, answers), progress)
+            scores[name] = score_labels(plugins, name, _known(name, answer_key), progress)
         except (ImportError, UserError) as reason:
             if names:
-                raise UserError(f"The set {name!r} cannot be had: {reason}") from reason
+                raise UserError(f"The set {name!r} cannot be used: {reason}") from reason
             skipped[name] = str(reason)
     return scores, skipped
 
 
-def _known(name: str, answers: AnswerKey) -> Sequence[KnownRoles]:
+def _known(name: str, answer_key: AnswerKey) -> Sequence[KnownRoles]:
+    """A set's known roles. Raises ImportError if a package that it needs is not installed."""
     try:
-        return list(answers())
-    except ImportError:  # what it needs is not installed
-        raise
-    except PASSED_ON:
+        return list(answer_key())
+    except (ImportError, *PASSED_ON):
         raise
     except BaseException as error:  # a plugin may raise anything
         raise UserError(f"set {name!r} of a plugin failed ({sentence(error)})") from error
 
 
-def _score(plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: Progress) -> Score:
+def score_labels(
+    plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: Progress
+) -> Score:
+    """The score of one set: each of its tasks is explained in a store of its own."""
     score, model = Score(), None
     with TemporaryDirectory() as folder:
         for number, answers in enumerate(known):
@@ -151,50 +187,48 @@ def _score(plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: P
             store = f"{folder}/bench.duckdb"
             run = explain(answers.task, model, store=store, settings=settings)
             work = open_run(answers.task, model, store, settings, silent)
-            _count(score, run, work, answers)
+            _add_run(score, run, work, answers)
     progress(f"bench {name}", len(known), len(known))
     return score
 
 
-def _count(score: Score, run: Run, work: RunContext, answers: KnownRoles) -> None:
-    """Compare the labels of one run with what is known."""
-    passed = {node: _supported(run, node) for node in answers.roles}
+def _add_run(score: Score, run: Run, work: RunContext, answers: KnownRoles) -> None:
+    """Compare the labels of one run with the known roles."""
+    where = f"{answers.task} on {answers.model}"
     for node, roles in answers.roles.items():
-        truth, said = frozenset(roles), passed[node]
+        truth, supported = frozenset(roles), _supported_roles(run, node)
         if not truth:
-            said -= {IDLE}
-        score.component(f"{answers.task} on {answers.model}, {node}", node.kind, truth, said)
+            supported -= {IDLE}
+        score.add_component(f"{where}, {node}", node.kind, truth, supported)
     labels = [x for x in run.labels if x.role != "other" and x.node in answers.roles]
     score.confidences += [(x.confidence, x.role in answers.roles[x.node]) for x in labels]
     assert run.circuit is not None
-    claims = [
+    decoys = [
         Label(run.circuit.id, n, "decoy", r, (), "", 0.0, ()) for n, r in answers.decoys.items()
     ]
-    outcomes = _judged(work, claims)
-    score.decoys += len(claims)
+    outcomes = _outcomes(work, decoys)
+    score.decoys += len(decoys)
     score.decoys_supported += sum(outcome == "supported" for outcome in outcomes.values())
     score.decoys_pattern_only += sum(outcome == "pattern_only" for outcome in outcomes.values())
     shuffled = list(_shuffled(labels, answers.roles))
     score.shuffled += len(shuffled)
-    wrong = [label for label in shuffled if _judged(work, [label]).get(label.id) == "supported"]
+    wrong = [label for label in shuffled if _outcomes(work, [label]).get(label.id) == "supported"]
     score.shuffled_supported += len(wrong)
-    score.mistakes += [
-        f"{answers.task} on {answers.model}, {x.node}: {x.role} passed, though wrong" for x in wrong
-    ]
+    score.mistakes += [f"{where}, {x.node}: {x.role} passed, though wrong" for x in wrong]
 
 
-def _supported(run: Run, node: Node) -> frozenset[str]:
-    """The roles that a node was granted."""
-    found = set()
+def _supported_roles(run: Run, node: Node) -> frozenset[str]:
+    """The supported roles of a node, without `other`."""
+    roles = set()
     for label in run.labels_of(node) if run.circuit and node in run.circuit.components else ():
         verdict = worst(run.verdicts_of(label))
         if verdict is not None and verdict.outcome == "supported" and label.role != "other":
-            found.add(label.role)
-    return frozenset(found)
+            roles.add(label.role)
+    return frozenset(roles)
 
 
 def _shuffled(labels: Sequence[Label], known: Mapping[Node, tuple[str, ...]]) -> Iterator[Label]:
-    """The same labels with their roles dealt out anew, those alone that are wrong now."""
+    """The labels after exchanging their roles at random; only those that are wrong now."""
     roles = [label.role for label in labels]
     random.Random(0).shuffle(roles)
     for label, role in zip(labels, roles):
@@ -203,8 +237,8 @@ def _shuffled(labels: Sequence[Label], known: Mapping[Node, tuple[str, ...]]) ->
             yield replace(label, role=role, labeler="shuffled")
 
 
-def _judged(work: RunContext, labels: Sequence[Label]) -> dict[str, str]:
-    """The outcome for each label, of all judges of the run together."""
+def _outcomes(work: RunContext, labels: Sequence[Label]) -> dict[str, str]:
+    """By label id, the worst outcome among all judges of the run."""
     verdicts = [
         verdict
         for name, settings in work.plan.judges.items()
@@ -212,9 +246,9 @@ def _judged(work: RunContext, labels: Sequence[Label]) -> dict[str, str]:
             work.held_out, labels, work.plugins.roles(), **settings
         )
     ]
-    found: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
     for label in labels:
         verdict = worst(v for v in verdicts if v.label_id == label.id)
         if verdict is not None:
-            found[label.id] = verdict.outcome
-    return found
+            outcomes[label.id] = verdict.outcome
+    return outcomes

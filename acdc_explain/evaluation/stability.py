@@ -1,7 +1,7 @@
-"""One question asked on several draws of prompts: what stays the same?
+"""A behavior explained on several draws of prompts: what stays the same?
 
-An interval over one draw of prompts is not the uncertainty of a claim: with other prompts the
-circuit is another, and so are the labels and the verdicts. Each draw is a run of its own.
+An interval over one draw of prompts is not the uncertainty of a claim. Other prompts give another
+circuit, other labels and other verdicts. Each draw is a run of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def stability(
     progress: Progress = silent,
     **options: Any,
 ) -> Stability:
-    """Explain a behavior on several draws of prompts, and see what stays the same.
+    """Explain a behavior on several draws of prompts, and count what stays the same.
 
     Args:
         task: The name of a task whose prompts are drawn by a seed.
@@ -47,16 +47,16 @@ def stability(
         The runs, with the frequency of edges, nodes and verdicts over them.
 
     Raises:
-        UserError: if the prompts are given and cannot be drawn anew, or a run fails.
+        UserError: if the task has fixed prompts, or a run fails.
     """
-    chosen = settings_from(options, settings)
-    if not isinstance(task, str) or chosen.prompts is not None:
+    resolved = settings_from(options, settings)
+    if not isinstance(task, str) or resolved.prompts is not None:
         raise WrongUsage(
-            "--seeds draws other prompts, and these prompts are given; "
+            "--seeds draws prompts, and the prompts of this task are fixed; "
             "use a task that writes its own, or leave out --seeds."
         )
-    numbers = range(chosen.seed, chosen.seed + seeds) if isinstance(seeds, int) else seeds
-    if not numbers:
+    draws = range(resolved.seed, resolved.seed + seeds) if isinstance(seeds, int) else seeds
+    if not draws:
         raise WrongUsage("--seeds is 0; at least 1 draw is needed.")
     if isinstance(model, str):
         model = load_model(model, progress=progress)
@@ -66,28 +66,36 @@ def stability(
                 task,
                 model,
                 store=store,
-                settings=replace(chosen, seed=number),
-                progress=_of_draw(progress, number, numbers),
+                settings=replace(resolved, seed=seed),
+                progress=_progress_of_draw(progress, seed, draws),
             )
-            for number in numbers
+            for seed in draws
         )
     )
 
 
-def _of_draw(progress: Progress, number: int, numbers: Sequence[int]) -> Progress:
-    """The progress of one run among several."""
-    if len(numbers) == 1:
+def _progress_of_draw(progress: Progress, seed: int, draws: Sequence[int]) -> Progress:
+    """The progress of one run among several, which names its seed."""
+    if len(draws) == 1:
         return progress
 
     def report(stage: str, done: int, total: int, note: str = "") -> None:
-        progress(f"seed {number}: {stage}", done, total, note)
+        progress(f"seed {seed}: {stage}", done, total, note)
 
     return report
 
 
-def share_stable(found: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:
-    """Of labels as in `as_dict`: how many were supported once, in all circuits that have the node,
-    and how many are supported in one draw and refuted in another. `other` claims nothing."""
-    telling = [x for x in found if x["role"] != "other" and x["supported"]]
-    stable = [x for x in telling if x["supported"] == x["in_circuit"]]
-    return len(telling), len(stable), sum("refuted" in x["outcomes"] for x in telling)
+def share_stable(labels: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:
+    """Count stable and contradicted labels.
+
+    Args:
+        labels: The labels of `Stability.as_dict`. Those with the role `other` are not counted,
+            since they claim nothing.
+
+    Returns:
+        How many labels are supported in at least one draw; how many of them are supported in every
+        draw whose circuit has the node; and how many are refuted in another draw.
+    """
+    supported = [x for x in labels if x["role"] != "other" and x["supported"]]
+    stable = [x for x in supported if x["supported"] == x["in_circuit"]]
+    return len(supported), len(stable), sum("refuted" in x["outcomes"] for x in supported)

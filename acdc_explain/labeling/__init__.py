@@ -1,1 +1,1 @@
-"""From evidence to labels: one question a component."""
+"""From evidence to labels: a labeler answers one question for each component."""

@@ -1,4 +1,4 @@
-"""What plugins give back, checked before anything is made of it. Raises Unfit."""
+"""Checks of what plugins return. Each raises Unfit, with a message that says what is wrong."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from ..records.run.summary import Sentence
 from ..records.verdict import WORST_FIRST, Verdict
 
 
-def stored_facts(facts: Any) -> dict[str, Any]:
-    """Facts as they will be read from the store: JSON."""
+def facts_as_stored(facts: Any) -> dict[str, Any]:
+    """The facts as they will be read from the store, where they are JSON."""
     if not isinstance(facts, Mapping):
-        raise Unfit(f"its facts are {_shown(facts)}, which is no mapping")
+        raise Unfit(f"its facts are {_short(facts)}, which is no mapping")
     try:
         text = canonical_json(facts)
     except (TypeError, ValueError, RecursionError) as error:
         raise Unfit(f"its facts are no JSON ({error})") from error
-    found: dict[str, Any] = json.loads(_text(text))
-    return found
+    _check_text(text)
+    stored: dict[str, Any] = json.loads(text)
+    return stored
 
 
-def collected(item: Any, nodes: Collection[Node]) -> tuple[Node, dict[str, Any]]:
-    """A node and its facts, from a collector that was given these nodes."""
+def check_facts(item: Any, nodes: Collection[Node]) -> tuple[Node, dict[str, Any]]:
+    """Check what a collector yielded: a pair of one of these nodes and its facts."""
     if not isinstance(item, tuple) or len(item) != 2:
-        raise Unfit(f"it yielded {_shown(item)}, which is no pair of a node and facts")
+        raise Unfit(f"it yielded {_short(item)}, which is no pair of a node and facts")
     node, facts = item
     if not isinstance(node, Node) or node not in nodes:
-        raise Unfit(f"it yielded facts of {_shown(node)}, which it was not asked about")
-    found = stored_facts(facts)
-    measures = found.get("measures", {})
+        raise Unfit(f"it yielded facts of {_short(node)}, which it was not asked about")
+    stored = facts_as_stored(facts)
+    measures = stored.get("measures", {})
     if not isinstance(measures, dict) or not all(map(_is_measure, measures.values())):
         raise Unfit(f"the measures of {node} are not each an object with a number as value")
-    return node, found
+    return node, stored
 
 
 def _is_measure(entry: Any) -> bool:
@@ -50,72 +51,79 @@ def _is_measure(entry: Any) -> bool:
     return isinstance(null, list) and all(map(_is_number, [*numbers, *null]))
 
 
-def proposed(answer: Any, evidence_ids: Collection[str], roles: Collection[str]) -> LabelerReply:
-    """What a labeler answered."""
-    if not isinstance(answer, LabelerReply) or not isinstance(answer.proposals, (tuple, list)):
-        raise Unfit(f"it answered {_shown(answer)}, which is no LabelerReply")
-    for proposal in answer.proposals:
-        if not isinstance(proposal, Proposal):
-            raise Unfit(f"it proposed {_shown(proposal)}, which is no Proposal")
-        if proposal.role not in roles:
-            raise Unfit(f"it proposed the role {_shown(proposal.role)}, which nobody knows")
-        cited = [*proposal.evidence_ids, *proposal.positions]
-        if not all(isinstance(text, str) for text in (proposal.description, *cited)):
-            raise Unfit("description, positions and evidence_ids of a proposal must be texts")
-        if strange := [name for name in proposal.evidence_ids if name not in evidence_ids]:
-            raise Unfit(f"it cited the evidence {_shown(strange[0])}, which it was not shown")
-        if not _is_number(proposal.confidence) or not 0 <= proposal.confidence <= 1:
-            raise Unfit(f"its confidence is {_shown(proposal.confidence)}, not 0 to 1")
-        _text(proposal.description + "".join(cited))
-    return answer
+def check_reply(reply: Any, evidence_ids: Collection[str], roles: Collection[str]) -> LabelerReply:
+    """Check what a labeler answered, given the evidence it was shown and the vocabulary."""
+    if not isinstance(reply, LabelerReply) or not isinstance(reply.proposals, (tuple, list)):
+        raise Unfit(f"it answered {_short(reply)}, which is no LabelerReply")
+    for proposal in reply.proposals:
+        _check_proposal(proposal, evidence_ids, roles)
+    return reply
 
 
-def verdict(item: Any, judge: str, labels: Mapping[str, Label]) -> Verdict:
-    """What a judge yielded about labels that it was given, by their ids."""
+def _check_proposal(proposal: Any, evidence_ids: Collection[str], roles: Collection[str]) -> None:
+    if not isinstance(proposal, Proposal):
+        raise Unfit(f"it proposed {_short(proposal)}, which is no Proposal")
+    if proposal.role not in roles:
+        raise Unfit(f"it proposed the role {_short(proposal.role)}, which nobody knows")
+    cited = [*proposal.evidence_ids, *proposal.positions]
+    if not all(isinstance(text, str) for text in (proposal.description, *cited)):
+        raise Unfit("description, positions and evidence_ids of a proposal must be texts")
+    if unknown := [name for name in proposal.evidence_ids if name not in evidence_ids]:
+        raise Unfit(f"it cited the evidence {_short(unknown[0])}, which it was not shown")
+    if not _is_number(proposal.confidence) or not 0 <= proposal.confidence <= 1:
+        raise Unfit(f"its confidence is {_short(proposal.confidence)}, not 0 to 1")
+    _check_text(proposal.description + "".join(cited))
+
+
+def check_verdict(item: Any, judge: str, labels: Mapping[str, Label]) -> Verdict:
+    """Check what a judge yielded about these labels, which are by id."""
     if not isinstance(item, Verdict):
-        raise Unfit(f"it yielded {_shown(item)}, which is no Verdict")
+        raise Unfit(f"it yielded {_short(item)}, which is no Verdict")
     if item.label_id not in labels or item.judge != judge:
         raise Unfit(
-            f"it yielded a verdict of {_shown(item.judge)} on the label {_shown(item.label_id)}, "
+            f"it yielded a verdict of {_short(item.judge)} on the label {_short(item.label_id)}, "
             "which it was not asked for"
         )
     if item.outcome not in WORST_FIRST:
-        raise Unfit(f"its outcome is {_shown(item.outcome)}, not {' or '.join(WORST_FIRST)}")
-    found = (item.score, item.chance, item.percentile, item.low, item.high)
-    if not all(map(_is_number, (x for x in found if x is not None))) or type(item.n) is not int:
+        raise Unfit(f"its outcome is {_short(item.outcome)}, not {' or '.join(WORST_FIRST)}")
+    numbers = [
+        number
+        for number in (item.score, item.chance, item.percentile, item.low, item.high)
+        if number is not None
+    ]
+    if not all(map(_is_number, numbers)) or type(item.n) is not int:
         raise Unfit(
             "score, chance, percentile, low, high and n of a verdict must be finite numbers"
         )
     for text in (item.reason, item.measure or "", item.unit or ""):
         if not isinstance(text, str):
             raise Unfit("reason, measure and unit of a verdict must be texts")
-        _text(text)
+        _check_text(text)
     return item
 
 
-def sentences(told: Any, nodes: Collection[Node]) -> list[Sentence]:
-    """What a labeler says of a circuit of these nodes."""
-    if isinstance(told, (str, bytes)) or not isinstance(told, Iterable):
-        raise Unfit(f"it told {_shown(told)}, which are no sentences")
-    found = list(told)
-    for one in found:
-        if not isinstance(one, Sentence) or not isinstance(one.text, str):
-            raise Unfit(f"it told {_shown(one)}, which is no Sentence")
-        if strange := [node for node in one.nodes if node not in nodes]:
-            raise Unfit(f"it told of {_shown(strange[0])}, which is not in the circuit")
-        _text(one.text)
-    return found
+def check_sentences(reply: Any, nodes: Collection[Node]) -> list[Sentence]:
+    """Check a labeler's sentences about a circuit with these nodes."""
+    if isinstance(reply, (str, bytes)) or not isinstance(reply, Iterable):
+        raise Unfit(f"its summary is {_short(reply)}, which are no sentences")
+    sentences = list(reply)
+    for sentence in sentences:
+        if not isinstance(sentence, Sentence) or not isinstance(sentence.text, str):
+            raise Unfit(f"its summary has {_short(sentence)}, which is no Sentence")
+        if unknown := [node for node in sentence.nodes if node not in nodes]:
+            raise Unfit(f"its summary cites {_short(unknown[0])}, which is not in the circuit")
+        _check_text(sentence.text)
+    return sentences
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _text(text: str) -> str:
+def _check_text(text: str) -> None:
     if not storable(text):
-        raise Unfit(f"{_shown(text)} has characters that cannot be written")
-    return text
+        raise Unfit(f"{_short(text)} has characters that cannot be written")
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     return ascii(value)[:80]

@@ -1,12 +1,11 @@
-"""Evidence -> labels: one question a component, many under way at once, each answer kept."""
+"""Evidence -> labels: one question a component, many at once, each answer stored as it comes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import UserError
 from ..guard import PASSED_ON, PluginFault, Unfit, sentence
@@ -24,15 +23,21 @@ from ..records.run.summary import Sentence, Summary, SummaryQuestion
 from ..records.task import Task
 from ..records.verdict import Verdict
 from ..store.buffer import WriteBuffer
-from ..store.store import Store
-from . import checked
+from .checked import check_reply, check_sentences, facts_as_stored
+from .writer import LabelWriter
 
-REVEAL = "reveal"  # the setting of a labeler that shows what is otherwise hidden
+REVEAL = "reveal"  # a labeler's setting: show the model's name and the components' true names
+
+ExperimentsOf: TypeAlias = Callable[[Node, Mapping[Node, str]], Experiments]
+"""Returns a component's experiments, given the names that the labeler sees."""
 
 
 @dataclass(frozen=True)
 class KeyedQuestion:
-    """A question with its id and what an LLM would be sent first; or why it cannot be put."""
+    """A question with its id and the labeler's first prompt.
+
+    `fault` says why there is no prompt, if the labeler failed to make one.
+    """
 
     id: str
     question: Question
@@ -42,26 +47,34 @@ class KeyedQuestion:
 
 @dataclass
 class LabelingStage:
-    """What it takes to label the components of a circuit with one labeler."""
+    """Labels the components of a circuit with one labeler.
+
+    `code` identifies the code of a labeler from another package (`Plugins.code`), `plugin` is the
+    plugin that has it. `session` is None for a labeler that asks no LLM. `find_results` returns
+    the stored results of questions, given their ids.
+    """
 
     name: str
     labeler: Labeler
     settings: Mapping[str, Any]
-    code: Mapping[str, str]  # of a labeler of another package (Plugins.code)
+    code: Mapping[str, str]
     roles: Mapping[str, RoleCard]
     task: Task
     model: str
-    store: Store
-    run_id: str
+    writer: LabelWriter
+    find_results: Callable[[Sequence[str]], Sequence[LabelResult]]
     progress: Progress
-    session: Session | None = None  # where the labeler asks an LLM
-    experiments: Callable[[Node, Mapping[Node, str]], Experiments] | None = None
-    plugin: str = ""  # that brings the labeler
+    session: Session | None = None
+    experiments: ExperimentsOf | None = None
+    plugin: str = ""
+
+    # --- the questions -------------------------------------------------------------------------
 
     def questions(
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
     ) -> list[KeyedQuestion]:
-        revealed, shown = self.revealed, self.shown(circuit)
+        """One question for each component, in the circuit's order."""
+        names = self._shown_names(circuit)
         return [
             self.question(
                 Question(
@@ -71,23 +84,24 @@ class LabelingStage:
                     roles=self.roles,
                     task_description=self.task.description,
                     position_names=self.task.position_names,
-                    shown=shown,
-                    model=self.model if revealed else None,
-                    experiments=self.experiments(node, shown) if self.experiments else None,
+                    shown=names,
+                    model=self.model if self._revealed else None,
+                    experiments=self.experiments(node, names) if self.experiments else None,
                 )
             )
             for node in circuit.components
         ]
 
     @property
-    def revealed(self) -> bool:
+    def _revealed(self) -> bool:
         return bool(self.settings.get(REVEAL))
 
-    def shown(self, circuit: Circuit) -> dict[Node, str]:
-        """The names a labeler may be told."""
-        return true_names(circuit) if self.revealed else blind_names(circuit)
+    def _shown_names(self, circuit: Circuit) -> dict[Node, str]:
+        """The names of the components that the labeler sees."""
+        return true_names(circuit) if self._revealed else blind_names(circuit)
 
     def question(self, question: Question) -> KeyedQuestion:
+        """The question with its id; equal ids have the same answer."""
         prompt, fault = "", None
         try:
             prompt = self._prompt(question)
@@ -95,100 +109,95 @@ class LabelingStage:
             raise
         except BaseException as error:  # a plugin may raise anything
             fault = self._fault(error)
-        asked = {
+        key = {
             "circuit_id": question.circuit.id,
             "node": question.node,
             "labeler": self.name,
             "settings": {**self.settings, **self.code},
             "prompt": prompt,
         }
-        return KeyedQuestion(content_id("question", asked), question, prompt, fault)
+        return KeyedQuestion(content_id("question", key), question, prompt, fault)
 
     def _prompt(self, question: Question) -> str:
-        prompt: Any = self.labeler.prompt(question, self.session.ask() if self.session else None)
+        prompt: Any = self.labeler.prompt(question, self._ask())
         if not isinstance(prompt, str):
             raise Unfit(f"its prompt is {type(prompt).__name__}, not a text")
         return prompt
 
+    def _ask(self) -> Conversation | None:
+        return self.session.ask() if self.session else None
+
     def _fault(self, error: BaseException) -> str:
         return f"labeler {self.name!r} of plugin {self.plugin!r} failed ({sentence(error)})"
+
+    # --- the answers ---------------------------------------------------------------------------
 
     def label(
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
     ) -> list[LabelResult]:
-        """The answers for all components, those from the store too, in the circuit's order.
+        """Answer the questions about all components, and store each answer as it comes.
 
-        Raises UserError if no question at all gets a reply.
+        Args:
+            circuit: The circuit.
+            evidence: The evidence of each of its components.
+
+        Returns:
+            One result for each component, in the circuit's order. Questions that were answered
+            before are not asked again.
+
+        Raises:
+            UserError: if the first requests to the LLM all fail.
         """
-        asked = self.questions(circuit, evidence)
-        answers = {a.question_id: a for a in self.store.find_label_results([x.id for x in asked])}
-        self.store.link_label_results(self.run_id, list(answers.values()))
-        missing = [one for one in asked if one.id not in answers]
-        with WriteBuffer(partial(self.store.add_label_results, self.run_id)) as buffer:
+        questions = self.questions(circuit, evidence)
+        results = {x.question_id: x for x in self.find_results([q.id for q in questions])}
+        self.writer.link_label_results(list(results.values()))
 
-            def keep(answer: LabelResult) -> None:
-                buffer.put(answer)
-                answers[answer.question_id] = answer
-                self.progress("label", len(answers), len(asked), self._spent())
+        def write(batch: Sequence[LabelResult]) -> None:
+            results.update({x.question_id: x for x in self.writer.add_label_results(batch)})
 
-            self.progress("label", len(answers), len(asked))
-            if missing:
+        def keep(result: LabelResult) -> None:
+            buffer.put(result)
+            results.setdefault(result.question_id, result)  # until it is written
+            self.progress("label", len(results), len(questions), self._spent())
+
+        with WriteBuffer(write) as buffer:
+            self.progress("label", len(results), len(questions))
+            if missing := [question for question in questions if question.id not in results]:
                 self.answer(missing, keep)
-        if self.session and (reason := self.session.nobody_answers):
-            raise UserError(_nobody_answers(reason))
-        return [answers[one.id] for one in asked]
+        if self.session and (reason := self.session.unreachable):
+            raise UserError(_no_replies(reason))
+        return [results[question.id] for question in questions]
 
     def _spent(self) -> str:
         return f"{self.session.spent:.4f} USD" if self.session and self.session.spent else ""
 
-    def answer(self, asked: Sequence[KeyedQuestion], keep: Callable[[LabelResult], None]) -> None:
-        """All questions at once; `keep` gets each answer as it comes."""
+    def answer(
+        self, questions: Sequence[KeyedQuestion], keep: Callable[[LabelResult], None]
+    ) -> None:
+        """Answer questions concurrently, and call `keep` with each result as it comes."""
 
-        async def one(question: KeyedQuestion) -> None:
+        async def answer_and_keep(question: KeyedQuestion) -> None:
             keep(await self._answer(question))
 
-        async def everyone() -> None:
-            await asyncio.gather(*map(one, asked))
+        async def answer_all() -> None:
+            await asyncio.gather(*map(answer_and_keep, questions))
 
-        run_async(everyone, self.session)
+        run_async(answer_all, self.session)
 
-    def summarise(
-        self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
-    ) -> Summary | None:
-        """What the circuit does; None if the labeler does not say.
-
-        Raises UnusableReply, NotAsked, and PluginFault for a labeler that fails.
-        """
-        summarise = getattr(self.labeler, "summarise", None)
-        if summarise is None or not labels:
-            return None
-        claims, shown = {name: card.claim for name, card in self.roles.items()}, self.shown(circuit)
-        story = SummaryQuestion.of(circuit, self.task.description, labels, verdicts, claims, shown)
-        ask = self.session.ask() if self.session else None
+    async def _answer(self, keyed: KeyedQuestion) -> LabelResult:
+        question, ask = keyed.question, self._ask()
+        if keyed.fault is not None:
+            failure = Failure(question.node, self.name, keyed.fault)
+            return LabelResult(keyed.id, (), failure=failure)
         try:
-            told, exchange = run_async(lambda: summarise(story, ask), self.session)
-            told = checked.sentences(told, set(circuit.components))
-        except (*PASSED_ON, UnusableReply, NotAsked):
-            raise
-        except BaseException as error:  # a plugin may raise anything
-            raise PluginFault(self._fault(error)) from error
-        found = tuple(Sentence(true_text(x.text, shown), tuple(x.nodes)) for x in told)
-        return Summary(self.run_id, self.name, found, exchange.id if exchange else None)
-
-    async def _answer(self, asked: KeyedQuestion) -> LabelResult:
-        question, ask = asked.question, self.session.ask() if self.session else None
-        if asked.fault is not None:
-            failure = Failure(question.node, self.name, asked.fault)
-            return LabelResult(asked.id, (), failure=failure)
-        try:
-            answer = checked.proposed(
-                await self.labeler.function(question, asked.prompt, ask, **self.settings),
+            reply = check_reply(
+                await self.labeler.function(question, keyed.prompt, ask, **self.settings),
                 {evidence.id for evidence in question.evidence},
                 self.roles,
             )
-            return self._labeling(asked, answer, _exchange_ids(ask))
+            return self._result(keyed, reply, _exchange_ids(ask))
         except Waiting:
-            return LabelResult(asked.id, (), _exchange_ids(ask), waiting=question.node)
+            return LabelResult(keyed.id, (), _exchange_ids(ask), waiting=question.node)
         except (UnusableReply, NotAsked) as problem:
             reason = str(problem)
         except (*PASSED_ON, asyncio.CancelledError):
@@ -196,13 +205,14 @@ class LabelingStage:
         except BaseException as error:  # a plugin may raise anything
             reason = self._fault(error)
         failure = Failure(question.node, self.name, reason)
-        return LabelResult(asked.id, (), _exchange_ids(ask), failure=failure)
+        return LabelResult(keyed.id, (), _exchange_ids(ask), failure=failure)
 
-    def _labeling(
-        self, asked: KeyedQuestion, answer: LabelerReply, exchange_ids: tuple[str, ...]
+    def _result(
+        self, keyed: KeyedQuestion, reply: LabelerReply, exchange_ids: tuple[str, ...]
     ) -> LabelResult:
-        question = asked.question
-        evidence = self._findings(question, answer.findings)
+        """The labels that a reply proposes, with the evidence that the labeler gathered."""
+        question = keyed.question
+        evidence = self._findings(question, reply.findings)
         labels = [
             Label(
                 circuit_id=question.circuit.id,
@@ -213,28 +223,66 @@ class LabelingStage:
                 description=true_text(proposal.description, question.shown),
                 confidence=proposal.confidence,
                 evidence_ids=(*proposal.evidence_ids, *([evidence.id] if evidence else [])),
-                exchange_id=answer.exchange.id if answer.exchange else None,
+                exchange_id=reply.exchange.id if reply.exchange else None,
             )
-            for proposal in answer.proposals
+            for proposal in reply.proposals
         ]
         if not labels:
             failure = Failure(question.node, self.name, "the labeler proposed nothing")
-            return LabelResult(asked.id, (), exchange_ids, evidence, failure)
-        return LabelResult(asked.id, tuple(labels), exchange_ids, evidence)
+            return LabelResult(keyed.id, (), exchange_ids, evidence, failure)
+        return LabelResult(keyed.id, tuple(labels), exchange_ids, evidence)
 
     def _findings(self, question: Question, findings: Mapping[str, Any] | None) -> Evidence | None:
-        """What a labeler measured, as evidence of a collector of the labeler's name."""
+        """A labeler's own measurements, as evidence whose collector is the labeler."""
         if findings is None:
             return None
-        facts = checked.stored_facts(findings)
+        facts = facts_as_stored(findings)
         return Evidence(question.circuit.id, question.node, self.name, self.settings, facts)
+
+    # --- the summary ---------------------------------------------------------------------------
+
+    def summarise(
+        self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
+    ) -> Summary | None:
+        """Have the labeler describe what the whole circuit does.
+
+        Args:
+            circuit: The circuit.
+            labels: The labels of its components.
+            verdicts: The verdicts on the labels.
+
+        Returns:
+            The summary; None if there are no labels or the labeler writes no summaries.
+
+        Raises:
+            UnusableReply: if the LLM gave no usable reply.
+            NotAsked: if the LLM was not asked.
+            PluginFault: if the labeler failed.
+        """
+        summarise = self.labeler.summarise
+        if summarise is None or not labels:
+            return None
+        claims = {name: card.claim for name, card in self.roles.items()}
+        names, ask = self._shown_names(circuit), self._ask()
+        question = SummaryQuestion.of(
+            circuit, self.task.description, labels, verdicts, claims, names
+        )
+        try:
+            reply, exchange = run_async(lambda: summarise(question, ask), self.session)
+            sentences = check_sentences(reply, set(circuit.components))
+        except (*PASSED_ON, UnusableReply, NotAsked):
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            raise PluginFault(self._fault(error)) from error
+        renamed = tuple(Sentence(true_text(x.text, names), tuple(x.nodes)) for x in sentences)
+        return Summary(self.writer.run_id, self.name, renamed, exchange.id if exchange else None)
 
 
 def _exchange_ids(ask: Conversation | None) -> tuple[str, ...]:
     return tuple(exchange.id for exchange in ask.exchanges) if ask else ()
 
 
-def _nobody_answers(reason: str) -> str:
+def _no_replies(reason: str) -> str:
     return (
         f"The first questions got no reply ({reason[:200]}), so the others were not asked; "
         "the evidence is stored: fix the cause and repeat the command, or use --labeler rules."

@@ -1,1 +1,1 @@
-"""Asking a language model: templates, requests, replies, prices, and every exchange kept."""
+"""Asking a language model: templates, requests, replies, prices, and a record of each exchange."""

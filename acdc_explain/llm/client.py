@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server: send a request, again if it is lost, say what went wrong."""
+"""A client for any OpenAI-compatible server: it sends, tries again, and reports what failed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
@@ -15,45 +16,53 @@ from urllib.parse import urlsplit
 from ..errors import UserError
 from .exchange import Exchange, Request
 from .key import api_key, base_url, check_key
-from .reply import read_json, to_exchange
+from .reply import exchange_of, read_json
 
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_LLM = "gpt-4.1-mini"
 
 RETRIES = 4  # on 429, 5xx and lost connections
-LONGEST_PAUSE = 120.0  # seconds that a server may ask to wait before the next
-FORMS = ("bounded", "json_schema", "json_object", "text")  # of replies, the strictest first
+LONGEST_PAUSE = 120.0  # seconds that a server may ask for before the next attempt
+FORMS = ("bounded", "json_schema", "json_object", "text")  # of a reply, the strictest first
 _NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError",
              "LocalProtocolError")  # fmt: skip
-"""Causes of lost connections by which it is known that the server never had the request."""
+"""Causes of a connection error that prove that the server never got the request."""
 
-Lost: TypeAlias = Callable[[], bool]
-"""Says that an attempt is lost which may be billed; whether another one can be paid."""
+OnLost: TypeAlias = Callable[[], bool]
+"""Called when an attempt failed that may be billed; returns whether the budget allows another."""
 
 
 def key_present() -> bool:
-    """Whether the environment has what it takes to ask an LLM: a key, or a server of one's own."""
+    """Whether the environment has a key or the address of a private server."""
     return bool(api_key() or base_url())
 
 
 class Transport(Protocol):
-    """Brings a request to an LLM, now or by way of a file."""
+    """Sends requests to an LLM, over the network or through a file."""
 
-    longest: float
-    """Seconds that a request may be under way, all attempts together; 0: nobody is asked."""
+    max_seconds: float
+    """The longest that a request may take, with all attempts; 0 if nothing is sent now."""
 
-    async def __call__(self, request: Request, lost: Lost) -> Exchange:
-        """Never raises for what the LLM or the network did: that is in the exchange.
+    async def __call__(self, request: Request, on_lost: OnLost) -> Exchange:
+        """Send a request.
 
-        Raises NotAsked where nobody is asked now.
+        Errors of the LLM or the network do not raise; they are in the exchange.
+
+        Raises:
+            NotAsked: if nothing is sent now.
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
 
 
 class Llm:
-    """A server that answers now. The key comes from the environment and is kept nowhere else."""
+    """A transport to a server. The key is read from the environment and stored nowhere.
+
+    Raises UserError if no server is known, or if the key or the address is wrong.
+    """
 
     def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         if not key_present():
@@ -64,34 +73,34 @@ class Llm:
         check_key()
         _check_address(base_url())
         self._timeout = timeout
-        self.longest = (RETRIES + 1) * (timeout + LONGEST_PAUSE) + 60
-        # grammars know lengths, OpenAI's strict mode not
+        self.max_seconds = (RETRIES + 1) * (timeout + LONGEST_PAUSE) + 60
+        # private servers enforce lengths by grammars; OpenAI's strict mode refuses them
         self._dialect = Dialect(FORMS[0] if base_url() else FORMS[1])
         self._client: Any = None
 
-    async def __call__(self, request: Request, lost: Lost) -> Exchange:
+    async def __call__(self, request: Request, on_lost: OnLost) -> Exchange:
         import openai
 
         started = time.monotonic()
         response, error = None, None
         try:
-            response = read_json(await self._send(request, lost))
+            response = read_json(await self._send(request, on_lost))
         except openai.APITimeoutError:
             error = f"APITimeoutError: no reply within {self._timeout:g} s"
         except openai.OpenAIError as problem:
             error = f"{type(problem).__name__}: {problem}{_cause(problem)}"
-        except (ValueError, RecursionError) as problem:  # no JSON at all, or without end
+        except (ValueError, RecursionError) as problem:  # no JSON, or nested too deeply
             error = f"the server's reply cannot be read: {type(problem).__name__}: {problem}"
         seconds = round(time.monotonic() - started, 3)
-        return to_exchange(request, response, error, seconds)
+        return exchange_of(request, response, error, seconds)
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
             self._client = None
 
-    async def _send(self, request: Request, lost: Lost) -> str:
-        """Asks again in simpler terms where the server refuses the terms."""
+    async def _send(self, request: Request, on_lost: OnLost) -> str:
+        """Send a request; send it in a simpler dialect if the server refuses a parameter."""
         import openai
 
         if self._client is None:  # in the event loop that will use it
@@ -104,34 +113,34 @@ class Llm:
         while True:
             dialect = self._dialect
             try:
-                return await self._patiently(dialect.body(request), lost)
+                return await self._send_with_retries(dialect.body(request), on_lost)
             except openai.BadRequestError as refusal:
                 simpler = dialect.simpler(str(refusal))
                 if simpler is None:
                     raise
-                if self._dialect == dialect:  # not learnt in the meantime from another reply
+                if self._dialect == dialect:  # no other request has changed it in the meantime
                     self._dialect = simpler
 
-    async def _patiently(self, body: dict[str, Any], lost: Lost) -> str:
-        """Tries again what was lost on the way, as the server says or with growing pauses."""
+    async def _send_with_retries(self, body: dict[str, Any], on_lost: OnLost) -> str:
+        """Try again after a failure, when the server says or after growing pauses."""
         import openai
 
         attempt = 0
         while True:
             try:
-                return await self._in_time(body)
+                return await self._send_once(body)
             except openai.OpenAIError as problem:
-                paid = not _may_be_billed(problem) or lost()
+                affordable = not _may_be_billed(problem) or on_lost()
                 pause = _pause(problem, attempt)
-                if attempt >= RETRIES or pause is None or not paid:
+                if attempt >= RETRIES or pause is None or not affordable:
                     raise
                 await asyncio.sleep(pause)
             attempt += 1
 
-    async def _in_time(self, body: dict[str, Any]) -> str:
-        """The text of the reply, as the server wrote it: the client would make `true` a number.
+    async def _send_once(self, body: dict[str, Any]) -> str:
+        """The body of the response as raw text, since openai's models would turn `true` into 1.
 
-        The client's own timeout is between two bytes; a server may also dribble for ever.
+        The time of the whole response is bounded here; openai's timeout is between two bytes.
         """
         try:
             async with asyncio.timeout((RETRIES + 1) * self._timeout + 60):
@@ -158,7 +167,7 @@ def _check_address(url: str) -> None:
 
 
 def _may_be_billed(problem: Exception) -> bool:
-    """Whether the server may have worked on a request whose reply was lost."""
+    """Whether the server may have processed a request whose reply did not arrive."""
     status = getattr(problem, "status_code", None)
     if isinstance(status, int):
         return status >= 500 and status != 503
@@ -166,7 +175,7 @@ def _may_be_billed(problem: Exception) -> bool:
 
 
 def _pause(problem: Exception, attempt: int) -> float | None:
-    """Seconds to wait before the next attempt; None if another would be of no use."""
+    """Seconds to wait before the next attempt; None if another attempt cannot help."""
     import openai
 
     if not isinstance(problem, (openai.APIConnectionError, openai.APIStatusError)):
@@ -174,49 +183,47 @@ def _pause(problem: Exception, attempt: int) -> float | None:
     if isinstance(problem, openai.APIStatusError):
         if problem.status_code < 500 and problem.status_code not in (408, 409, 429):
             return None
-        asked = _retry_after(problem.response.headers)
-        if asked is not None:
-            return asked if asked <= LONGEST_PAUSE else None
+        seconds = _retry_after(problem.response.headers)
+        if seconds is not None:
+            return seconds if seconds <= LONGEST_PAUSE else None
     return float(min(0.5 * 2**attempt, 8.0)) * random.uniform(0.75, 1.0)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, as a number or as a date."""
-    said = headers.get("retry-after", "")
+    """The seconds until the time in a Retry-After header, which is a number or a date."""
+    value = headers.get("retry-after", "")
     try:
-        seconds = float(said)
+        seconds = float(value)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, TypeError, OverflowError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
 def _cause(problem: BaseException) -> str:
-    """What is behind "Connection error.": refused, no such name, TLS."""
-    found, told = problem, ""
-    while (deeper := found.__cause__ or found.__context__) is not None:
-        found = deeper.exceptions[0] if isinstance(deeper, BaseExceptionGroup) else deeper
-        if str(found):
-            told = f" ({type(found).__name__}: {found})"
-    return told
+    """The innermost cause of a "Connection error.", such as a refused connection or TLS."""
+    text = ""
+    while (cause := problem.__cause__ or problem.__context__) is not None:
+        problem = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
+        if str(problem):
+            text = f" ({type(problem).__name__}: {problem})"
+    return text
 
 
+@dataclass(frozen=True)
 class Dialect:
-    """Which of the API's terms a server understands; it says so by refusing others."""
+    """The parameters of the API that a server accepts.
 
-    def __init__(self, form: str = FORMS[1], dropped: frozenset[str] = frozenset()) -> None:
-        self.form = form
-        self.dropped = dropped
+    `form` is one of FORMS. `dropped` are the parameters that the server refused.
+    """
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Dialect) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]
+    form: str = FORMS[1]
+    dropped: frozenset[str] = frozenset()
 
     def body(self, request: Request) -> dict[str, Any]:
-        """The request in the API's own words."""
+        """The request as the API's JSON."""
         limit = "max_tokens" if "max_completion_tokens" in self.dropped else "max_completion_tokens"
         body: dict[str, Any] = {
             "model": request.llm,
@@ -234,20 +241,20 @@ class Dialect:
         return body
 
     def simpler(self, refusal: str) -> Dialect | None:
-        """Terms without what a server refused; None if there is nothing left to drop."""
-        for term in ("temperature", "max_completion_tokens"):
-            if term in refusal and term not in self.dropped:
-                return Dialect(self.form, self.dropped | {term})
-        place = FORMS.index(self.form)
-        if re.search(r"context|too long|maximum.*tokens", refusal) or place + 1 == len(FORMS):
+        """The dialect without what a server refused; None if nothing can be dropped."""
+        for name in ("temperature", "max_completion_tokens"):
+            if name in refusal and name not in self.dropped:
+                return Dialect(self.form, self.dropped | {name})
+        next_form = FORMS.index(self.form) + 1
+        if re.search(r"context|too long|maximum.*tokens", refusal) or next_form == len(FORMS):
             return None
-        return Dialect(FORMS[place + 1], self.dropped)
+        return Dialect(FORMS[next_form], self.dropped)
 
 
 def strict_schema(schema: Any) -> Any:
-    """A schema in the words that all strict servers know: without lengths and bounds.
+    """A JSON schema without lengths and bounds, as every strict server accepts it.
 
-    Replies are checked against the whole of it when they come back.
+    Replies are checked against the full schema when they come back.
     """
     unknown = {"minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems"}
     if isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""One question to an LLM and what came back, good or bad."""
+"""A request to an LLM, and the exchange that records what came back."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any, Protocol, TypeVar
 from ..ids import content_id, plain
 
 MOST_REPLY_TOKENS = 1000
-_LATER = ("request_id", "cost_usd")  # fields that exchanges of the first stores do not have
+_ADDED_LATER = ("request_id", "cost_usd")  # fields that exchanges in the first stores lack
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A rendered prompt with all that decides the reply: the same request is answered once."""
+    """A rendered prompt and everything else that decides the reply.
+
+    Two equal requests have the same `id`, and only one of them is sent.
+    """
 
     template: str
     llm: str
@@ -32,9 +35,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A rendered prompt and the reply, or what went wrong, or both: a reply that was no use.
+    """A rendered prompt with the reply, with what went wrong, or with both.
 
-    `cost_usd` is None where the LLM's price or the tokens are not known.
+    Both are there where a reply came and could not be used. `seconds` includes all attempts.
+    `cost_usd` is None where the LLM's price or the number of tokens is not known.
     """
 
     template: str
@@ -52,12 +56,12 @@ class Exchange:
     def id(self) -> str:
         content = plain(self)
         return content_id(
-            "exchange", {k: v for k, v in content.items() if k not in _LATER or v is not None}
+            "exchange", {k: v for k, v in content.items() if k not in _ADDED_LATER or v is not None}
         )
 
 
 class UnusableReply(Exception):
-    """An LLM gave no answer that can be used; the exchange says what it gave."""
+    """The LLM gave no usable reply. `exchange` holds what it gave."""
 
     def __init__(self, exchange: Exchange) -> None:
         super().__init__(exchange.error)
@@ -65,35 +69,58 @@ class UnusableReply(Exception):
 
 
 class NotAsked(Exception):
-    """The question was not put to the LLM, for a reason that lies with the user's wishes."""
+    """The question was not sent to the LLM; the message says why."""
 
 
 class Waiting(NotAsked):
-    """The question is to be put to the LLM by way of a file."""
+    """The question goes to the LLM through a batch file, and has no reply yet."""
 
 
 class Ask(Protocol):
-    """Renders a template and puts the question to an LLM."""
+    """Sends one question to an LLM, after rendering it from a template."""
 
     @property
     def llm(self) -> str:
-        """The name of the LLM asked."""
+        """The name of the LLM."""
         ...
 
     @property
     def exchanges(self) -> Sequence[Exchange]:
-        """What was asked and answered for this question so far."""
+        """All exchanges of this question so far, in order."""
         ...
 
     def render(self, template: str, /, **variables: Any) -> str:
-        """The prompt a template gives. Raises UserError for a template with a mistake."""
+        """Render a prompt.
+
+        Args:
+            template: The template's name, without `.j2`.
+            variables: The template's variables, as JSON can hold them.
+
+        Returns:
+            The prompt.
+
+        Raises:
+            UserError: if the template does not exist or has a mistake.
+        """
         ...
 
     async def __call__(
         self, template: str, prompt: str, schema: Mapping[str, Any], read: Callable[[str], T]
     ) -> tuple[T, Exchange]:
-        """What `read` makes of the reply; ValueError from it is put to the LLM once more.
+        """Send a prompt and read the reply.
 
-        Raises UnusableReply if there is no reply that can be read, NotAsked if nobody was asked.
+        Args:
+            template: The name of the template that gave the prompt, for the record.
+            prompt: The rendered prompt.
+            schema: The JSON schema of the reply.
+            read: Turns the reply into a value. It raises ValueError if the reply cannot be used;
+                the LLM is then shown the message and asked once more.
+
+        Returns:
+            The value that `read` returned, and the exchange with the reply.
+
+        Raises:
+            UnusableReply: if no usable reply came.
+            NotAsked: if the question was not sent.
         """
         ...

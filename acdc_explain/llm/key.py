@@ -1,4 +1,4 @@
-"""The API key: read from the environment, sent to the server, and kept out of everything else."""
+"""The API key: read from the environment, sent to the server, and masked everywhere else."""
 
 from __future__ import annotations
 
@@ -10,69 +10,70 @@ from typing import Any
 from ..errors import UserError
 
 VARIABLE = "OPENAI_API_KEY"
-SHORTEST_SECRET = 16  # characters; servers of one's own take any text, `x` is usual
+SHORTEST_SECRET = 16  # characters; private servers accept any text as a key, often just `x`
 MASK = "[key]"
 
 
 def api_key() -> str:
-    """Without the space and line end that copying it brings; empty: there is none."""
+    """The key without surrounding white space, which copying often adds; empty if there is none."""
     return os.environ.get(VARIABLE, "").strip()
 
 
 def base_url() -> str:
-    """The address of a server of one's own; empty: there is none."""
+    """The address of a private server; empty if there is none."""
     return os.environ.get("OPENAI_BASE_URL", "").strip()
 
 
 def check_key() -> None:
-    """Raises UserError for a key that cannot be sent; it is not shown."""
-    strange = re.search(r"[^!-~]", api_key())
-    if strange:
+    """Raise UserError for a key that cannot be sent. The message does not show the key."""
+    bad = re.search(r"[^!-~]", api_key())
+    if bad:
         raise UserError(
-            f"{VARIABLE} has a character that no key has, the {strange.start() + 1}th; copy the "
+            f"{VARIABLE} has a character that no key has, the {bad.start() + 1}th; copy the "
             "key again."
         )
 
 
 def json_in(reply: str) -> str:
-    """The JSON object of a reply, without the thoughts or the fence that some put around it."""
-    said = reply.rpartition("</think>")[2]
-    start, end = said.find("{"), said.rfind("}")
-    return said[start : end + 1] if 0 <= start < end else said
+    """The JSON object in a reply, without the reasoning or the code fence around it."""
+    text = reply.rpartition("</think>")[2]
+    start, end = text.find("{"), text.rfind("}")
+    return text[start : end + 1] if 0 <= start < end else text
 
 
 def without_key(text: str) -> str:
-    """The text with a mask for the key, also where its characters are written as \\uXXXX.
+    """The text with the key masked, also where the key's characters are written as \\uXXXX.
 
-    JSON is read first and masked within its texts, so that it stays JSON.
+    A JSON object in the text is parsed and masked string by string, so that it stays valid JSON.
     """
     key = api_key()
     if len(key) < SHORTEST_SECRET:
         return text
-    found = re.compile("".join(map(_either_way, key)))
-    said = json_in(text)
-    if not said:
-        return found.sub(MASK, text)
-    before, _, after = text.rpartition(said)
+    pattern = re.compile("".join(map(_plain_or_escaped, key)))
+    content = json_in(text)
+    if not content:
+        return pattern.sub(MASK, text)
+    before, _, after = text.rpartition(content)
     try:
-        document = json.loads(said)
-        masked = _masked(document, found)
-        said = said if masked == document else json.dumps(masked, ensure_ascii=False)
+        document = json.loads(content)
+        masked = _mask_strings(document, pattern)
+        content = content if masked == document else json.dumps(masked, ensure_ascii=False)
     except (ValueError, RecursionError):
-        said = found.sub(MASK, said)
-    return found.sub(MASK, before) + said + found.sub(MASK, after)
+        content = pattern.sub(MASK, content)
+    return pattern.sub(MASK, before) + content + pattern.sub(MASK, after)
 
 
-def _either_way(character: str) -> str:
+def _plain_or_escaped(character: str) -> str:
+    """A regular expression for a character as it is or as \\uXXXX."""
     escaped = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(character):04x}")
     return rf"(?:{re.escape(character)}|\\u{escaped})"
 
 
-def _masked(value: Any, key: re.Pattern[str]) -> Any:
+def _mask_strings(value: Any, key: re.Pattern[str]) -> Any:
     if isinstance(value, str):
         return key.sub(MASK, value)
     if isinstance(value, list):
-        return [_masked(item, key) for item in value]
+        return [_mask_strings(item, key) for item in value]
     if isinstance(value, dict):
-        return {key.sub(MASK, name): _masked(item, key) for name, item in value.items()}
+        return {key.sub(MASK, name): _mask_strings(item, key) for name, item in value.items()}
     return value

@@ -1,4 +1,4 @@
-"""Who is asking an LLM something just now, so that no other command asks and pays the same."""
+"""Leases on requests: while one command waits for a reply, no other sends the same request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process on a machine; `token` tells its commands apart."""
+    """The process that holds a lease.
+
+    `started` is the process's start time, since numbers of processes are used again. `token`
+    distinguishes several holders in one process.
+    """
 
     host: str
     process: int
@@ -23,40 +27,41 @@ class Holder:
 
     @staticmethod
     def new() -> Holder:
+        """A holder in this process."""
         process = os.getpid()
-        return Holder(socket.gethostname(), process, _started(process), secrets.token_hex(8))
+        return Holder(socket.gethostname(), process, _start_time(process), secrets.token_hex(8))
 
-    def claim(self, seconds: float) -> dict[str, Any]:
-        """What is written down: it ends by itself, if nothing else ends it."""
+    def lease(self, seconds: float) -> dict[str, Any]:
+        """A lease as it is stored. It expires after `seconds` if it is not released before."""
         return {**asdict(self), "until": time.time() + seconds}
 
-    def respects(self, claim: Mapping[str, Any] | None) -> bool:
-        """Whether what is written there keeps this one from asking.
+    def is_blocked_by(self, lease: Mapping[str, Any] | None) -> bool:
+        """Whether a stored lease keeps this holder from sending the request.
 
-        A process that was killed does not, nor one that is on another machine and late.
+        An expired lease does not, nor does one of a process on this host that has ended.
         """
-        if claim is None or claim.get("token") == self.token:
+        if lease is None or lease.get("token") == self.token:
             return False
-        if time.time() > claim.get("until", 0.0):
+        if time.time() > lease.get("until", 0.0):
             return False
-        return claim.get("host") != self.host or _runs(claim)
+        return lease.get("host") != self.host or _is_running(lease)
 
 
-def _runs(claim: Mapping[str, Any]) -> bool:
-    """Whether a process of this machine is there still, and is not another of the same number."""
-    process = claim["process"]
+def _is_running(lease: Mapping[str, Any]) -> bool:
+    """Whether the process of a lease on this host still runs."""
+    process = lease["process"]
     if os.name == "posix":
         try:
             os.kill(process, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # it is somebody else's
-    return bool(_started(process) == claim["started"])
+            pass  # it runs under another user
+    return bool(_start_time(process) == lease["started"])
 
 
-def _started(process: int) -> str:
-    """When a process began, where the system says so."""
+def _start_time(process: int) -> str:
+    """When a process started, in clock ticks since boot; empty where the system does not say."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,11 +1,12 @@
-"""Putting questions to an LLM: nothing is asked twice, and every exchange is kept at once."""
+"""Sending questions to an LLM: nothing is sent twice, and every exchange is stored at once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -22,159 +23,199 @@ from .templates import Templates
 
 DEFAULT_CONCURRENCY = 4
 
-REPAIR = "repair"  # the template that shows a bad reply and what is wrong with it
-SHOWN = 2000  # characters of a bad reply
-WAIT = 0.5  # seconds until it is looked again whether another command has its reply
-UNANSWERED = 3  # so many lost questions before the first reply, and the rest is not asked
+REPAIR = "repair"  # the template that shows an unusable reply and what is wrong with it
+SHOWN_CHARACTERS = 2000  # of an unusable reply
+POLL_SECONDS = 0.5  # between two looks whether another command has the reply
+GIVE_UP_AFTER = 3  # failed requests before the first reply; then no more are sent
 
 T = TypeVar("T")
 ReplyCheck: TypeAlias = Callable[[Exchange], str | None]
+"""Returns what is wrong with an exchange, or None."""
+
 UNUSABLE = "unusable reply: "
 
 
 class ReplyCache(Protocol):
-    """Where exchanges are kept."""
+    """Where exchanges are stored, so that no request is sent twice."""
 
-    def find_replies(self, request_id: str) -> list[Exchange]: ...
-
-    def add_exchange(self, run_id: str | None, exchange: Exchange) -> None: ...
-
-    def claim(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
-        """Keep others from asking the same. The replies there are; None: another asks just now."""
+    def find_replies(self, request_id: str) -> list[Exchange]:
+        """All stored exchanges of a request that have a reply, usable or not."""
         ...
 
-    def release(self, request_id: str, holder: Holder) -> None: ...
+    def add_exchange(self, exchange: Exchange) -> None:
+        """Store an exchange."""
+        ...
+
+    def lease(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
+        """Keep other commands from sending a request.
+
+        Args:
+            request_id: The request.
+            holder: Who sends it.
+            seconds: When the lease expires, if it is not released before.
+
+        Returns:
+            The replies stored by now; None if another command holds a lease on the request.
+        """
+        ...
+
+    def release(self, request_id: str, holder: Holder) -> None:
+        """End this holder's lease."""
+        ...
 
 
 @dataclass
 class Session:
-    """Where all questions of a command go: one transport, one shelf, one purse.
+    """All questions of a command go through one session: one transport, one cache, one budget.
 
-    `again`: replies on the shelf that were of no use are not taken for an answer.
+    Amounts are in USD. `again`: a stored reply that could not be used is not taken as the answer;
+    the request is sent again.
     """
 
     llm: str
     templates: Templates
     transport: Transport
     cache: ReplyCache
-    run_id: str | None
     prices: Prices = field(default_factory=Prices.read)
     max_cost: float | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     again: bool = False
     spent: float = 0.0
-    _pledged: float = 0.0
-    _answered: int = 0
-    _lost: list[str] = field(default_factory=list)
-    _limit: asyncio.Semaphore | None = None
-    _turns: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    exchanges: dict[str, Exchange] = field(default_factory=dict)  # stored by this command, by id
+    _reserved: float = 0.0
+    _n_replies: int = 0
+    _errors: list[str] = field(default_factory=list)  # of requests without any reply
+    _semaphore: asyncio.Semaphore | None = None
+    _locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _holder: Holder = field(default_factory=Holder.new)
 
     def ask(self) -> Conversation:
-        """For one question, which may take several exchanges."""
+        """An `Ask` for one question, which may take several exchanges."""
         return Conversation(self)
 
     async def exchange(self, request: Request, problem_of: ReplyCheck) -> Exchange:
-        """From the shelf or from the LLM; with the error that `problem_of` finds in the reply."""
-        if self._limit is None:
-            self._limit = asyncio.Semaphore(self.concurrency)
-        async with self._turns[request.id]:  # the same request at the same time is asked once
-            found = self.cache.find_replies(request.id)
-            if (held := self._best(found, problem_of)) is not None:
-                return await self._keep(held)
-            if not self.transport.longest:  # it asks nobody, and says why
+        """Get a request's exchange, from the cache or from the LLM.
+
+        Args:
+            request: What to send.
+            problem_of: Says what is wrong with a reply; the exchange's error is set to it.
+
+        Raises:
+            NotAsked: if the request is not sent.
+        """
+        if self._semaphore is None:
+            self._semaphore = asyncio.Semaphore(self.concurrency)
+        async with self._locks[request.id]:  # equal requests at the same time are sent once
+            stored = self.cache.find_replies(request.id)
+            if (best := self._best(stored, problem_of)) is not None:
+                return await self._store(best)
+            if not self.transport.max_seconds:  # it sends nothing, and raises the reason
                 return await self.transport(request, lambda: False)
-            async with self._limit:  # until it is kept: a kill loses no more than is under way
-                return await self._claimed(request, problem_of, {exchange.id for exchange in found})
+            async with self._semaphore:  # until it is stored: a kill loses only what is under way
+                known_ids = {exchange.id for exchange in stored}
+                return await self._send_leased(request, problem_of, known_ids)
 
-    def _best(self, found: Sequence[Exchange], problem_of: ReplyCheck) -> Exchange | None:
-        held = [replace(exchange, error=problem_of(exchange)) for exchange in found]
-        held.sort(key=lambda exchange: exchange.error is not None)
-        return held[0] if held and not (self.again and held[0].error) else None
+    def _best(self, stored: Sequence[Exchange], problem_of: ReplyCheck) -> Exchange | None:
+        """The first usable exchange; or an unusable one, unless these are to be sent again."""
+        checked = [replace(exchange, error=problem_of(exchange)) for exchange in stored]
+        checked.sort(key=lambda exchange: exchange.error is not None)
+        return checked[0] if checked and not (self.again and checked[0].error) else None
 
-    async def _claimed(
-        self, request: Request, problem_of: ReplyCheck, known: AbstractSet[str]
+    async def _send_leased(
+        self, request: Request, problem_of: ReplyCheck, known_ids: AbstractSet[str]
     ) -> Exchange:
-        """Asked by this command, or by another one that asks the same at the same time."""
-        self._check(request)
+        """Send a request, or wait for the reply of another command that has sent the same."""
+        self._check_budget(request)
         while True:
-            found = self.cache.claim(request.id, self._holder, self.transport.longest)
-            if found is not None:
+            stored = self.cache.lease(request.id, self._holder, self.transport.max_seconds)
+            if stored is not None:
                 break
-            await asyncio.sleep(WAIT)
+            await asyncio.sleep(POLL_SECONDS)
         try:
-            new = [exchange for exchange in found if exchange.id not in known]
+            new = [exchange for exchange in stored if exchange.id not in known_ids]
             exchange = new[0] if new else await self._send(request)
-            return await self._keep(replace(exchange, error=problem_of(exchange)))
+            return await self._store(replace(exchange, error=problem_of(exchange)))
         finally:
             self.cache.release(request.id, self._holder)
 
-    async def _keep(self, exchange: Exchange) -> Exchange:
-        await asyncio.to_thread(self.cache.add_exchange, self.run_id, exchange)
+    async def _store(self, exchange: Exchange) -> Exchange:
+        await asyncio.to_thread(self.cache.add_exchange, exchange)
+        self.exchanges[exchange.id] = exchange
         return exchange
+
+    # --- the budget ----------------------------------------------------------------------------
 
     async def _send(self, request: Request) -> Exchange:
-        most = self._check(request)
+        with self.reserve(request) as most:
 
-        def lost() -> bool:
-            self.spent += most
-            return self._affords(0.0)  # what is set aside is for the next attempt now
+            def on_lost() -> bool:
+                self.spent += most
+                return self._fits(0.0)  # the money set aside now pays for the next attempt
 
-        self._pledged += most
-        try:
-            exchange = self.prices.priced(await self.transport(request, lost))
-        finally:
-            self._pledged -= most
-        self._count(request, exchange)
+            exchange = self.prices.with_cost(await self.transport(request, on_lost))
+        self._charge(request, exchange)
         return exchange
 
-    def _check(self, request: Request) -> float:
-        """What the reply may cost at most. Raises NotAsked if it cannot be had."""
-        if self.nobody_answers:
-            raise NotAsked(f"the first questions got no reply ({self.nobody_answers})")
+    @contextmanager
+    def reserve(self, request: Request) -> Iterator[float]:
+        """Set aside the most that a request may cost, and yield that amount.
+
+        Raises NotAsked if the budget does not allow it, or if the LLM cannot be reached.
+        """
+        most = self._check_budget(request)
+        self._reserved += most
+        try:
+            yield most
+        finally:
+            self._reserved -= most
+
+    def _check_budget(self, request: Request) -> float:
+        """The most that a request may cost. Raises NotAsked if it cannot be sent."""
+        if self.unreachable:
+            raise NotAsked(f"the first questions got no reply ({self.unreachable})")
         most = self.prices.cost(self.llm, tokens_in(request), request.most_tokens) or 0.0
-        if not self._affords(most):
+        if not self._fits(most):
             raise NotAsked(f"it might have cost more than --max-cost {self.max_cost:g} allows")
         return most
 
-    def _affords(self, cost: float) -> bool:
-        return self.max_cost is None or self.spent + self._pledged + cost <= self.max_cost
+    def _fits(self, cost: float) -> bool:
+        return self.max_cost is None or self.spent + self._reserved + cost <= self.max_cost
 
-    def _count(self, request: Request, exchange: Exchange) -> None:
-        """Everything that a server answered is paid, also what was of no use."""
+    def _charge(self, request: Request, exchange: Exchange) -> None:
+        """Charge whatever a server answered, usable or not."""
         if exchange.reply is not None:
-            self._answered += 1
+            self._n_replies += 1
         elif not is_empty(exchange):
-            self._lost.append(exchange.error or "no reply")
+            self._errors.append(exchange.error or "no reply")
             return
-        self.spent += self.prices.bill(request, exchange)
+        self.spent += self.prices.charge(request, exchange)
 
     async def close(self) -> None:
-        """At the end of an event loop: what is bound to it goes with it."""
+        """Free what is bound to the running event loop. The session can be used in another one."""
         await self.transport.close()
-        self._limit = None
-        self._turns.clear()
+        self._semaphore = None
+        self._locks.clear()
 
     @property
-    def nobody_answers(self) -> str | None:
-        """What the first questions were lost for, if none at all was answered."""
-        silent = len(self._lost) >= UNANSWERED and not self._answered
-        return self._lost[0] if silent else None
+    def unreachable(self) -> str | None:
+        """Why the first requests failed, if no request was ever answered; else None."""
+        failed = len(self._errors) >= GIVE_UP_AFTER and not self._n_replies
+        return self._errors[0] if failed else None
 
 
 class Conversation:
-    """An `Ask` for one question; remembers its exchanges, the bad ones too."""
+    """An `Ask` for one question. It remembers all exchanges, also those with unusable replies."""
 
     def __init__(self, session: Session) -> None:
-        self._desk = session
+        self._session = session
         self.exchanges: list[Exchange] = []
 
     @property
     def llm(self) -> str:
-        return self._desk.llm
+        return self._session.llm
 
     def render(self, template: str, /, **variables: Any) -> str:
-        return self._desk.templates.render(template, **variables)
+        return self._session.templates.render(template, **variables)
 
     async def __call__(
         self, template: str, prompt: str, schema: Mapping[str, Any], read: Callable[[str], T]
@@ -185,7 +226,10 @@ class Conversation:
             answer, exchange = await self._once(request, read)
         if answer is None and exchange.reply is not None and exchange.error != REFUSED:
             repair = self.render(
-                REPAIR, question=prompt, reply=exchange.reply[:SHOWN], problem=exchange.error
+                REPAIR,
+                question=prompt,
+                reply=exchange.reply[:SHOWN_CHARACTERS],
+                problem=exchange.error,
             )
             answer, exchange = await self._once(Request(REPAIR, self.llm, repair, schema), read)
         if answer is None:
@@ -194,19 +238,19 @@ class Conversation:
 
     async def _once(self, request: Request, read: Callable[[str], T]) -> tuple[T | None, Exchange]:
         def problem_of(exchange: Exchange) -> str | None:
-            """What is wrong with it: what the transport found, or else what the reader finds."""
-            found = exchange.error
-            if exchange.reply is None or (found and not found.startswith(UNUSABLE)):
-                return found
+            """What the transport found wrong, or else what `read` finds wrong."""
+            error = exchange.error
+            if exchange.reply is None or (error and not error.startswith(UNUSABLE)):
+                return error
             try:
                 read(json_in(exchange.reply))
             except RecursionError:
                 return f"{UNUSABLE}it is nested too deeply"
-            except ValueError as error:
-                return UNUSABLE + one_line(error)
+            except ValueError as problem:
+                return UNUSABLE + one_line(problem)
             return None
 
-        exchange = await self._desk.exchange(request, problem_of)
+        exchange = await self._session.exchange(request, problem_of)
         self.exchanges.append(exchange)
         if exchange.error is not None or exchange.reply is None:
             return None, exchange
@@ -214,9 +258,12 @@ class Conversation:
 
 
 def run_async(work: Callable[[], Awaitable[T]], session: Session | None) -> T:
-    """In an event loop of its own thread: also where one runs already, in a notebook."""
+    """Run a coroutine in an event loop in a thread of its own, then close the session.
 
-    async def and_close() -> T:
+    This works in a notebook, too, where an event loop runs already.
+    """
+
+    async def work_and_close() -> T:
         try:
             return await work()
         finally:
@@ -224,11 +271,11 @@ def run_async(work: Callable[[], Awaitable[T]], session: Session | None) -> T:
                 await session.close()
 
     with start_blocking_portal() as portal:
-        return portal.call(and_close)
+        return portal.call(work_and_close)
 
 
 def one_line(error: ValueError) -> str:
-    """A complaint about a reply that a person or an LLM can act on."""
+    """The message of an error about a reply, short enough for a person or an LLM to act on."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "reply"

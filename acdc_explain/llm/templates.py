@@ -1,4 +1,4 @@
-"""Prompt templates: jinja2 in its sandbox, where a misspelt variable is an error."""
+"""Prompt templates: jinja2 in its sandbox, with undefined variables as errors."""
 
 from __future__ import annotations
 
@@ -22,22 +22,31 @@ SUFFIX = ".j2"
 
 
 class Templates:
-    """Templates by name, from several folders; the first folder that has one wins.
+    """Templates by name, from several folders.
 
-    They are rendered in a process of their own, bounded in memory, time and size.
+    Where several folders have a template, the first folder's is used. Templates are rendered in a
+    process of their own, which bounds their memory, time and size.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = [str(Path(folder).resolve()) for folder in folders]
-        self._environment = render_process.environment_of(self._folders)
-        self._turn = threading.Lock()
+        self._environment = render_process.make_environment(self._folders)
+        self._lock = threading.Lock()  # the process renders one template at a time
         self._process: subprocess.Popen[str] | None = None
         self._stop: weakref.finalize[Any, Any] | None = None
 
     def render(self, name: str, /, **variables: Any) -> str:
-        """`variables` are what JSON can hold.
+        """Render a prompt.
 
-        Raises UserError for a template that is not there, has a mistake or finds no end.
+        Args:
+            name: The template's name, without `.j2`.
+            variables: The template's variables, as JSON can hold them.
+
+        Returns:
+            The prompt.
+
+        Raises:
+            UserError: if the template does not exist, has a mistake, or exceeds its limits.
         """
         file = f"{name}{SUFFIX}"
         request = {
@@ -57,31 +66,31 @@ class Templates:
         return str(answer["text"])
 
     def _answer(self, request: str) -> dict[str, Any] | None:
-        """From the process; None if it had to be killed, or was."""
-        with self._turn:
+        """The process's answer; None if the process died or had to be killed."""
+        with self._lock:
             process = self._process or self._start()
             assert process.stdin is not None
             assert process.stdout is not None
-            clock = threading.Timer(SECONDS + 2, process.kill)
-            clock.start()
+            timer = threading.Timer(SECONDS + 2, process.kill)
+            timer.start()
             try:
                 process.stdin.write(f"{request}\n")
                 process.stdin.flush()
                 line = process.stdout.readline()
-                found: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
+                answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
             except OSError:
-                found = None
-            except BaseException:  # Ctrl-C: the answer would be taken for that to the next request
+                answer = None
+            except BaseException:  # Ctrl-C: the next request would read the answer to this one
                 self._end()
                 raise
             finally:
-                clock.cancel()
-            if found is None:
+                timer.cancel()
+            if answer is None:
                 self._end()
-            return found
+            return answer
 
     def _start(self) -> subprocess.Popen[str]:
-        path = os.pathsep.join(filter(None, sys.path))  # it finds jinja2 where this process does
+        path = os.pathsep.join(filter(None, sys.path))  # where this process finds jinja2
         self._process = subprocess.Popen(
             [sys.executable, "-P", render_process.__file__, *self._folders],
             stdin=subprocess.PIPE,
@@ -100,12 +109,15 @@ class Templates:
 
     @property
     def digest(self) -> str:
-        """Of all templates, so that a changed prompt is a changed run. Raises UserError."""
+        """A digest of all templates, so that a changed prompt makes another run.
+
+        Raises UserError if a template cannot be read.
+        """
         return content_id("templates", {name: self._source(name) for name in self._names})
 
     @property
     def _names(self) -> list[str]:
-        """Files that are no templates, hidden ones and those in hidden folders do not count."""
+        """All templates, without hidden files, hidden folders and files of other kinds."""
         return self._environment.list_templates(
             filter_func=lambda name: name.endswith(SUFFIX) and "/." not in f"/{name}"
         )
@@ -117,10 +129,10 @@ class Templates:
             return loader.get_source(self._environment, name)[0]
         except UnicodeDecodeError as error:
             raise UserError(
-                f"The template {name} is no text in UTF-8 ({error.reason}); fix it or take it "
+                f"The template {name} is not in UTF-8 ({error.reason}); fix it or take it "
                 "out of the folder."
             ) from error
-        except Exception as error:  # jinja2's, the system's: a file that cannot be read
+        except Exception as error:  # jinja2's or the system's: the file cannot be read
             raise UserError(
                 f"The template {name} cannot be read ({type(error).__name__}); fix it or take it "
                 "out of the folder."

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..guard import until_fault
-from ..labeling import checked
+from ..labeling.checked import check_facts
 from ..plugins import pick
 from ..records.circuit import Circuit, Node
 from ..records.evidence import Evidence
@@ -69,6 +69,6 @@ def _measure(
 
     def checked_facts() -> Iterator[tuple[Node, dict[str, Any]]]:
         for item in collector(contrast, nodes, **settings):
-            yield checked.collected(item, nodes)
+            yield check_facts(item, nodes)
 
     return until_fault(checked_facts, run.name_of("collector", name), run.set_aside.append)

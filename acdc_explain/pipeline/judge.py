@@ -9,7 +9,7 @@ from typing import Any
 from ..guard import until_fault
 from ..hookspecs import Judge
 from ..ids import content_id
-from ..labeling import checked
+from ..labeling.checked import check_verdict
 from ..plugins import pick
 from ..records.label import Label
 from ..records.run.behavior import doubt
@@ -73,7 +73,7 @@ def _test(
 
     def checked_verdicts() -> Iterator[Verdict]:
         for verdict in judge.function(held_out, labels, roles, **session, **settings):
-            yield checked.verdict(verdict, name, by_id)
+            yield check_verdict(verdict, name, by_id)
 
     return until_fault(checked_verdicts, run.name_of("judge", name), run.set_aside.append)
 

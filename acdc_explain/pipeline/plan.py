@@ -49,7 +49,7 @@ class Plan:
             **settings.discoverer_settings,
         }
         discoverer_settings = with_settings("Discoverer", settings.discoverer, discoverer, given)
-        if hasattr(discoverer, "check"):
+        if discoverer.check is not None:
             with must_work(f"discoverer {settings.discoverer!r}"):
                 discoverer.check(**discoverer_settings)
         chosen = settings.collectors if settings.collectors is not None else sorted(collectors)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,12 @@ class Store(StoreAdding, StoreSearching):
             row = connection.execute(
                 "SELECT content FROM pages WHERE book = ? AND page = ?", [CLAIMS, request_id]
             ).fetchone()
-            if holder.respects(json.loads(row[0]) if row else None):
+            if holder.is_blocked_by(json.loads(row[0]) if row else None):
                 return None
             connection.execute(
                 "INSERT INTO pages VALUES (?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET content = excluded.content",
-                [CLAIMS, request_id, canonical_json(holder.claim(seconds))],
+                [CLAIMS, request_id, canonical_json(holder.lease(seconds))],
             )
             return read_replies(connection, request_id)
 
@@ -162,6 +163,15 @@ class Store(StoreAdding, StoreSearching):
                 "DELETE FROM pages WHERE book = ? AND page = ? AND contains(content, ?)",
                 [CLAIMS, request_id, holder.token],
             )
+
+    def writer(self, run_id: str) -> RunWriter:
+        """What stores the records of a run."""
+        return RunWriter(self, run_id)
+
+    @property
+    def replies(self) -> StoredReplies:
+        """The replies of LLMs; new exchanges belong to no run."""
+        return StoredReplies(self, None)
 
     def find_label_results(self, question_ids: Iterable[str]) -> list[LabelResult]:
         """The answers that were given to the same questions here before. Imports bring none."""
@@ -217,3 +227,43 @@ class Store(StoreAdding, StoreSearching):
                 )
                 counts[table] = copied.fetchall()[0][0]
         return counts
+
+
+@dataclass(frozen=True)
+class StoredReplies:
+    """The replies of LLMs in a store, for `llm.session`; new exchanges belong to the run."""
+
+    store: Store
+    run_id: str | None
+
+    def find_replies(self, request_id: str) -> list[Exchange]:
+        return self.store.find_replies(request_id)
+
+    def add_exchange(self, exchange: Exchange) -> None:
+        self.store.add_exchange(self.run_id, exchange)
+
+    def lease(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
+        return self.store.claim(request_id, holder, seconds)
+
+    def release(self, request_id: str, holder: Holder) -> None:
+        self.store.release(request_id, holder)
+
+
+@dataclass(frozen=True)
+class RunWriter:
+    """Stores the records of one run."""
+
+    store: Store
+    run_id: str
+
+    @property
+    def replies(self) -> StoredReplies:
+        """The replies of LLMs; new exchanges belong to this run."""
+        return StoredReplies(self.store, self.run_id)
+
+    def link_label_results(self, results: Sequence[LabelResult]) -> None:
+        self.store.link_label_results(self.run_id, results)
+
+    def add_label_results(self, results: Sequence[LabelResult]) -> list[LabelResult]:
+        self.store.add_label_results(self.run_id, results)
+        return list(results)

@@ -1,16 +1,17 @@
-"""Labeler `agent`: an LLM that states hypotheses, has experiments run on them, and concludes.
+"""Labeler `agent`: an LLM states hypotheses, requests experiments on them, and concludes.
 
-It asks for experiments by name with arguments as JSON; nothing it writes is ever executed. Every
-turn is one prompt with all that is known and one reply: any server will do, and a batch file.
+It requests experiments by name, with arguments as JSON; nothing that it writes is executed. Each
+step is one prompt with everything known so far, and one reply. So it works with any server, and
+with batch files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Labeler
@@ -25,9 +26,9 @@ from .llm import (
     Reply,
     aliases,
     answer_schema,
-    checked,
+    check_answer,
     proposal_of,
-    shown_to_llm,
+    template_variables,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Hypotheses(Reply):
 class AgentReply(Reply):
     """The next experiment and why. `step` names it and has its arguments beside."""
 
+    model_config = ConfigDict(title="Step")  # the title is part of the request's id
+
     reason: str = Field(max_length=300)
     step: dict[str, Any]
 
@@ -67,7 +70,11 @@ class Conclusion(Answer):
 
 @dataclass
 class Investigation:
-    """What is known so far: hypotheses by alias (A, B, C), results by alias (X1, X2 ...)."""
+    """The investigation of one component.
+
+    `hypotheses` have the aliases A, B, C, `results` of experiments X1, X2 and so on. `calls` is the
+    most experiments, `tokens` the most tokens in prompts and replies.
+    """
 
     question: Question
     ask: Ask
@@ -77,88 +84,96 @@ class Investigation:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def render(self, template: str) -> str:
+        """A prompt with everything known so far."""
         return self.ask.render(
             template,
-            **shown_to_llm(self.question),
+            **template_variables(self.question),
             hypotheses={alias: h.model_dump() for alias, h in self.hypotheses.items()},
             results=self.results,
-            experiments=self._catalogue,
+            experiments=self._experiments,
             calls_left=self.calls - len(self.results),
             most_hypotheses=MOST_HYPOTHESES,
         )
 
     @property
-    def _catalogue(self) -> list[dict[str, Any]]:
+    def _experiments(self) -> list[dict[str, Any]]:
         assert self.question.experiments is not None
         return [
-            {"name": name, "says": says, "arguments": schema["properties"]}
-            for name, (says, schema) in self.question.experiments.catalogue.items()
+            {"name": name, "says": description, "arguments": schema["properties"]}
+            for name, (description, schema) in self.question.experiments.catalogue.items()
         ]
 
     def affords(self, prompt: str) -> bool:
-        """Whether the budget has room for one more turn and the conclusion after it."""
+        """Whether the budget allows one more step and the conclusion after it."""
         used = sum(
             (x.tokens_in or estimated_tokens(x.prompt))
             + (x.tokens_out or estimated_tokens(x.reply or ""))
             for x in self.ask.exchanges
         )
-        turn = estimated_tokens(prompt) + MOST_REPLY_TOKENS
-        return len(self.results) < self.calls and used + 2 * turn <= self.tokens
+        step = estimated_tokens(prompt) + MOST_REPLY_TOKENS
+        return len(self.results) < self.calls and used + 2 * step <= self.tokens
 
-    # --- the three kinds of turn ---------------------------------------------------------------
+    # --- the three kinds of step ---------------------------------------------------------------
 
     async def hypothesise(self, prompt: str) -> None:
+        """Have the LLM state its hypotheses."""
         schema = Hypotheses.model_json_schema()
         roles = self.question.possible_roles
         schema["$defs"]["Hypothesis"]["properties"]["role"] = {"enum": list(roles)}
 
         def read(reply: str) -> Hypotheses:
-            found = Hypotheses.model_validate_json(reply)
-            if strange := [h.role for h in found.hypotheses if h.role not in roles]:
-                raise ValueError(f"role {strange[0]!r} is not in the vocabulary")
-            return found
+            stated = Hypotheses.model_validate_json(reply)
+            if unknown := [h.role for h in stated.hypotheses if h.role not in roles]:
+                raise ValueError(f"role {unknown[0]!r} is not in the vocabulary")
+            return stated
 
-        found, _ = await self.ask("hypothesise", prompt, schema, read)
-        different = {(h.role, h.claim): h for h in found.hypotheses}
-        self.hypotheses = dict(zip("ABC", different.values()))
+        stated, _ = await self.ask("hypothesise", prompt, schema, read)
+        distinct = {(h.role, h.claim): h for h in stated.hypotheses}
+        self.hypotheses = dict(zip("ABC", distinct.values()))
 
     async def experiment(self) -> bool:
-        """One more experiment. False if the LLM wants none, or asks for none that there is."""
+        """Run one more experiment. False if the budget is used up or the LLM requests none."""
         prompt = self.render("experiment")
         if not self.affords(prompt):
             return False
         experiments = self.question.experiments
         assert experiments is not None
-        done: dict[str, Mapping[str, Any]] = {DONE: {}} if self.results else {}
-        known = done | {name: schema for name, (_, schema) in experiments.catalogue.items()}
-
-        def read(reply: str) -> dict[str, Any]:
-            step = AgentReply.model_validate_json(reply).step
-            name = step.get("experiment")
-            if name not in known:
-                raise ValueError(f"there is no experiment {name!r}")
-            if any(canonical_json(result["asked"]) == canonical_json(step)
-                   for result in self.results.values()):  # fmt: skip
-                raise ValueError("this was asked before; ask something else, or for 'done'")
-            return step
-
+        schemas = {name: schema for name, (_, schema) in experiments.catalogue.items()}
+        if self.results:
+            schemas = {DONE: {}, **schemas}
         try:
-            step, _ = await self.ask("experiment", prompt, _step_schema(known), read)
-        except UnusableReply:  # it is in the exchanges; what is known so far must do
+            step, _ = await self.ask(
+                "experiment",
+                prompt,
+                _step_schema(schemas),
+                lambda reply: self._step(reply, schemas),
+            )
+        except UnusableReply:  # the agent concludes from what is known so far
             return False
         if step["experiment"] == DONE:
             return False
         arguments = {name: value for name, value in step.items() if name != "experiment"}
         try:
-            outcome: dict[str, Any] = {
-                "result": dict(await experiments.run(step["experiment"], arguments))
-            }
+            result = await experiments.run(step["experiment"], arguments)
+            outcome: dict[str, Any] = {"result": dict(result)}
         except ValueError as error:
             outcome = {"error": str(error)}
         self.results[f"X{len(self.results) + 1}"] = {"asked": step, **outcome}
         return True
 
+    def _step(self, reply: str, known: Collection[str]) -> dict[str, Any]:
+        """The requested experiment. Raises ValueError if it is unknown or was run before."""
+        step = AgentReply.model_validate_json(reply).step
+        name = step.get("experiment")
+        if name not in known:
+            raise ValueError(f"there is no experiment {name!r}")
+        requested = canonical_json(step)
+        if any(canonical_json(result["asked"]) == requested for result in self.results.values()):
+            raise ValueError("this was asked before; ask something else, or for 'done'")
+        return step
+
     async def conclude(self) -> tuple[LabelerReply, list[dict[str, Any]]]:
+        """Have the LLM conclude. Returns the proposed role, and how each hypothesis ended."""
         citable = {**aliases(self.question), **self.results}
         schema = answer_schema(Conclusion, self.question, list(citable))
         resolution = schema["$defs"]["Resolution"]["properties"]
@@ -167,50 +182,50 @@ class Investigation:
 
         def read(reply: str) -> Conclusion:
             conclusion = Conclusion.model_validate_json(reply)
-            checked(conclusion, self.question, citable)
+            check_answer(conclusion, self.question, citable)
             for resolved in conclusion.hypotheses:
-                if strange := [e for e in resolved.evidence if e not in citable]:
-                    raise ValueError(f"cited evidence {strange[0]!r} does not exist")
+                if unknown := [e for e in resolved.evidence if e not in citable]:
+                    raise ValueError(f"cited evidence {unknown[0]!r} does not exist")
                 if resolved.hypothesis not in self.hypotheses:
                     raise ValueError(f"there is no hypothesis {resolved.hypothesis!r}")
             return conclusion
 
         conclusion, exchange = await self.ask("conclude", self.render("conclude"), schema, read)
-        said = {resolved.hypothesis: resolved for resolved in conclusion.hypotheses}
-        resolved = [self._resolved(alias, said.get(alias)) for alias in self.hypotheses]
-        return LabelerReply((proposal_of(conclusion, self.question),), exchange), resolved
+        by_alias = {resolution.hypothesis: resolution for resolution in conclusion.hypotheses}
+        hypotheses = [self._resolved(alias, by_alias.get(alias)) for alias in self.hypotheses]
+        return LabelerReply((proposal_of(conclusion, self.question),), exchange), hypotheses
 
-    def _resolved(self, alias: str, said: Resolution | None) -> dict[str, Any]:
-        """Every hypothesis ends somewhere; nothing is settled without a result to show for it."""
+    def _resolved(self, alias: str, resolution: Resolution | None) -> dict[str, Any]:
+        """A hypothesis with its outcome, which is `undecided` unless it cites an experiment."""
         outcome, reason = "undecided", "the conclusion does not speak of it"
-        if said is not None:
-            outcome, reason = said.outcome, said.reason
-            if outcome != "undecided" and not set(said.evidence) & set(self.results):
+        if resolution is not None:
+            outcome, reason = resolution.outcome, resolution.reason
+            if outcome != "undecided" and not set(resolution.evidence) & set(self.results):
                 outcome, reason = "undecided", f"said to be {outcome}, but by no experiment"
         return {
             **self.hypotheses[alias].model_dump(),
             "outcome": outcome,
             "reason": reason,
-            "evidence": list(dict.fromkeys(said.evidence)) if said else [],
+            "evidence": list(dict.fromkeys(resolution.evidence)) if resolution else [],
         }
 
     def true_results(self) -> list[dict[str, Any]]:
         """The experiments, with the components' true names."""
-        true = {name: str(node) for node, name in self.question.shown.items()}
-        found = []
+        true_names = {name: str(node) for node, name in self.question.shown.items()}
+        results = []
         for alias, result in self.results.items():
-            asked = {
-                key: true.get(value, value) if key in ("receiver", "other") else value
+            arguments = {
+                key: true_names.get(value, value) if key in ("receiver", "other") else value
                 for key, value in result["asked"].items()
             }
-            found.append({"id": alias, **result, "asked": asked})
-        return found
+            results.append({"id": alias, **result, "asked": arguments})
+        return results
 
 
-def _step_schema(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One of the experiments, with its arguments."""
+def _step_schema(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The schema of a reply that names one of the experiments, with its arguments."""
     steps = []
-    for name, schema in known.items():
+    for name, schema in schemas.items():
         properties = {"experiment": {"enum": [name]}, **schema.get("properties", {})}
         steps.append(
             {
@@ -226,7 +241,11 @@ def _step_schema(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class Agent(Describe):
-    """Blind unless `reveal`. `calls` experiments at most, and `tokens` in and out, a component."""
+    """An LLM that states hypotheses, requests experiments on them, and concludes.
+
+    It is blind unless `reveal` is set. For each component, it runs at most `calls` experiments,
+    and its prompts and replies have at most `tokens` tokens together.
+    """
 
     def prompt(self, question: Question, ask: Ask | None) -> str:
         assert ask is not None

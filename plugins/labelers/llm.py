@@ -1,4 +1,8 @@
-"""Labeler `llm`: one structured answer per component from an LLM that sees the evidence alone."""
+"""Labeler `llm`: an LLM sees the evidence on one component and names its role.
+
+The pydantic models say what may be replied. Their names and docstrings are part of the JSON schemas
+that are sent, and so of the requests' ids: with another name, stored replies are not found again.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,11 @@ if TYPE_CHECKING:
     from acdc_explain.records.question import Question
     from acdc_explain.records.run.summary import SummaryQuestion
 
-NEIGHBORS = 8  # of each direction that are shown
+N_NEIGHBORS = 8  # inputs that are shown, and outputs
 
 
 class Reply(BaseModel):
-    """What an LLM may reply: nothing but what is asked for."""
+    """A reply of an LLM, without any other fields."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,11 +55,15 @@ class Description(Reply):
 
 
 class Describe:
-    """Blind unless `reveal`: neither the model's name nor layer and number are shown."""
+    """One question to an LLM for each component, answered from the component's evidence alone.
+
+    It is blind unless `reveal` is set: the LLM sees neither the model's name nor the components'
+    layers and numbers.
+    """
 
     def prompt(self, question: Question, ask: Ask | None) -> str:
         assert ask is not None
-        return ask.render("describe", **shown_to_llm(question))
+        return ask.render("describe", **template_variables(question))
 
     async def __call__(
         self,
@@ -71,41 +79,44 @@ class Describe:
             "describe",
             prompt,
             answer_schema(Answer, question, list(aliases(question))),
-            lambda reply: checked(Answer.model_validate_json(reply), question, aliases(question)),
+            lambda reply: check_answer(
+                Answer.model_validate_json(reply), question, aliases(question)
+            ),
         )
         return LabelerReply((proposal_of(answer, question),), exchange)
 
     async def summarise(
-        self, story: SummaryQuestion, ask: Ask | None
+        self, question: SummaryQuestion, ask: Ask | None
     ) -> tuple[Sequence[Sentence], Exchange | None]:
         assert ask is not None
-        by_name = {name: node for node, name in story.shown.items()}
-        prompt = ask.render("summary", **_told_of(story))
+        by_name = {name: node for node, name in question.shown.items()}
+        prompt = ask.render("summary", **_summary_variables(question))
         schema = Description.model_json_schema()
         schema["$defs"]["Told"]["properties"]["nodes"]["items"] = {"enum": list(by_name)}
 
         def read(reply: str) -> Description:
             description = Description.model_validate_json(reply)
             for sentence in description.sentences:
-                if strange := [name for name in sentence.nodes if name not in by_name]:
-                    raise ValueError(f"there is no component {strange[0]!r}")
+                if unknown := [name for name in sentence.nodes if name not in by_name]:
+                    raise ValueError(f"there is no component {unknown[0]!r}")
             return description
 
         description, exchange = await ask("summary", prompt, schema, read)
-        told = [
+        distinct = {x.text: x for x in description.sentences}.values()  # small LLMs repeat
+        sentences = [
             Sentence(x.text, tuple(dict.fromkeys(by_name[name] for name in x.nodes)))
-            for x in {x.text: x for x in description.sentences}.values()  # small LLMs repeat
+            for x in distinct
         ]
-        return told, exchange
+        return sentences, exchange
 
 
-# --- what is shown -----------------------------------------------------------------------------
+# --- what the LLM sees -------------------------------------------------------------------------
 
 
-def shown_to_llm(question: Question) -> dict[str, Any]:
+def template_variables(question: Question) -> dict[str, Any]:
     """The variables of the templates about one component."""
     return {
-        "kind": kind(question.node),
+        "kind": kind_of(question.node),
         "name": question.shown.get(question.node),
         "model": question.model,
         "task": question.task_description,
@@ -120,58 +131,58 @@ def shown_to_llm(question: Question) -> dict[str, Any]:
     }
 
 
-def kind(node: Node) -> str:
+def kind_of(node: Node) -> str:
     return "attention head" if node.kind == "head" else "MLP layer"
 
 
 def _neighbors(question: Question, edges: Sequence[Edge]) -> list[str]:
-    """The circuit's other ends of a component's strongest edges, by the names that are shown."""
-    strongest = sorted(edges, key=lambda edge: -abs(edge.effect))
-    found: dict[str, None] = {}
-    for edge in strongest:
+    """The components at the other ends of a component's strongest edges, by their shown names."""
+    neighbors: dict[str, None] = {}
+    for edge in sorted(edges, key=lambda edge: -abs(edge.effect)):
         other = edge.src.base if edge.dst.base == question.node else edge.dst.base
         name = {"input": "the token embeddings", "logits": "the logits"}.get(other.kind)
         port = f" ({edge.port})" if edge.port else ""
-        found[f"{name or question.shown.get(other, 'another component')}{port}"] = None
-    return list(found)[:NEIGHBORS]
+        neighbors[f"{name or question.shown.get(other, 'another component')}{port}"] = None
+    return list(neighbors)[:N_NEIGHBORS]
 
 
 def aliases(question: Question) -> Mapping[str, Evidence]:
-    """Short names for the pieces of evidence that hold anything: E1, E2 ..."""
-    telling = [evidence for evidence in question.evidence if evidence.facts]
-    return {f"E{number}": evidence for number, evidence in enumerate(telling, start=1)}
+    """Short names (E1, E2 ...) of the evidence that has any facts."""
+    with_facts = [evidence for evidence in question.evidence if evidence.facts]
+    return {f"E{number}": evidence for number, evidence in enumerate(with_facts, start=1)}
 
 
-def _told_of(story: SummaryQuestion) -> dict[str, Any]:
+def _summary_variables(question: SummaryQuestion) -> dict[str, Any]:
+    """The variables of the template about the whole circuit."""
     links = [
-        f"{story.shown[edge.src.base]} -> {story.shown.get(edge.dst.base, 'the logits')}"
+        f"{question.shown[edge.src.base]} -> {question.shown.get(edge.dst.base, 'the logits')}"
         + (f" ({edge.port})" if edge.port else "")
-        for edge in story.circuit.edges
-        if story.granted(edge.src.base)
-        and (story.granted(edge.dst.base) or edge.dst.kind == "logits")
+        for edge in question.circuit.edges
+        if question.granted(edge.src.base)
+        and (question.granted(edge.dst.base) or edge.dst.kind == "logits")
     ]
     return {
-        "task": story.task_description,
+        "task": question.task_description,
         "components": [
             {
-                "name": story.shown[node],
-                "kind": kind(node),
-                "labels": [{"role": r, "verdict": v} for r, v in story.outcomes(node)],
+                "name": question.shown[node],
+                "kind": kind_of(node),
+                "labels": [{"role": r, "verdict": v} for r, v in question.outcomes(node)],
             }
-            for node in story.circuit.components
+            for node in question.circuit.components
         ],
-        "claims": {role: story.claims.get(role, "") for role in story.by_role},
+        "claims": {role: question.claims.get(role, "") for role in question.by_role},
         "links": list(dict.fromkeys(links)),
     }
 
 
-# --- what may be replied -----------------------------------------------------------------------
+# --- what the LLM may reply --------------------------------------------------------------------
 
 
 def answer_schema(
     answer: type[BaseModel], question: Question, citable: Sequence[str]
 ) -> dict[str, Any]:
-    """An answer's schema, with the vocabulary and the evidence there is as its words."""
+    """The schema of an answer, limited to the known roles, positions and `citable` evidence."""
     schema = answer.model_json_schema()
     properties = schema["properties"]
     properties["role"] = {"enum": list(question.possible_roles)}
@@ -181,18 +192,19 @@ def answer_schema(
     return schema
 
 
-def checked(answer: Answer, question: Question, citable: Mapping[str, Any]) -> Answer:
-    """Raise ValueError for a role, a citation or a position that does not exist."""
+def check_answer(answer: Answer, question: Question, citable: Mapping[str, Any]) -> Answer:
+    """The answer. Raises ValueError for a role, a citation or a position that does not exist."""
     if answer.role not in question.possible_roles:
         raise ValueError(f"role {answer.role!r} is not in the vocabulary")
-    if strange := [alias for alias in answer.evidence if alias not in citable]:
-        raise ValueError(f"cited evidence {strange[0]!r} does not exist")
-    if strange := [p for p in answer.positions if p not in question.position_names]:
-        raise ValueError(f"position {strange[0]!r} does not exist in this task")
+    if unknown := [alias for alias in answer.evidence if alias not in citable]:
+        raise ValueError(f"cited evidence {unknown[0]!r} does not exist")
+    if unknown := [p for p in answer.positions if p not in question.position_names]:
+        raise ValueError(f"position {unknown[0]!r} does not exist in this task")
     return answer
 
 
 def proposal_of(answer: Answer, question: Question) -> Proposal:
+    """An answer as a proposal, which cites evidence by id."""
     ids = {alias: evidence.id for alias, evidence in aliases(question).items()}
     cited = [ids[alias] for alias in answer.evidence if alias in ids]
     return Proposal(

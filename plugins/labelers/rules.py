@@ -1,4 +1,4 @@
-"""Labeler `rules`: the role cards decide, offline and always the same way."""
+"""Labeler `rules`: the role cards decide, without an LLM and always the same way."""
 
 from __future__ import annotations
 
@@ -18,62 +18,66 @@ if TYPE_CHECKING:
     from acdc_explain.records.role import RoleCard
     from acdc_explain.records.run.summary import SummaryQuestion
 
-RARE = 0.9  # the share of others that do less
-TRIFLE = 0.05
-MOST_NUMBERS = 4
-NO_ROLE = ("attention_sink", "other")  # said only where nothing else can be said
+OUTSTANDING = 0.9  # percentile
+NEGLIGIBLE = 0.05  # value of a measure
+MOST_NUMBERS = 4  # in a description
+FALLBACK_ROLES = ("attention_sink", "other")  # in this order, where no other role fits
 
 
 class Rules:
-    """Proposes every role whose card's tests the evidence passes, or else `other`."""
+    """Proposes every role whose tests the evidence passes; `other` if there is none."""
 
     def prompt(self, question: Question, ask: Ask | None) -> str:
-        """What the rules look at, so that other evidence or other cards are a new question."""
-        looked_at = {"measured": question.measured, "cards": question.possible_roles}
-        return canonical_json(looked_at)
+        """All that the rules use, so that other evidence or other cards make a new question."""
+        inputs = {"measured": question.measured, "cards": question.possible_roles}
+        return canonical_json(inputs)
 
     async def __call__(
         self, question: Question, prompt: str, ask: Ask | None, **settings: Any
     ) -> LabelerReply:
         cards = question.possible_roles
         passed = [name for name, card in cards.items() if not card.missing(question.measured)]
-        telling = [name for name in passed if name not in NO_ROLE]
-        chosen = telling or [name for name in passed if name == "attention_sink"] or ["other"]
-        return LabelerReply(tuple(self._proposal(question, cards[name]) for name in chosen))
+        roles = [name for name in passed if name not in FALLBACK_ROLES]
+        if not roles:
+            roles = ["attention_sink" if "attention_sink" in passed else "other"]
+        return LabelerReply(tuple(self._proposal(question, cards[name]) for name in roles))
 
     async def summarise(
-        self, story: SummaryQuestion, ask: Ask | None
+        self, question: SummaryQuestion, ask: Ask | None
     ) -> tuple[Sequence[Sentence], Exchange | None]:
-        """One sentence a role that was granted, and one for what has none."""
-        told = [
-            Sentence(f"{_listed(nodes)}: {story.claims[role]} ({role}).", tuple(nodes))
-            for role, nodes in story.by_role.items()
-            if role in story.claims
+        """One sentence for each supported role, and up to two for components without one."""
+        sentences = [
+            Sentence(f"{_listed(nodes)}: {question.claims[role]} ({role}).", tuple(nodes))
+            for role, nodes in question.by_role.items()
+            if role in question.claims
         ]
-        rest = [node for node in story.circuit.components if not story.granted(node)]
-        unnamed = [node for node in rest if ("other", "supported") in story.outcomes(node)]
-        failed = [node for node in rest if node not in unnamed]
+        without_role = [node for node in question.circuit.components if not question.granted(node)]
+        unnamed = [
+            node for node in without_role if ("other", "supported") in question.outcomes(node)
+        ]
+        failed = [node for node in without_role if node not in unnamed]
         if unnamed:
-            words = f"{_listed(unnamed)}: matter here, in a way that no role names (other)."
-            told.append(Sentence(words, tuple(unnamed)))
+            text = f"{_listed(unnamed)}: matter here, in a way that no role names (other)."
+            sentences.append(Sentence(text, tuple(unnamed)))
         if failed:
-            told.append(Sentence(f"No role of {_listed(failed)} passed its tests.", tuple(failed)))
-        return told, None
+            text = f"No role of {_listed(failed)} passed its tests."
+            sentences.append(Sentence(text, tuple(failed)))
+        return sentences, None
 
     def _proposal(self, question: Question, card: RoleCard) -> Proposal:
-        relevant = {requirement.measure for requirement in card.requirements}
-        shown = relevant if card.name != "other" else set(question.measured)
-        cited = [e for e in question.evidence if shown & set(e.measures)]
+        required = {requirement.measure for requirement in card.requirements}
+        measures = required if card.name != "other" else set(question.measured)
+        cited = [e for e in question.evidence if measures & set(e.measures)]
         return Proposal(
             role=card.name,
             description=self._description(question, card),
             confidence=_confidence(question, card),
             evidence_ids=tuple(evidence.id for evidence in cited),
-            positions=("END",) if "answer_attention" in relevant else (),
+            positions=("END",) if "answer_attention" in required else (),
         )
 
     def _description(self, question: Question, card: RoleCard) -> str:
-        """The claim with the numbers behind it."""
+        """What the role claims, with the measured values."""
         if card.name == "other":
             return self._unnamed(question)
         measured, claim = question.measured, card.claim[0].upper() + card.claim[1:]
@@ -84,29 +88,28 @@ class Rules:
         return f"{claim}: {numbers}."
 
     def _unnamed(self, question: Question) -> str:
-        """What a component without a role does more than others: never what it does not do."""
+        """The measures in which a component without a role stands out."""
         measured = question.measured
         kind = "Head" if question.node.kind == "head" else "MLP"
         effect, _ = measured.get("ablation_effect", (None, 0.5))
-        words = f"{kind} without a known role"
+        text = f"{kind} without a known role"
         if effect is not None:
-            words += f"; without it {effect:.0%} of the gap is lost"
+            text += f"; without it {effect:.0%} of the gap is lost"
         names = sorted(
-            (name for name, found in measured.items() if _stands_out(name, *found)),
+            (name for name in measured if _stands_out(name, *measured[name])),
             key=lambda name: -abs(measured[name][1] - 0.5),
         )
         if not names:
-            return f"{words}."
+            return f"{text}."
         numbers = ", ".join(_number(name, *measured[name]) for name in names[:MOST_NUMBERS])
-        return f"{words}; more than most: {numbers}."
+        return f"{text}; more than most: {numbers}."
 
 
 def _stands_out(name: str, value: float, percentile: float) -> bool:
-    """Whether a component does more of something than nine in ten of its kind, or, where the
-    measure has two directions, more of the opposite."""
-    if name == "ablation_effect" or abs(value) < TRIFLE:
+    """Whether a value is among the top tenth of its kind; among the lowest, if it is negative."""
+    if name == "ablation_effect" or abs(value) < NEGLIGIBLE:
         return False
-    return percentile >= RARE if value > 0 else percentile <= 1 - RARE
+    return percentile >= OUTSTANDING if value > 0 else percentile <= 1 - OUTSTANDING
 
 
 def _listed(nodes: Sequence[Node]) -> str:
@@ -119,7 +122,7 @@ def _number(name: str, value: float, percentile: float) -> str:
 
 
 def _confidence(question: Question, card: RoleCard) -> float:
-    """How far the least outstanding of the card's pattern statistics ranks from the middle."""
+    """How far from the median the least outstanding of the role's pattern measures is, 0 to 1."""
     if card.name == "other":
         return 0.0  # nothing is claimed
     ranks = [abs(2 * question.measured[r.measure][1] - 1) for r in card.tests("pattern")]

@@ -1,4 +1,4 @@
-"""The memorisation firewall: an LLM that reads and one that recites are told apart."""
+"""The memorization firewall distinguishes an LLM that reads from one that recites."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ROLES = {
 
 
 def reads(prompt: str) -> Any:
-    """What an honest LLM goes by: the evidence."""
+    """What an honest LLM uses: the evidence."""
     return re.findall(r'<evidence id="E\d">.*?</evidence>', prompt, re.S)
 
 
 def recites(prompt: str) -> Any:
-    """What a reciting LLM goes by: the component's name, where it is shown with the model's."""
+    """What a reciting LLM uses: the component's name, where it is shown with the model's."""
     return re.search(r'model \(".*?"\): (.*?)\.\n', prompt) or "unknown"
 
 
@@ -75,7 +75,7 @@ def test_who_reads_and_who_recites(goes_by, followed, run, monkeypatch):
         found = firewall(labeled, store, Settings(labeler="llm", llm_model="x"))
         asked = len(server.requests)
         again = firewall(labeled, store, Settings(labeler="llm", llm_model="x"))
-        assert len(server.requests) == asked  # every exchange is kept
+        assert len(server.requests) == asked  # every exchange is stored
     assert again == found
     n = len(labeled.circuit.components)
     assert found["n"] == n

@@ -1,4 +1,4 @@
-"""Several draws of prompts: what is counted, and what is said of it."""
+"""Several draws of prompts: what is counted and what is shown."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_draws_of_mini(mini, tmp_path, capsys):
     from acdc_explain.report.text.tables import console
 
     show_stability(found, console())
-    told = capsys.readouterr().out
-    assert "ioi on mini, 2 draws of prompts (seeds 0, 1)" in told
-    assert "standard error over draws" in told
+    output = capsys.readouterr().out
+    assert "ioi on mini, 2 draws of prompts (seeds 0, 1)" in output
+    assert "standard error over draws" in output
 
 
 def test_given_prompts_cannot_be_drawn_anew(mini, tmp_path):

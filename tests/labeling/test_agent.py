@@ -1,4 +1,4 @@
-"""The agent: it states hypotheses, has experiments made within its budget, and settles each."""
+"""The agent states hypotheses, requests experiments within its budget, and concludes."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def kind_of(body: dict[str, Any]) -> str:
 
 
 def script(**replies: Any):
-    """Replies by the kind of turn; of a list, the one for so many results as there are."""
+    """Replies by the kind of step; of a list, the one for the number of results in the prompt."""
 
     def answer(number: int, body: dict[str, Any]):
         reply = replies.get(kind_of(body), {"sentences": []})
         if isinstance(reply, list):
-            made = body["messages"][0]["content"].count("<result id=")
-            reply = reply[min(made, len(reply) - 1)]
+            n_results = body["messages"][0]["content"].count("<result id=")
+            reply = reply[min(n_results, len(reply) - 1)]
         return completion(json.dumps(reply))
 
     return answer
@@ -100,15 +100,15 @@ def test_hypotheses_experiments_conclusion(explain):
         assert outcomes == [("It matters.", "supported"), ("It does not.", "refuted")]
         (label,) = run.labels_of(evidence.node)
         assert evidence.id in label.evidence_ids
-    turns = Counter(kind_of(body) for body in requests if kind_of(body) != "summary")
+    steps = Counter(kind_of(body) for body in requests if kind_of(body) != "summary")
     n = len(nodes)
-    assert turns == {"hypothesise": n, "experiment": 2 * n, "conclude": n}
+    assert steps == {"hypothesise": n, "experiment": 2 * n, "conclude": n}
     experiments = [body for body in requests if kind_of(body) == "experiment"]
     first = next(b for b in experiments if "<result" not in b["messages"][0]["content"])
     second = next(b for b in experiments if "<result" in b["messages"][0]["content"])
-    steps = [b["response_format"]["json_schema"]["schema"]["properties"]["step"]["anyOf"]
-             for b in (first, second)]  # fmt: skip
-    names = [{s["properties"]["experiment"]["enum"][0] for s in each} for each in steps]
+    schemas = [b["response_format"]["json_schema"]["schema"]["properties"]["step"]["anyOf"]
+               for b in (first, second)]  # fmt: skip
+    names = [{s["properties"]["experiment"]["enum"][0] for s in each} for each in schemas]
     assert "done" not in names[0]  # at least one experiment
     assert names[1] == names[0] | {"done"}
 
@@ -136,7 +136,7 @@ def test_the_budget(calls, tokens, most, explain):
     )
     assert not run.failures
     assert max(len(found["experiments"]) for found in findings(run)) == most
-    for found in findings(run):  # what was not spoken of ends, too
+    for found in findings(run):  # a hypothesis that the conclusion leaves out has an outcome too
         assert {h["outcome"] for h in found["hypotheses"]} == {"undecided"}
         assert all(h["reason"] for h in found["hypotheses"])
 
@@ -176,7 +176,7 @@ def test_experiments_that_make_no_sense_are_results_too(arguments, complaint, ex
         assert "result" not in made
 
 
-def test_a_useless_turn_ends_the_experiments_and_not_the_labeling(explain):
+def test_an_unusable_step_ends_the_experiments_and_not_the_labeling(explain):
     conclusion = {**CONCLUSION, "evidence": ["E1"], "hypotheses": []}
     run, _ = explain(
         script(hypothesise=HYPOTHESES, experiment={"spell": 1}, repair={"spell": 2},
@@ -188,8 +188,8 @@ def test_a_useless_turn_ends_the_experiments_and_not_the_labeling(explain):
     assert all(found["experiments"] == [] for found in findings(run))
 
 
-def test_a_session_is_resumed_where_it_was(explain):
-    """What was answered is on the shelf: the same command asks only the rest."""
+def test_an_investigation_is_resumed_where_it_was(explain):
+    """Stored replies are used: the same command sends only the other requests."""
     answers = script(hypothesise=HYPOTHESES, experiment=step(**ABLATE), conclude={"no": 1},
                      repair={"no": 2})  # fmt: skip
     run, _ = explain(answers, labeler_settings={"calls": 1})
@@ -200,7 +200,7 @@ def test_a_session_is_resumed_where_it_was(explain):
     assert {kind_of(body) for body in asked} <= {"conclude", "summary", "repair"}
 
 
-# --- the laboratory ------------------------------------------------------------------------------
+# --- the experiments -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def ioi(mini) -> Contrast:
     return Contrast(mini, task, task.discover)
 
 
-def bench(contrast: Contrast, node: str) -> ComponentExperiments:
+def experiments_on(contrast: Contrast, node: str) -> ComponentExperiments:
     shown = {node: f"H{n}" for n, node in enumerate(contrast.model.graph.heads)}
     return ComponentExperiments(Node.parse(node), shown, contrast.task, lambda: contrast)
 
@@ -221,8 +221,8 @@ def run_(experiments: ComponentExperiments, name: str, **arguments: Any) -> Any:
 
 
 def test_every_experiment_runs(ioi):
-    head = bench(ioi, "a0.h1")
-    told = {
+    head = experiments_on(ioi, "a0.h1")
+    arguments = {
         "measure": {"measure": "foil_attention"},
         "attention": {"text": ioi.examples[0].clean, "query": -1},
         "ablate": {"positions": ["END"], "how": "mean", "scheme": next(iter(ioi.schemes))},
@@ -230,15 +230,15 @@ def test_every_experiment_runs(ioi):
         "cut_path": {"receiver": "H4", "port": "q"},
         "stand_in": {"other": "H5"},
     }
-    assert set(told) == set(EXPERIMENTS) == set(head.catalogue)
-    for name, arguments in told.items():
-        result = run_(head, name, **arguments)
+    assert set(arguments) == set(EXPERIMENTS) == set(head.catalogue)
+    for name, values in arguments.items():
+        result = run_(head, name, **values)
         json.dumps(result, allow_nan=False)
 
 
 def test_a_measure_is_that_of_the_experiments(ioi):
     node = Node.parse("a0.h1")
-    found = run_(bench(ioi, "a0.h1"), "measure", measure="foil_attention")
+    found = run_(experiments_on(ioi, "a0.h1"), "measure", measure="foil_attention")
     expected = measure("foil_attention", ioi)
     assert found["value"] == pytest.approx(expected.value(node), abs=1e-4)
     assert found["percentile"] == pytest.approx(expected.percentile(node), abs=1e-4)
@@ -246,7 +246,7 @@ def test_a_measure_is_that_of_the_experiments(ioi):
 
 def test_attention_is_the_models(ioi):
     text = ioi.examples[0].clean
-    found = run_(bench(ioi, "a1.h0"), "attention", text=text, query=-1)
+    found = run_(experiments_on(ioi, "a1.h0"), "attention", text=text, query=-1)
     row = ioi.clean_run.patterns[1, 0, 0, int(ioi.clean.end[0])]
     best = found["attends_to"][0]
     prefix = len(ioi.model.prefix)
@@ -257,16 +257,16 @@ def test_attention_is_the_models(ioi):
 
 
 def test_a_cut_path_moves_what_it_should(ioi):
-    """mini's a0.h1 turns the movers' queries: through q it moves much, through its own layer none."""
-    moved = run_(bench(ioi, "a0.h1"), "cut_path", receiver="H4", port="q")
-    still = run_(bench(ioi, "a0.h2"), "cut_path", receiver="H4", port="q")
+    """mini's a0.h1 sets the name movers' queries: cutting q changes much, in its own layer nothing."""
+    moved = run_(experiments_on(ioi, "a0.h1"), "cut_path", receiver="H4", port="q")
+    still = run_(experiments_on(ioi, "a0.h2"), "cut_path", receiver="H4", port="q")
     assert moved["attention_moved_at_END"]["value"] > 5 * still["attention_moved_at_END"]["value"]
     with pytest.raises(ValueError, match="no later attention head"):
-        run_(bench(ioi, "a1.h0"), "cut_path", receiver="H5", port="q")
+        run_(experiments_on(ioi, "a1.h0"), "cut_path", receiver="H5", port="q")
 
 
-def test_the_catalogue_knows_its_words(ioi):
-    catalogue = bench(ioi, "a0.h1").catalogue
+def test_the_catalogue_lists_what_arguments_may_be(ioi):
+    catalogue = experiments_on(ioi, "a0.h1").catalogue
     assert catalogue["measure"][1]["properties"]["measure"]["enum"] == list(MEASURES)
     ablate = catalogue["ablate"][1]["properties"]
     assert ablate["positions"]["items"]["enum"] == list(ioi.position_names)
@@ -289,19 +289,19 @@ def test_the_catalogue_knows_its_words(ioi):
 )
 def test_attention_on_nonsense(arguments, complaint, ioi):
     with pytest.raises(ValueError, match=complaint):
-        run_(bench(ioi, "a0.h1"), "attention", **arguments)
+        run_(experiments_on(ioi, "a0.h1"), "attention", **arguments)
 
 
 def test_experiments_at_the_same_time_wait_for_each_other(ioi):
-    """They share the model; run together they find what they find alone."""
-    laboratories = [bench(ioi, f"a1.h{n}") for n in range(4)]
+    """They share the model; run at the same time they give the same results as alone."""
+    components = [experiments_on(ioi, f"a1.h{n}") for n in range(4)]
     arguments = {key: value for key, value in ABLATE.items() if key != "experiment"}
 
     async def together() -> list[Any]:
-        return await asyncio.gather(*(x.run("ablate", arguments) for x in laboratories))
+        return await asyncio.gather(*(x.run("ablate", arguments) for x in components))
 
-    found = asyncio.run(together())
-    for result, experiments in zip(found, laboratories):
-        expected = float(ablation(ioi, experiments.node).mean())
+    results = asyncio.run(together())
+    for result, component in zip(results, components):
+        expected = float(ablation(ioi, component.node).mean())
         assert result["value"] == pytest.approx(expected, abs=2e-4)
     assert torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""Labels from an LLM on a small model: what is asked, kept, resumed, and not asked twice."""
+"""Labels from an LLM on a small model: requests, stored replies, resumed runs, batch files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ANSWER = {
     "evidence": ["E1"],
 }
 GOOD = completion(json.dumps(ANSWER))
-SUMMARY = "A circuit was found"  # how the question about the whole begins
+SUMMARY = "A circuit was found"  # the start of the prompt about the whole circuit
 OPTIONS: dict[str, Any] = {
     "discoverer": "eap", "max_edges": 12, "labeler": "llm", "llm_model": "scripted",
     "judges": ("role_card",), "anyway": True,
@@ -87,7 +87,7 @@ def is_summary(body: dict[str, Any]) -> bool:
 
 
 def by_component(*answers: Answer):
-    """A script: the n-th component to ask always gets the n-th answer, its repairs too."""
+    """A script: the n-th component always gets the n-th answer, also to its repairs."""
     seen: dict[str, int] = {}
 
     def script(number: int, body: dict[str, Any]) -> Answer:
@@ -106,8 +106,8 @@ def questions(running) -> list[str]:
 WIZARD = completion(json.dumps({**ANSWER, "role": "wizard"}))
 
 
-def test_what_failed_is_said_and_the_run_goes_on(store, model, server):
-    """Lost and useless replies lose their own component its label, and nothing else."""
+def test_failures_are_reported_and_the_run_goes_on(store, model, server):
+    """A lost or unusable reply costs its component the label, and nothing else."""
     running = server(by_component(GOOD, failure(500), WIZARD))
     run = ax.explain(word_task(4), model, store=store, concurrency=1, **OPTIONS)
     nodes = run.circuit.components
@@ -122,13 +122,13 @@ def test_what_failed_is_said_and_the_run_goes_on(store, model, server):
         "unusable reply": len(range(2, n, 3)),
     }
     asked = len(questions(running))
-    assert asked == n + len(range(2, n, 3))  # one repair for each useless reply
+    assert asked == n + len(range(2, n, 3))  # one repair for each unusable reply
     assert len([x for x in run.exchanges if not x.prompt.startswith(SUMMARY)]) == asked
     document = to_document(run)
     failed = {c["node"]: c["failed"]["reason"] for c in document["components"] if "failed" in c}
     assert failed == {str(f.node): f.reason for f in run.failures}
 
-    # the same command asks again what was lost, and not what was answered badly
+    # the same command asks again where the reply was lost, not where it was unusable
     again_server = server(by_component(GOOD))
     again = ax.explain(word_task(4), model, store=store, **OPTIONS)
     assert len(questions(again_server)) == reasons["InternalServerError"]
@@ -145,8 +145,8 @@ def test_what_failed_is_said_and_the_run_goes_on(store, model, server):
     assert ax.explain(word_task(4), model, store=store, **OPTIONS).reused
 
 
-def test_the_circuit_is_told_in_sentences_that_cite_nodes(store, model, server):
-    """By the LLM, with true names for the shown ones; by rules where it tells of strange nodes."""
+def test_the_summary_has_sentences_that_cite_nodes(store, model, server):
+    """By the LLM, with true names; by the rules if the LLM cites unknown nodes."""
     names: list[str] = []
 
     def tells(*cited: str):
@@ -177,12 +177,12 @@ def test_the_circuit_is_told_in_sentences_that_cite_nodes(store, model, server):
 
 
 def test_a_lost_summary_is_asked_again_by_the_same_command(store, model, server):
-    """The rules' words stand in; a summary of no use, which was answered, is not asked again."""
-    told = completion(json.dumps({"sentences": []}))
+    """The rules write one until then. An unusable summary is not asked for again."""
+    unusable = completion(json.dumps({"sentences": []}))
     for summary, status, again in (
         (failure(500), "incomplete", 1),
         (completion(None), "incomplete", 2),
-        (told, "done", 0),
+        (unusable, "done", 0),
     ):
         llm = {**OPTIONS, "llm_model": f"after {status} {again}"}
         server(lambda number, body, summary=summary: summary if is_summary(body) else GOOD)
@@ -306,7 +306,7 @@ def test_reveal_shows_what_is_hidden(store, model, server):
     assert any(f"attention head {head}." in prompt for prompt in shown)
 
 
-def test_shown_names_are_told_as_true_names():
+def test_shown_names_become_true_names():
     circuit = make_run().circuit
     names = blind_names(circuit)
     assert sorted(name[0] for name in names.values()) == sorted(
@@ -317,7 +317,7 @@ def test_shown_names_are_told_as_true_names():
     assert true_text(text, names) == "It feeds a1.h0, not H99 or HTTP."
 
 
-def test_the_key_is_kept_nowhere(store, model, server, capfd):
+def test_the_key_is_stored_nowhere(store, model, server, capfd):
     """Not in the store's file or beside it, an export, the output or an error."""
     echo = {**ANSWER, "description": f"My key is {KEY}."}
     server(by_component(completion(json.dumps(echo)), failure(401, message=f"bad key {KEY}")))
@@ -476,7 +476,7 @@ def batch(store, labeled, tmp_path) -> Batch:
 
 
 def test_a_batch_file_there_and_back(batch, store, labeled):
-    """Half of the answers, then the others: no network, no key, half the price."""
+    """Some of the answers, then all: no network, no key, half the price."""
     asked = batch.write()
     n = len(labeled.circuit.components)
     assert len({line["custom_id"] for line in asked}) == len(asked) == n
@@ -485,7 +485,7 @@ def test_a_batch_file_there_and_back(batch, store, labeled):
     lines = [answer_line(question, json.dumps(ANSWER)) for question in asked]
     assert f"{n - 2} components have no label yet" in batch.take(lines[:2])
     assert len(batch.write()) == n - 2
-    batch.take(lines)  # those that were taken are no harm
+    batch.take(lines)  # those that were taken before do no harm
     run = store.get("last")
     assert all(run.labels_of(node) for node in run.circuit.components)
     assert not [node for node in run.circuit.components if run.waits(node)]
@@ -494,7 +494,7 @@ def test_a_batch_file_there_and_back(batch, store, labeled):
 
 
 def test_components_that_wait_have_not_failed(batch, store, server):
-    """Unless they did: an answer that is no use, or a refusal over the network, is a failure."""
+    """But an unusable answer, or a refusal over the network, is a failure."""
     asked = batch.write()
     waiting = len(asked) - 1
     batch.take([answer_line(asked[0], json.dumps(ANSWER))])
@@ -527,8 +527,8 @@ def page(run: Any, store: Store) -> str:
     return file.read_text()
 
 
-def test_the_summary_goes_by_file_too(batch, store, monkeypatch, model):
-    """It is asked last, when all components are labeled and tested."""
+def test_the_summary_goes_through_a_file_too(batch, store, monkeypatch, model):
+    """It is the last request, when all components are labeled and tested."""
     monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
     command = [
         "label",
@@ -562,7 +562,7 @@ def test_the_summary_goes_by_file_too(batch, store, monkeypatch, model):
     assert batch.write() == []
 
 
-def test_useless_answers_are_written_again_with_what_is_wrong(batch, store):
+def test_unusable_answers_are_written_again_with_what_is_wrong(batch, store):
     asked = batch.write()
     batch.take([answer_line(asked[0], "no json")])
     again = {line["custom_id"]: line for line in batch.write()}
@@ -604,22 +604,22 @@ def test_failed_lines_are_exchanges_and_asked_again(batch, store):
         (lambda lines: [*lines, {"custom_id": 3}], "line 4 is no answer"),
     ],
 )
-def test_a_strange_file_is_refused_whole(batch, store, spoil, complaint):
+def test_a_wrong_file_is_refused_whole(batch, store, spoil, complaint):
     lines = [answer_line(question, json.dumps(ANSWER)) for question in batch.write()[:3]]
-    said = batch.take(spoil(lines), code=1)
-    assert re.search(complaint, said), said
+    error = batch.take(spoil(lines), code=1)
+    assert re.search(complaint, error), error
     assert len(store.runs()) == 1
     assert not store.get("last").exchanges
     assert not [label for label in store.get("last").labels if label.labeler == "llm"]
 
 
 def test_an_agent_by_batch(batch, store, labeled):
-    """Every turn is one prompt, so that a conversation can go by files, a turn a file."""
-    questions = {x.id for x in wanted(labeled, store, Settings(labeler="agent"))}
+    """Each step is one prompt, so an investigation can go through files, one step a file."""
+    questions = {x.id for x in open_requests(labeled, store, Settings(labeler="agent"))}
     assert len(questions) == len(labeled.circuit.components)
 
 
-def wanted(run: Any, store: Store, settings: Settings) -> list[Any]:
+def open_requests(run: Any, store: Store, settings: Settings) -> list[Any]:
     from acdc_explain.pipeline.flow import evidence_of
     from acdc_explain.progress import silent
 
@@ -627,7 +627,7 @@ def wanted(run: Any, store: Store, settings: Settings) -> list[Any]:
     return would_ask(work, run.circuit, evidence_of(run, work))
 
 
-def test_a_dry_run_asks_nobody_and_says_what_it_would_cost(store, labeled, tmp_path):
+def test_a_dry_run_sends_nothing_and_estimates_the_cost(store, labeled, tmp_path):
     command = ["label", "last", "--labeler", "llm", "--dry-run", "--db", str(store.path)]
     before = store.path.read_bytes()
     shown = CliRunner().invoke(app, command).output
@@ -649,7 +649,7 @@ def test_a_dry_run_asks_nobody_and_says_what_it_would_cost(store, labeled, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_a_killed_run_asks_again_nothing_that_was_answered(concurrency, tmp_path, server):
-    """SIGKILL when a later question arrives: all that was answered before it is in the store."""
+    """SIGKILL when a later request arrives: all earlier replies are in the store."""
     arrived: list[str] = []
 
     def slow(number: int, body: dict[str, Any]) -> Answer:

@@ -1,4 +1,4 @@
-"""What the rules say of components that no role fits."""
+"""How the rules describe components without a role."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def described(**measures: tuple[float, float]) -> str:
 
 
 def test_an_unnamed_component_is_described_by_what_it_does():
-    told = described(
+    description = described(
         ablation_effect=(0.12, 0.9), sink_attention=(0.5, 0.95), induction_attention=(0.01, 0.02),
         fixed_offset_attention=(0.01, 0.99), direct_effect=(-0.8, 0.03),
     )  # fmt: skip
-    assert told == (
+    assert description == (
         "Head without a known role; without it 12% of the gap is lost; more than most: "
         "direct effect -0.80 (above 3%), sink attention 0.50 (above 95%)."
     )
@@ -57,8 +57,8 @@ def test_the_summary_says_of_an_unnamed_component_what_the_table_says(outcome):
     label = replace(run.labels[0], role="other")
     verdict = Verdict(label.id, "role_card", outcome, 0.5, 0.0, None, 8, "")
     assert run.circuit is not None
-    story = SummaryQuestion.of(run.circuit, "", [label], [verdict], {}, {})
-    sentences, _ = asyncio.run(Rules().summarise(story, None))
+    question = SummaryQuestion.of(run.circuit, "", [label], [verdict], {}, {})
+    sentences, _ = asyncio.run(Rules().summarise(question, None))
     (about,) = [s.text for s in sentences if label.node in s.nodes]
     assert ("matter here" in about) is (outcome == "supported")
     assert about.startswith("No role of") is (outcome == "refuted")

@@ -31,8 +31,8 @@ def completion(content: str | None, *, finish: str = "stop", refusal: str | None
 
 
 def failure(status: int, message: str = "", **headers: str) -> Answer:
-    told = message or f"status {status}"
-    return status, headers, json.dumps({"error": {"message": told}}).encode()
+    text = message or f"status {status}"
+    return status, headers, json.dumps({"error": {"message": text}}).encode()
 
 
 RESET: Answer = (0, {}, b"")  # the connection is cut instead of an answer
@@ -42,7 +42,7 @@ LINGER = struct.pack("ii", 1, 0)  # closing resets
 
 
 class Server:
-    """What was asked, in order."""
+    """A running server: its address and the requests it got, in order."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -52,7 +52,7 @@ class Server:
 
 @contextmanager
 def serve(script: Script) -> Iterator[Server]:
-    """Runs on a free port of the loopback address until the block ends."""
+    """A server on a free port of the loopback address, until the block ends."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ def serve(script: Script) -> Iterator[Server]:
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
-            with contextlib.suppress(ConnectionError):  # whoever asked may have gone
+            with contextlib.suppress(ConnectionError):  # the client may have closed the connection
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -1,4 +1,4 @@
-"""What asking may cost is kept to, whatever the server does; the same is not paid twice."""
+"""The budget holds, whatever the server does, and no request is paid twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def usage(sent: Any, received: Any) -> dict[str, Any]:
 
 
 def ask_all(session: Session, n: int) -> list[Any]:
-    """n different questions; what came of each."""
+    """The answers to n different questions, or why there is none."""
 
     def read(reply: str) -> str:
         if "a" not in json.loads(reply):
@@ -72,16 +72,16 @@ def ask_all(session: Session, n: int) -> list[Any]:
 
 
 @pytest.fixture
-def session(monkeypatch, tmp_path):
+def make_session(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     monkeypatch.setattr("acdc_explain.llm.client.RETRIES", 2)
     monkeypatch.setattr("acdc_explain.llm.client._pause", lambda problem, attempt: 0.0)
 
     def make(url: str, **options: Any) -> Session:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        cache = Store(tmp_path / "shelf.duckdb")
+        cache = Store(tmp_path / "cache.duckdb").replies
         llm = Llm(options.pop("timeout", 30))
-        return Session("scripted", Templates([PROMPTS]), llm, cache, None, prices=PRICES, **options)
+        return Session("scripted", Templates([PROMPTS]), llm, cache, prices=PRICES, **options)
 
     return make
 
@@ -92,7 +92,7 @@ BILLED = {
     "good": with_usage(FIT, FULL),
     "empty": with_usage(completion(None), FULL),
     "no choices": (200, {}, json.dumps({"choices": [], "usage": FULL}).encode()),
-    "useless, and repaired to no avail": with_usage(UNFIT, FULL),
+    "unusable, and repaired in vain": with_usage(UNFIT, FULL),
     "negative": with_usage(FIT, usage(-(10**9), -(10**9))),
     "boolean": with_usage(FIT, usage(True, False)),
     "absurd": with_usage(FIT, usage(10**30, 10**30)),
@@ -103,57 +103,57 @@ BILLED = {
     "broken": failure(500),
     "no json": (200, {}, b"<html>"),
 }
-LONG = "negative boolean absurd nothing text".split()  # their true length is told in no other way
+LONG = "negative boolean absurd nothing text".split()  # whose true length is unknown
 
 
 @pytest.mark.parametrize("kind", BILLED)
-def test_no_more_is_billed_than_allowed(kind, session, monkeypatch):
-    """The server bills every request that it got: the prompt, and what the reply says it has."""
-    monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
+def test_no_more_is_billed_than_allowed(kind, make_session, monkeypatch):
+    """The server bills the prompt and the reply of every request that it gets."""
+    monkeypatch.setattr("acdc_explain.llm.session.GIVE_UP_AFTER", 10**9)
     bill = (680 + 2 * 1000) / 1e6
-    if kind in LONG or kind == "not counted":  # it said a few words
+    if kind in LONG or kind == "not counted":  # the reply is short
         bill = (680 + 2 * 3) / 1e6
     with serve(lambda number, body: BILLED[kind]) as running:
-        at = session(running.url, max_cost=0.0101, concurrency=3)
-        found = ask_all(at, 30)
+        session = make_session(running.url, max_cost=0.0101, concurrency=3)
+        found = ask_all(session, 30)
     billed = len(running.requests) * bill
     assert running.requests
     assert billed <= 0.0101
-    assert at.spent >= billed * 0.99
+    assert session.spent >= billed * 0.99
     assert any(isinstance(x, NotAsked) and "--max-cost 0.0101" in str(x) for x in found)
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_counts_that_cannot_be_true_are_none(kind, session):
+def test_impossible_token_counts_are_ignored(kind, make_session):
     with serve(lambda number, body: BILLED[kind]) as running:
-        ((_, exchange),) = ask_all(session(running.url), 1)
+        ((_, exchange),) = ask_all(make_session(running.url), 1)
     assert (exchange.tokens_in, exchange.tokens_out, exchange.cost_usd) == (None, None, None)
 
 
-def test_what_was_never_sent_costs_nothing(session, monkeypatch):
-    monkeypatch.setattr("acdc_explain.llm.session.UNANSWERED", 10**9)
-    at = session("http://127.0.0.1:9/v1", max_cost=0.01)
-    found = ask_all(at, 3)
-    assert at.spent == 0
+def test_what_was_never_sent_costs_nothing(make_session, monkeypatch):
+    monkeypatch.setattr("acdc_explain.llm.session.GIVE_UP_AFTER", 10**9)
+    session = make_session("http://127.0.0.1:9/v1", max_cost=0.01)
+    found = ask_all(session, 3)
+    assert session.spent == 0
     assert all("ConnectionRefusedError" in str(problem) for problem in found)
     with serve(lambda number, body: failure(429)) as running:
-        at = session(running.url, max_cost=0.01)
-        ask_all(at, 2)
-    assert at.spent == 0
+        session = make_session(running.url, max_cost=0.01)
+        ask_all(session, 2)
+    assert session.spent == 0
     assert len(running.requests) == 6
 
 
-def test_an_attempt_that_was_lost_is_paid_and_the_next_one_must_fit(session):
-    """Two fit, and a third would not: it is not tried."""
+def test_an_attempt_that_was_lost_is_paid_and_the_next_one_must_fit(make_session):
+    """Attempts that the budget does not allow are not made."""
     request = Request("t", "scripted", "Question 0? " + "x" * 2000, SCHEMA)
     most = PRICES.cost("scripted", tokens_in(request), 1000)
     assert most is not None
     for fits, tried in ((1.5, 1), (2.5, 2), (9, 3)):
         with serve(lambda number, body: RESET) as running:
-            at = session(running.url, max_cost=fits * most)
-            ask_all(at, 1)
+            session = make_session(running.url, max_cost=fits * most)
+            ask_all(session, 1)
         assert len(running.requests) == tried
-        assert at.spent == pytest.approx(tried * most)
+        assert session.spent == pytest.approx(tried * most)
 
 
 def test_letters_beyond_ascii_take_more_tokens():
@@ -192,8 +192,8 @@ def test_two_commands_that_ask_the_same_pay_once(labeled, server):  # noqa: F811
 
     running = server(slow)
     both = [start(labeled), start(labeled)]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     run = labeled.get("last")
     assert run.circuit is not None
     asked = Counter(questions(running))
@@ -229,38 +229,39 @@ def test_a_command_that_was_killed_keeps_nobody_waiting(labeled, server):  # noq
     assert len(questions(good)) == len(run.circuit.components)
 
 
-class TestClaims:
+class TestLeases:
     def test_one_at_a_time_until_it_is_released(self, tmp_path):
-        store, first, second = Store(tmp_path / "c.duckdb"), Holder.new(), Holder.new()
-        assert store.claim("r", first, 60) == []
-        assert store.claim("r", first, 60) == []
-        assert store.claim("r", second, 60) is None
-        assert store.claim("other", second, 60) == []
-        store.release("r", second)  # it is not its own
-        assert store.claim("r", second, 60) is None
-        store.release("r", first)
-        assert store.claim("r", second, 60) == []
+        replies = Store(tmp_path / "c.duckdb").replies
+        first, second = Holder.new(), Holder.new()
+        assert replies.lease("r", first, 60) == []
+        assert replies.lease("r", first, 60) == []
+        assert replies.lease("r", second, 60) is None
+        assert replies.lease("other", second, 60) == []
+        replies.release("r", second)  # of another holder
+        assert replies.lease("r", second, 60) is None
+        replies.release("r", first)
+        assert replies.lease("r", second, 60) == []
 
-    def test_what_was_replied_in_the_meantime_is_told(self, tmp_path):
+    def test_what_was_replied_in_the_meantime_is_returned(self, tmp_path):
         store, run = Store(tmp_path / "c.duckdb"), make_run()
-        store.add_exchange(None, run.exchanges[0])
-        assert store.claim("r1", Holder.new(), 60) == list(run.exchanges)
+        store.replies.add_exchange(run.exchanges[0])
+        assert store.replies.lease("r1", Holder.new(), 60) == list(run.exchanges)
 
-    def test_a_claim_ends_with_its_time_or_its_process(self, tmp_path):
+    def test_a_lease_ends_with_its_time_or_its_process(self, tmp_path):
         here = Holder.new()
         away = replace(here, host="elsewhere", token="t")
-        assert here.respects(away.claim(60))
-        assert not here.respects(away.claim(-1))
+        assert here.is_blocked_by(away.lease(60))
+        assert not here.is_blocked_by(away.lease(-1))
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
-        assert not here.respects(replace(here, process=ended.pid, token="t").claim(60))
-        assert not here.respects(replace(here, started="long ago", token="t").claim(60))
-        assert here.respects(replace(here, token="t").claim(60))
-        assert not here.respects(here.claim(60))
+        assert not here.is_blocked_by(replace(here, process=ended.pid, token="t").lease(60))
+        assert not here.is_blocked_by(replace(here, started="long ago", token="t").lease(60))
+        assert here.is_blocked_by(replace(here, token="t").lease(60))
+        assert not here.is_blocked_by(here.lease(60))
 
 
 def test_a_question_keeps_the_first_answer(tmp_path):
-    """Two processes that were answered differently: the node has one label in the end."""
+    """If two processes get different answers, the node has one label in the end."""
     store, run = Store(tmp_path / "s.duckdb"), whole_run()
     store.add_run(run)
     assert run.circuit is not None
@@ -275,21 +276,21 @@ def test_a_question_keeps_the_first_answer(tmp_path):
     assert store.verify() == []
 
 
-def test_a_retry_that_another_command_made_is_taken(session):
-    """Of two commands with --retry, the one that waited takes the other's new reply."""
+def test_the_reply_to_another_commands_retry_is_used(make_session):
+    """Of two commands with --retry, the one that waits uses the other's new reply."""
     with serve(lambda number, body: UNFIT) as running:
-        (problem,) = ask_all(session(running.url), 1)
+        (problem,) = ask_all(make_session(running.url), 1)
         bad = problem.exchange
-        at, other = session(running.url, again=True), Holder.new()
+        session, other = make_session(running.url, again=True), Holder.new()
         first = Request("t", "scripted", f"Question 0? {'x' * 2000}", SCHEMA)
-        assert at.cache.claim(first.id, other, 60)
+        assert session.cache.lease(first.id, other, 60)
 
         def answer() -> None:
             good = replace(bad, template="t", prompt=first.prompt, request_id=first.id)
-            at.cache.add_exchange(None, replace(good, reply='{"a": "new"}', error=None))
-            at.cache.release(first.id, other)
+            session.cache.add_exchange(replace(good, reply='{"a": "new"}', error=None))
+            session.cache.release(first.id, other)
 
         threading.Timer(0.7, answer).start()
-        ((reply, _),) = ask_all(at, 1)
+        ((reply, _),) = ask_all(session, 1)
     assert json.loads(reply) == {"a": "new"}
     assert len(running.requests) == 2  # both before: the question and its repair

@@ -1,4 +1,4 @@
-"""The LLM labeler against a scripted server: good replies become labels, bad ones exchanges."""
+"""The LLM labeler with a scripted server: good replies become labels, others just exchanges."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class ReplyCache:
     def find_replies(self, request_id):
         return [x for x in self.exchanges if x.request_id == request_id and x.reply is not None]
 
-    def add_exchange(self, run_id, exchange):
+    def add_exchange(self, exchange):
         if exchange.id not in {x.id for x in self.exchanges}:
             self.exchanges.append(exchange)
 
-    def claim(self, request_id, holder, seconds):
+    def lease(self, request_id, holder, seconds):
         return self.find_replies(request_id)
 
     def release(self, request_id, holder):
@@ -83,16 +83,16 @@ class ReplyCache:
 
 
 @pytest.fixture
-def session(monkeypatch):
-    """Where questions go to a scripted server; returns what to call with its address."""
+def make_session(monkeypatch):
+    """Makes a session with a scripted server, given its address."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr("acdc_explain.llm.client.RETRIES", 2)
 
     def make(url: str, **options) -> Session:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         timeout = options.pop("timeout", 60)
-        cache = options.pop("shelf", None) or ReplyCache()
-        return Session("scripted", Templates([PROMPTS]), Llm(timeout), cache, "run", **options)
+        cache = options.pop("cache", None) or ReplyCache()
+        return Session("scripted", Templates([PROMPTS]), Llm(timeout), cache, **options)
 
     return make
 
@@ -100,7 +100,7 @@ def session(monkeypatch):
 def describe(
     session: Session, asked: Question | None = None
 ) -> tuple[LabelerReply | Exception, Conversation]:
-    """One question, answered or not, and its exchanges."""
+    """The answer to one question, or why there is none, and the conversation."""
     labeler, asked, ask = Describe(), asked or question(), session.ask()
 
     async def work():
@@ -134,7 +134,7 @@ class TestPrompt:
         assert [f'id="E{n}"' in prompt for n in range(1, 7)] == [True] * 5 + [False]
 
     def test_it_is_blind(self):
-        """No layer or head number, no model name."""
+        """It has no layer or head number and no model name."""
         assert not re.search(r"a\d+\.h\d+|\bm\d+\b|layer \d|head \d|mini|gpt|smol", self.prompt())
 
     def test_the_vocabulary_is_in_it(self):
@@ -142,10 +142,10 @@ class TestPrompt:
             assert (f"- {name}: " in self.prompt()) == (card.kind != "mlp")
 
 
-def test_a_good_reply_becomes_a_label_with_its_exchange(session):
+def test_a_good_reply_becomes_a_label_with_its_exchange(make_session):
     asked = question()
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-        answer, _ = describe(session(server.url), asked)
+        answer, _ = describe(make_session(server.url), asked)
     (proposal,), exchange = answer.proposals, answer.exchange
     assert proposal.role == "induction"
     assert proposal.confidence == 0.7
@@ -161,7 +161,7 @@ def test_a_good_reply_becomes_a_label_with_its_exchange(session):
     assert schema["properties"]["evidence"]["items"]["enum"] == ["E1", "E2", "E3", "E4", "E5"]
 
 
-def test_the_schema_is_in_words_that_strict_servers_know():
+def test_the_schema_has_only_what_strict_servers_accept():
     """All properties required, none beside them, no lengths or bounds; in a batch file, too."""
     schema = answer_schema(Answer, question(), ["E1"])
     request = Request("describe", "scripted", "?", schema)
@@ -174,7 +174,7 @@ def test_the_schema_is_in_words_that_strict_servers_know():
     assert "maxLength" in json.dumps(Dialect(FORMS[0]).body(request))  # for grammars
 
 
-USELESS = [
+UNUSABLE = [
     (completion("no json"), "unusable reply"),
     (completion(json.dumps(GOOD)[:40]), "unusable reply"),
     (completion(json.dumps({**GOOD, "role": "wizard"})), "role 'wizard' is not in the vocabulary"),
@@ -187,7 +187,7 @@ USELESS = [
     (completion("x" * 10**6), "the reply has 1000000 characters, 20000 are kept"),
     (completion(json.dumps(GOOD), finish="length"), "cut off"),
 ]  # fmt: skip
-SILENT = [
+EMPTY = [
     (completion(None), "empty"),
     (completion([1, 2]), "empty"),
     ((200, {}, b'{"choices": []}'), "no choices"),
@@ -203,13 +203,13 @@ LOST = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("reply", "complaint"), USELESS)
-def test_a_useless_reply_is_put_right_once(session, reply, complaint):
+@pytest.mark.parametrize(("reply", "complaint"), UNUSABLE)
+def test_an_unusable_reply_is_repaired_once(make_session, reply, complaint):
     """The LLM is shown what it wrote and what is wrong with it; both exchanges are kept."""
     answers = [reply, completion(json.dumps(GOOD))]
     with serve(lambda number, body: answers[number]) as server:
-        at = session(server.url)
-        answer, ask = describe(at)
+        session = make_session(server.url)
+        answer, ask = describe(session)
     assert answer.proposals[0].role == "induction"
     bad, good = ask.exchanges
     assert complaint in bad.error
@@ -218,22 +218,24 @@ def test_a_useless_reply_is_put_right_once(session, reply, complaint):
     assert bad.prompt in shown
     assert len(shown) < len(bad.prompt) + 5000
     assert json.dumps(bad.error, ensure_ascii=False) in shown
-    assert at.cache.exchanges == ask.exchanges
+    assert session.cache.exchanges == ask.exchanges
 
 
 @pytest.mark.parametrize(
     ("reply", "complaint", "asked"),
     [
-        *((*case, 2) for case in USELESS),
-        *((*case, 2) for case in SILENT),
+        *((*case, 2) for case in UNUSABLE),
+        *((*case, 2) for case in EMPTY),
         *((*case, 1) for case in LOST),
         (completion(None, refusal=f"I cannot {SECRET}"), "refused", 1),
     ],
 )
-def test_what_cannot_be_put_right_is_an_exchange_with_an_error(session, reply, complaint, asked):
+def test_what_cannot_be_repaired_is_an_exchange_with_an_error(
+    make_session, reply, complaint, asked
+):
     with serve(lambda number, body: reply) as server:
-        at = session(server.url)
-        reason, ask = describe(at)
+        session = make_session(server.url)
+        reason, ask = describe(session)
     assert isinstance(reason, UnusableReply)
     assert len(ask.exchanges) == asked
     for exchange in ask.exchanges:
@@ -241,22 +243,22 @@ def test_what_cannot_be_put_right_is_an_exchange_with_an_error(session, reply, c
         assert exchange.prompt
         assert len(exchange.reply or "") <= 20_000
         assert SECRET not in json.dumps([exchange.error, exchange.reply, exchange.prompt])
-    assert server.keys[0] == f"Bearer {SECRET}"  # it is sent, and kept nowhere
+    assert server.keys[0] == f"Bearer {SECRET}"  # it is sent, and stored nowhere
 
 
 @pytest.mark.parametrize("form", ["```json\n{}\n```", "Sure! {}", "<think>{{a}} b</think>\n{}"])
-def test_json_is_found_in_what_servers_without_schemas_say(form, session):
+def test_json_is_found_in_replies_of_servers_without_schemas(form, make_session):
     with serve(lambda number, body: completion(form.format(json.dumps(GOOD)))) as server:
-        answer, _ = describe(session(server.url))
+        answer, _ = describe(make_session(server.url))
     assert answer.proposals[0].role == "induction"
     assert len(server.requests) == 1
 
 
-def test_a_server_that_says_nothing_is_asked_once_more(session):
-    for silence, _ in SILENT:
-        answers = [silence, completion(json.dumps(GOOD))]
+def test_an_empty_reply_is_asked_for_once_more(make_session):
+    for empty, _ in EMPTY:
+        answers = [empty, completion(json.dumps(GOOD))]
         with serve(lambda number, body, answers=answers: answers[number]) as server:
-            answer, ask = describe(session(server.url))
+            answer, ask = describe(make_session(server.url))
         assert answer.proposals[0].role == "induction"
         assert [exchange.error is None for exchange in ask.exchanges] == [False, True]
 
@@ -283,11 +285,11 @@ DEEP = b"[" * 100_000
         (completion(None, refusal="No \ud800."), "refused"),
     ],
 )
-def test_what_cannot_be_text_is_an_unusable_reply(session, reply, complaint, tmp_path):
+def test_what_cannot_be_text_is_an_unusable_reply(make_session, reply, complaint, tmp_path):
     """It can be stored, printed and exported."""
     with serve(lambda number, body: reply) as server:
-        at = replace(session(server.url, cache=Store(tmp_path / "s.duckdb")), run_id=None)
-        reason, ask = describe(at)
+        session = make_session(server.url, cache=Store(tmp_path / "s.duckdb").replies)
+        reason, ask = describe(session)
     assert isinstance(reason, UnusableReply)
     assert complaint in ask.exchanges[0].error
     for exchange in ask.exchanges:
@@ -295,8 +297,8 @@ def test_what_cannot_be_text_is_an_unusable_reply(session, reply, complaint, tmp
         str(reason).encode("utf-8")
 
 
-def test_readers_that_find_no_end_are_no_traceback(session):
-    """A plugin may read replies with something that has no limit of its own."""
+def test_a_reader_that_recurses_without_end_gives_no_traceback(make_session):
+    """A plugin may read replies with code that has no limit of depth."""
 
     def read(reply: str) -> str:
         return read(reply)
@@ -307,11 +309,11 @@ def test_readers_that_find_no_end_are_no_traceback(session):
         except UnusableReply as reason:
             return reason
         finally:
-            await at.close()
+            await session.close()
 
     with serve(lambda number, body: completion("{}")) as server:
-        at = session(server.url)
-        reason = asyncio.run(work(at.ask()))
+        session = make_session(server.url)
+        reason = asyncio.run(work(session.ask()))
     assert "nested too deeply" in str(reason)
 
 
@@ -323,32 +325,32 @@ def test_readers_that_find_no_end_are_no_traceback(session):
         ("https://127.0.0.1:{port}/v1", "SSL"),
     ],
 )
-def test_the_cause_of_a_lost_connection_is_said(session, url, cause):
+def test_the_cause_of_a_lost_connection_is_reported(make_session, url, cause):
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-        reason, _ = describe(session(url.format(port=server.url.split(":")[2].split("/")[0])))
+        reason, _ = describe(make_session(url.format(port=server.url.split(":")[2].split("/")[0])))
     assert re.search(rf"APIConnectionError: Connection error\. \(.*({cause})", str(reason)), reason
 
 
-def test_busy_servers_are_asked_again_when_they_say(session):
+def test_busy_servers_are_asked_again_when_they_say(make_session):
     def script(number: int, body: dict):
         return failure(429, Retry_After="1") if number < 2 else completion(json.dumps(GOOD))
 
     started = time.monotonic()
     with serve(script) as server:
-        answer, _ = describe(session(server.url))
+        answer, _ = describe(make_session(server.url))
     assert len(server.requests) == 3
     assert time.monotonic() - started >= 2
     assert answer.proposals[0].role == "induction"
 
 
-def test_a_server_that_stalls_is_asked_again(session):
+def test_a_server_that_stalls_is_asked_again(make_session):
     def script(number: int, body: dict):
         if number == 0:
             time.sleep(2)
         return completion(json.dumps(GOOD))
 
     with serve(script) as server:
-        answer, _ = describe(session(server.url, timeout=0.5))
+        answer, _ = describe(make_session(server.url, timeout=0.5))
     assert len(server.requests) == 2
     assert answer.proposals[0].role == "induction"
 
@@ -361,7 +363,7 @@ def test_a_server_that_stalls_is_asked_again(session):
         (("temperature", "max_completion_tokens"), {"response_format", "max_tokens"}),
     ],
 )
-def test_a_server_is_asked_in_terms_it_knows(session, refused, kept):
+def test_refused_parameters_are_dropped(make_session, refused, kept):
     def script(number: int, body: dict):
         wrong = [term for term in refused if term in body]
         return (
@@ -369,70 +371,72 @@ def test_a_server_is_asked_in_terms_it_knows(session, refused, kept):
         )
 
     with serve(script) as server:
-        at = session(server.url)
+        session = make_session(server.url)
         for number in range(2):
-            answer, _ = describe(at, replace(question(), task_description=f"{number}"))
+            answer, _ = describe(session, replace(question(), task_description=f"{number}"))
             assert answer.proposals[0].role == "induction"
     last = server.requests[-1]
     assert kept <= last.keys()
     assert not last.keys() & set(refused)
     wasted = sum(any(term in body for term in refused) for body in server.requests)
-    assert wasted == len(server.requests) - 2  # it is learnt once
+    assert wasted == len(server.requests) - 2  # each refusal is remembered
 
 
-def test_a_prompt_that_is_too_long_is_not_the_forms_fault(session):
+def test_a_prompt_that_is_too_long_is_not_the_forms_fault(make_session):
     with serve(lambda n, body: failure(400, message="maximum context length exceeded")) as server:
-        reason, _ = describe(session(server.url))
+        reason, _ = describe(make_session(server.url))
     assert "maximum context length" in str(reason)
     assert len(server.requests) == 1
 
 
-def test_nothing_is_asked_twice(session):
+def test_nothing_is_asked_twice(make_session):
     cache = ReplyCache()
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
         for _ in range(2):
-            answer, ask = describe(session(server.url, cache=cache))
+            answer, ask = describe(make_session(server.url, cache=cache))
             assert answer.proposals[0].role == "induction"
             assert len(ask.exchanges) == 1
-        describe(session(server.url, cache=cache), replace(question(), task_description="Other."))
+        describe(
+            make_session(server.url, cache=cache), replace(question(), task_description="Other.")
+        )
     assert len(server.requests) == 2
 
 
-def test_useless_replies_are_asked_for_again_on_request_only(session):
+def test_unusable_replies_are_asked_for_again_on_request_only(make_session):
     cache, answers = (
         ReplyCache(),
         [completion("no"), completion("no"), completion(json.dumps(GOOD))],
     )
     with serve(lambda number, body: answers[number]) as server:
         for again, asked in ((False, 2), (False, 2), (True, 3), (False, 3)):
-            answer, _ = describe(session(server.url, cache=cache, again=again))
+            answer, _ = describe(make_session(server.url, cache=cache, again=again))
             assert isinstance(answer, UnusableReply) == (asked < 3)
             assert len(server.requests) == asked
 
 
-def test_the_limit_of_costs(session):
+def test_the_limit_of_costs(make_session):
     """What a reply may cost at most must be left; nothing is sent beyond it."""
     prices = Prices({"scripted": (1.0, 2.0)}, 0.5)
     with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-        at = session(server.url, prices=prices, max_cost=0.0045)
-        _, ask = describe(at)
+        session = make_session(server.url, prices=prices, max_cost=0.0045)
+        _, ask = describe(session)
         assert ask.exchanges[0].cost_usd == pytest.approx((100 + 2 * 20) / 1e6)
-        at.spent = 0.004
-        reason, _ = describe(at, replace(question(), task_description="Other."))
+        session.spent = 0.004
+        reason, _ = describe(session, replace(question(), task_description="Other."))
     assert isinstance(reason, NotAsked)
     assert "--max-cost 0.0045" in str(reason)
     assert len(server.requests) == 1
 
 
 class TestPrices:
-    def test_unknown_is_never_nothing(self):
+    def test_an_unknown_price_is_never_zero(self):
         prices = Prices.read()
         assert prices.cost("nobody-knows", 1000, 1000) is None
         assert prices.cost("gpt-4.1-mini", 10**6, 10**6) == pytest.approx(2.0)
         assert prices.cost("gpt-4.1-mini-2025-04-14", 10**6, 0) == pytest.approx(0.4)
         assert prices.cost("gpt-4.1-mini", 10**6, 0, batch=True) == pytest.approx(0.2)
 
-    def test_a_table_of_ones_own(self, tmp_path, monkeypatch):
+    def test_a_users_table(self, tmp_path, monkeypatch):
         file = tmp_path / "p.toml"
         file.write_text(
             '[models]\n"gpt-4.1-mini" = { input = 7, output = 7 }\nlocal = { input = 0, output = 0 }'
@@ -464,7 +468,7 @@ HOSTILE = (
 
 
 class TestInstructionsHiddenInData:
-    """What a corpus or a task says is data: it changes no role, no vocabulary and no schema."""
+    """Text of a corpus or a task is data: it changes no role, no vocabulary and no schema."""
 
     def asked(self, text: str) -> Question:
         honest = question()
@@ -479,11 +483,11 @@ class TestInstructionsHiddenInData:
         ]  # fmt: skip
         return replace(honest, evidence=swap, task_description=text)
 
-    def test_the_frame_around_data_stays_as_it_is(self, session):
+    def test_the_frame_around_data_stays_as_it_is(self, make_session):
         with serve(lambda number, body: completion(json.dumps(GOOD))) as server:
-            at = session(server.url)
+            session = make_session(server.url)
             for text in ("quiet", HOSTILE):
-                describe(at, self.asked(text))
+                describe(session, self.asked(text))
         quiet, hostile = (body["messages"][0]["content"] for body in server.requests)
         escaped = json.dumps(HOSTILE, ensure_ascii=False).replace("<", "\\u003c")
         assert hostile.replace(escaped, '"quiet"') == quiet
@@ -494,9 +498,9 @@ class TestInstructionsHiddenInData:
     @pytest.mark.parametrize(
         "obeyed", [{**GOOD, "role": "wizard"}, {"spell": "x"}, {**GOOD, "evidence": ["secret"]}]
     )
-    def test_an_llm_that_obeys_them_gives_no_label(self, obeyed, session):
+    def test_an_llm_that_obeys_them_gives_no_label(self, obeyed, make_session):
         with serve(lambda number, body: completion(json.dumps(obeyed))) as server:
-            reason, _ = describe(session(server.url), self.asked(HOSTILE))
+            reason, _ = describe(make_session(server.url), self.asked(HOSTILE))
         assert isinstance(reason, UnusableReply)
 
 

@@ -1,4 +1,4 @@
-"""The API key: which texts it is masked in, and that masking breaks nothing."""
+"""The API key is masked in texts, and masking breaks no JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from acdc_explain.errors import UserError
 from acdc_explain.llm.client import Llm, key_present
 from acdc_explain.llm.exchange import Exchange, Request
 from acdc_explain.llm.key import SHORTEST_SECRET, api_key, without_key
-from acdc_explain.llm.reply import from_batch
+from acdc_explain.llm.reply import exchange_of_batch
 
 KEY = "sk-Very/secret-1234567890"
 
@@ -26,12 +26,12 @@ def escaped(text: str, form: str = "\\u{:04x}") -> str:
 
 def reply(content: object) -> Exchange:
     message = {"message": {"content": content}, "finish_reason": "stop"}
-    return from_batch(Request("t", "llm", "?", {}), {"choices": [message]})
+    return exchange_of_batch(Request("t", "llm", "?", {}), {"choices": [message]})
 
 
 @pytest.mark.parametrize("key", ["x", "none", "s", ",", '"', "x" * (SHORTEST_SECRET - 1)])
 def test_a_short_key_is_no_secret(key, monkeypatch):
-    """Servers of one's own take any text: no reply is spoilt for it."""
+    """Private servers accept any text as a key; masking it would spoil replies."""
     monkeypatch.setenv("OPENAI_API_KEY", key)
     said = json.dumps({"role": "mixed exits, none", "positions": ["x" * 15]})
     assert without_key(said) == said == reply(said).reply
@@ -66,7 +66,7 @@ def test_twice_escaped_is_once_escaped_in_the_text():
 
 
 @pytest.mark.parametrize("said", ["", "no json", '{"a": 1', '{"a": "b"}', "</think>", "\\u00"])
-def test_what_has_no_key_stays_as_it_is(said):
+def test_a_text_without_the_key_stays_as_it_is(said):
     assert without_key(said) == said
 
 
@@ -87,7 +87,7 @@ def test_a_key_that_cannot_be_sent_is_refused_unseen(key, monkeypatch):
 @pytest.mark.parametrize(
     "url", ["localhost:8000", "http://[::1", "http://", "ftp://x/v1", "http://x:y/v1"]
 )
-def test_an_address_that_is_none_is_refused(url, monkeypatch):
+def test_a_wrong_address_is_refused(url, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(UserError, match="OPENAI_BASE_URL is .* which is no address"):
         Llm()

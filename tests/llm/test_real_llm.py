@@ -1,4 +1,4 @@
-"""A real and very small LLM labels badly; the run says so, and nothing breaks."""
+"""A real and very small LLM labels badly; the run shows it, and nothing breaks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_small_llm(labeler, settings, gguf, store, mini, monkeypatch):
     exchanges = {exchange.id: exchange for exchange in run.exchanges}
     roles, evidence = load_plugins().roles(), {e.id for e in run.evidence}
     schema = Conclusion if labeler == "agent" else Answer
-    for label in run.labels:  # every one is what was asked for
+    for label in run.labels:  # each has the form that was asked for
         exchange = exchanges[label.exchange_id]
         assert exchange.error is None
         answer = schema.model_validate_json(exchange.reply)
@@ -75,6 +75,6 @@ def test_a_small_llm(labeler, settings, gguf, store, mini, monkeypatch):
         assert failure.reason
     assert all(x.error for x in run.exchanges if x.reply is None)
     assert sum(x.tokens_in or 0 for x in run.exchanges) > 1000
-    assert to_document(run)["exchanges"]["cost_usd"] is None  # nobody knows, so nobody says 0
+    assert to_document(run)["exchanges"]["cost_usd"] is None  # unknown, and so not 0
     assert supported(run) < supported(rules)
     print(labeler, json.dumps(Counter(label.role for label in run.labels)), supported(run))

@@ -1,4 +1,4 @@
-"""Templates: which files count, and that none of them can do harm or go on for ever."""
+"""Which files are templates, and that none can do harm or run without end."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from acdc_explain_plugins.known_roles.planted import IDLE, MODELS, SIZES, STAGES
 
 import acdc_explain as ax
 from acdc_explain.discovery.engine.fast import fast_trouble
-from acdc_explain.evaluation.labels import _score
+from acdc_explain.evaluation.labels import score_labels
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
@@ -55,7 +55,7 @@ def test_names_of_models_are_their_sizes_and_seeds():
 def test_labels_of_a_planted_model():
     """All right, no decoy and no shuffled label passes; and the score can tell."""
     known = [MODELS[0].known(task) for task in ("planted_ioi", "planted_induction")]
-    score = _score(load_plugins(), "planted", known, silent).as_dict()
+    score = score_labels(load_plugins(), "planted", known, silent).as_dict()
     assert score["mistakes"] == []
     assert score["accuracy"] == 1.0 > 0.7 > score["majority_baseline"]
     assert score["decoys"] >= 8
