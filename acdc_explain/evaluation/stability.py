@@ -52,12 +52,12 @@ def stability(
     chosen = settings_from(options, settings)
     if not isinstance(task, str) or chosen.prompts is not None:
         raise WrongUsage(
-            "--seeds draws other prompts, and these prompts are given; "
-            "use a task that writes its own, or leave out --seeds."
+            "`seeds=` draws other prompts, and these prompts are given; "
+            "use a task that writes its own, or leave out `seeds=`."
         )
     numbers = range(chosen.seed, chosen.seed + seeds) if isinstance(seeds, int) else seeds
     if not numbers:
-        raise WrongUsage("--seeds is 0; at least 1 draw is needed.")
+        raise WrongUsage("`seeds=` is 0; at least 1 draw is needed.")
     if isinstance(model, str):
         model = load_model(model, progress=progress)
     return Stability(

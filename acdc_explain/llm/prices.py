@@ -87,7 +87,7 @@ def _table(file: Path, batch: float = 0.5) -> tuple[dict[str, tuple[float, float
         share = float(document.get("batch", batch))
     except OSError as error:
         raise UserError(
-            f"{file} cannot be read: {error.strerror}; --prices takes a file."
+            f"{file} cannot be read: {error.strerror}; `prices=` takes a file."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

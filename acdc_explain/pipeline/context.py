@@ -119,7 +119,7 @@ class RunContext:
         if reason is not None and not self.settings.anyway:
             raise UserError(
                 f"{self.header.model} does not surely do {self.task.name!r}: {reason}; choose a "
-                "task it does, or go on with --anyway, where no label can be `supported`."
+                "task it does, or go on with `anyway=True`, where no label can be `supported`."
             )
         return self.behavior
 
@@ -145,7 +145,7 @@ class RunContext:
         if not circuit.edges:  # kept, so that the same search is not made again
             raise UserError(
                 f"Discoverer {circuit.discoverer!r} found no path from the input to the logits "
-                "that it would keep; allow more edges (--max-edges) or a smaller --tau."
+                "that it would keep; allow more edges (`max_edges=`) or a smaller `tau=`."
             )
         self.header = replace(self.header, circuit_id=circuit.id)
         self.store.add_header(self.header)
@@ -280,8 +280,8 @@ class RunContext:
         llm, prices = self.settings.llm_model, Prices.read(self.settings.prices)
         if self.settings.max_cost is not None and prices.cost(llm, 0, 0) is None:
             raise UserError(
-                f"What {llm} costs is not known, so --max-cost cannot be kept; add it to a table "
-                "of prices (--prices FILE), with 0 for a server of your own."
+                f"What {llm} costs is not known, so `max_cost=` cannot be kept; add it to a table "
+                "of prices (`prices=FILE`), with 0 for a server of your own."
             )
         return Session(
             llm=llm,

@@ -83,13 +83,13 @@ def _check(
     from acdc_explain.records.graph import LEVELS
 
     if tau is not None and not (math.isfinite(tau) and tau >= 0):
-        raise WrongUsage(f"--tau is {tau}; give a number from 0 up.")
+        raise WrongUsage(f"`tau=` is {tau}; give a number from 0 up.")
     if tau is not None and max_edges is not None:
-        raise WrongUsage("--tau and --max-edges exclude each other; give one of them.")
+        raise WrongUsage("`tau=` and `max_edges=` exclude each other; give one of them.")
     if max_edges is not None and max_edges < 1:
-        raise WrongUsage(f"--max-edges is {max_edges}; it must be at least 1.")
+        raise WrongUsage(f"`max_edges=` is {max_edges}; it must be at least 1.")
     if orders < 0 or screen < 0:
-        raise WrongUsage(f"--orders ({orders}) and --screen ({screen}) must not be negative.")
+        raise WrongUsage(f"`orders=` ({orders}) and `screen=` ({screen}) must not be negative.")
     for option, value, known in (
         ("level", level, LEVELS),
         ("engine", engine, ("auto", "fast", "reference")),
@@ -98,7 +98,7 @@ def _check(
             raise WrongUsage(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
     if screen and (positions or level != "head"):
         raise WrongUsage(
-            "--screen ranks edges between whole heads; leave out --positions, --level."
+            "`screen=` ranks edges between whole heads; leave out `positions=`, `level=`."
         )
 
 
@@ -149,7 +149,7 @@ class _Searching:
             outcome = best_of_size(search, max_edges, tau, contrast.clean_metric)
         if outcome is None:
             raise UserError(
-                f"No circuit of at most {max_edges} edges was found; raise --max-edges."
+                f"No circuit of at most {max_edges} edges was found; raise `max_edges=`."
             )
         return outcome
 

@@ -28,7 +28,7 @@ def eap(contrast: Contrast, progress: Progress, *, max_edges: int = 200, steps: 
     if contrast.metric_name == "kl" and steps == 1:
         raise WrongUsage(
             "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
-            "use --steps 5 (EAP-IG) or another --metric."
+            "use `steps=5` (EAP-IG) or another `metric=`."
         )
     scores = scored(contrast, progress, steps)
     return Found(tuple(_largest(scores, max_edges)), len(scores))
@@ -37,7 +37,7 @@ def eap(contrast: Contrast, progress: Progress, *, max_edges: int = 200, steps: 
 def _check(*, max_edges: int, steps: int) -> None:
     """Raises WrongUsage for settings that cannot be."""
     if max_edges < 1 or steps < 1:
-        raise WrongUsage(f"--max-edges ({max_edges}) and --steps ({steps}) must be at least 1.")
+        raise WrongUsage(f"`max_edges=` ({max_edges}) and `steps=` ({steps}) must be at least 1.")
 
 
 eap.check = _check  # type: ignore[attr-defined]

@@ -404,7 +404,7 @@ class TestChoice:
     def test_too_little_memory_is_said_before_the_work(self, small_model):
         task = word_task()
         contrast = Contrast(small_model("gpt2"), task, task.discover, memory=1e-6)
-        with pytest.raises(TooLittleMemory, match="raise --memory"):
+        with pytest.raises(TooLittleMemory, match="raise `memory=`"):
             Engine(contrast)
 
 

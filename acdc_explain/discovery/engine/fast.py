@@ -114,7 +114,7 @@ class Engine:
             raise TooLittleMemory(
                 "What the nodes write on these prompts takes "
                 f"{self.stream_rows.bytes / 1e9:.1f} GB; "
-                f"raise --memory ({contrast.memory:g} GB) or lower --examples."
+                f"raise `memory=` ({contrast.memory:g} GB) or lower `examples=`."
             )
         self.load((), ())
 
