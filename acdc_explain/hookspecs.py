@@ -15,7 +15,8 @@ import pluggy
 
 if TYPE_CHECKING:
     from .llm.exchange import Ask
-    from .records.circuit import Found, Node
+    from .records.circuit import Node
+    from .records.graph import Discovery
     from .records.label import LabelerReply
     from .records.question import Question
     from .records.role import AnswerKey, RoleCard
@@ -36,7 +37,7 @@ class TaskBuilder(Protocol):
     def __call__(self, tokenizer: Tokenizer, *, examples: int, seed: int) -> Task: ...
 
 
-Discoverer: TypeAlias = "Callable[..., Found]"
+Discoverer: TypeAlias = "Callable[..., Discovery]"
 """(contrast, progress, *, settings): chooses edges, looking at the contrast's examples alone.
 
 It may have an attribute `check`: called with all settings before the model is loaded."""

@@ -19,7 +19,10 @@ ROOT = Path(__file__).parent.parent
     [
         ("Give another `metric=`.", "Give another --metric."),
         ("`max_edges=` is 0.", "--max-edges is 0."),
-        ("`tau=` and `max_edges=` exclude each other.", "--tau and --max-edges exclude each other."),
+        (
+            "`tau=` and `max_edges=` exclude each other.",
+            "--tau and --max-edges exclude each other.",
+        ),
         ("Use `steps=5` or more.", "Use --steps 5 or more."),
         ('Use `labeler="rules"`.', "Use --labeler rules."),
         ("Go on with `anyway=True`.", "Go on with --anyway."),
@@ -41,7 +44,9 @@ def test_the_text_of_another_error_may_be_quoted():
 
 
 def test_the_command_line_prints_its_own_form(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["acdc-explain", "run", "ioi", "--tau", "1", "--max-edges", "2"])
+    monkeypatch.setattr(
+        "sys.argv", ["acdc-explain", "run", "ioi", "--tau", "1", "--max-edges", "2"]
+    )
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..models.contrast import Contrast
-from ..records.circuit import LOGITS, Edge, Faithfulness, Node, prune
-from ..records.graph import Receiver, SearchGraph
+from ..records.circuit import LOGITS, Edge, Faithfulness, Node
+from ..records.graph import Receiver, SearchGraph, prune
 from .engine.fast import AnyEngine, TooLittleMemory, engine_for
 from .engine.reference import ReferenceEngine
 

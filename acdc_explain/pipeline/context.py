@@ -173,15 +173,16 @@ class RunContext:
         import time
 
         from ..discovery.faithfulness import faithfulness
-        from ..records.circuit import Circuit, Found
+        from ..records.circuit import Circuit
+        from ..records.graph import Discovery
 
         self.contrast.checkpoints = StoredCheckpoints.of(self)
         discoverer = self.plugins.discoverers()[self.plan.discoverer]
         contrast, started = self.contrast, time.monotonic()
         with must_work(self._who("discoverer", self.plan.discoverer)):
             found = discoverer(contrast, self.progress, **self.plan.discoverer_settings)
-            if not isinstance(found, Found):
-                raise Unfit(f"it returned {type(found).__name__}, not Found")
+            if not isinstance(found, Discovery):
+                raise Unfit(f"it returned {type(found).__name__}, not Discovery")
         seconds = time.monotonic() - started
         return Circuit(
             task_id=self.header.task_id,

@@ -113,7 +113,8 @@ class StoreFile:
     def _failed(self, error: Exception) -> UserError:
         if self._read_only:
             return UserError(
-                f"{self.path} may only be read: nothing was written; use a copy, or another `store=`."
+                f"{self.path} may only be read: nothing was written; "
+                "use a copy, or another `store=`."
             )
         return UserError(f"{self.path}: {first_line(error)}")
 

@@ -12,7 +12,7 @@ from acdc_explain.discovery.attribution import Backward, Hooked
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
-from acdc_explain.records.circuit import prune
+from acdc_explain.records.graph import prune
 
 from ..conftest import FAMILIES, word_task
 from .test_reference import subject_of

@@ -24,8 +24,8 @@ from acdc_explain.pipeline.flow import build_task
 from acdc_explain.pipeline.settings import Settings
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
-from acdc_explain.records.circuit import Edge, prune
-from acdc_explain.records.graph import SearchGraph
+from acdc_explain.records.circuit import Edge
+from acdc_explain.records.graph import SearchGraph, prune
 
 from ..conftest import FAMILIES, MORE_FAMILIES, make_hf_model, make_tokenizer, word_task
 from ..oracle import Oracle, brute_force_acdc

@@ -6,8 +6,7 @@ import pytest
 
 from acdc_explain.discovery.faithfulness import faithfulness, random_circuit
 from acdc_explain.models.contrast import Contrast
-from acdc_explain.records.circuit import prune
-from acdc_explain.records.graph import Graph, SearchGraph
+from acdc_explain.records.graph import Graph, SearchGraph, prune
 
 from ..conftest import word_task
 

@@ -15,7 +15,8 @@ from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.discovery.faithfulness import faithfulness
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
-from acdc_explain.records.circuit import Edge, prune
+from acdc_explain.records.circuit import Edge
+from acdc_explain.records.graph import prune
 
 from ..conftest import FAMILIES, make_hf_model, word_task
 from ..oracle import Oracle, brute_force_acdc

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from acdc_explain.records.circuit import Edge, prune
-from acdc_explain.records.graph import Graph, SearchGraph
+from acdc_explain.records.circuit import Edge
+from acdc_explain.records.graph import Graph, SearchGraph, prune
 
 GRAPHS = [Graph(2, 3), Graph(2, 3, parallel=True), Graph(2, 3, has_mlps=False)]
 

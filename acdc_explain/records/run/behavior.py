@@ -70,7 +70,7 @@ class Behavior:
         return found
 
 
-def told(behavior: Mapping[str, Behavior]) -> list[str]:
+def behavior_sentences(behavior: Mapping[str, Behavior]) -> list[str]:
     """How the model does: a sentence a split, without the full stop."""
     lines = []
     for split, name in (("discover", "to discover on"), ("held_out", "held out")):
