@@ -124,10 +124,10 @@ def _screen(contrast: Contrast, screen: int, progress: Progress) -> frozenset[Ed
     """The edges to test: those with the largest estimated effects. None: all."""
     if not screen:
         return None
-    from acdc_explain.discovery.attribution import scored
+    from acdc_explain.discovery.attribution import score_edges
 
     steps = 5 if contrast.metric_name == "kl" else 1
-    return frozenset(scored(contrast, progress, steps).largest(screen))
+    return frozenset(score_edges(contrast, progress, steps).largest(screen))
 
 
 class _Searches:

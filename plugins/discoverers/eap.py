@@ -35,7 +35,7 @@ def eap(
     Raises:
         WrongUsage: A setting is out of bounds, or EAP cannot estimate this metric.
     """
-    from acdc_explain.discovery.attribution import scored
+    from acdc_explain.discovery.attribution import score_edges
 
     _check(max_edges=max_edges, steps=steps)
     if contrast.metric_name == "kl" and steps == 1:
@@ -43,7 +43,7 @@ def eap(
             "The gradient of 'kl' is zero on the clean prompts, where EAP takes it; "
             "use `steps=5` (EAP-IG) or another `metric=`."
         )
-    scores = scored(contrast, progress, steps)
+    scores = score_edges(contrast, progress, steps)
     return Discovery(tuple(_largest(scores, max_edges)), len(scores))
 
 

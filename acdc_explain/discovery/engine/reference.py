@@ -77,7 +77,7 @@ class ReferenceEngine:
     def metric(self) -> float:
         """The metric with the edges that are cut so far."""
         if self._metric is None:
-            self._metric = self.measured(self.cut)
+            self._metric = self.metric_of(self.cut)
         return self._metric
 
     # --- measuring -----------------------------------------------------------------------------
@@ -111,13 +111,13 @@ class ReferenceEngine:
 
         return hook
 
-    def measured(self, cut: Cut) -> float:
+    def metric_of(self, cut: Cut) -> float:
         """The mean of the contrast's metric over its examples."""
         return float(self.contrast.metric(self.logits(cut)).mean())
 
     def measure(self, kept: Iterable[Edge]) -> float:
         """The metric of a circuit: every edge cut except these."""
-        return self.measured(self.cut_except(kept))
+        return self.metric_of(self.cut_except(kept))
 
     # --- deciding ------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class ReferenceEngine:
         """Cut one edge. It stays cut if the metric worsens by less than `tau`."""
         index, before = self.index(edge), self.metric
         self.cut[index] = True
-        metric = self.measured(self.cut)
+        metric = self.metric_of(self.cut)
         effect = self.contrast.sign * (before - metric)
         kept = not effect < tau
         if kept:
