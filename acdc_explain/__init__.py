@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from .pipeline.settings import Settings as Settings
     from .records.circuit import Circuit as Circuit
     from .records.circuit import Edge as Edge
-    from .records.circuit import Found as Found
     from .records.circuit import Node as Node
     from .records.evidence import Evidence as Evidence
+    from .records.graph import Discovery as Discovery
     from .records.label import Label as Label
     from .records.label import LabelerReply as LabelerReply
     from .records.label import Proposal as Proposal
@@ -74,10 +74,10 @@ _MODULES = {
     "Circuit": "records.circuit",
     "Contrast": "models.contrast",
     "Discoverer": "hookspecs",
+    "Discovery": "records.graph",
     "Edge": "records.circuit",
     "Evidence": "records.evidence",
     "Example": "records.task",
-    "Found": "records.circuit",
     "Judge": "hookspecs",
     "KnownRoles": "records.role",
     "Label": "records.label",

@@ -1,4 +1,4 @@
-"""Around the code of plugins: what it prints goes to standard error, what it raises is told."""
+"""Calls of plugin code: prints go to standard error, exceptions become a sentence."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .errors import UserError
 
 T = TypeVar("T")
 PASSED_ON = (KeyboardInterrupt, GeneratorExit, UserError)
-"""What is no fault of a plugin. All else is, sys.exit() too."""
+"""Exceptions that are not a plugin's fault. All others are, SystemExit included."""
 
 
 class Unfit(Exception):
-    """What is wrong with what a plugin gave back."""
+    """What is wrong with a plugin's result."""
 
 
 class PluginFault(Exception):
@@ -25,27 +25,27 @@ class PluginFault(Exception):
 
 
 @contextmanager
-def printing_aside() -> Iterator[None]:
-    """Standard output is for results: whatever is printed inside goes to standard error.
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to standard error whatever is printed inside: standard output is for results.
 
-    Also what is written to the file itself, by a library in C or another process.
+    This includes what a library in C or another process writes to the file descriptor.
     """
-    kept = None
+    original = None
     with suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
-        kept = os.dup(1)
+        original = os.dup(1)
         os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        if kept is not None:
-            os.dup2(kept, 1)
-            os.close(kept)
+        if original is not None:
+            os.dup2(original, 1)
+            os.close(original)
 
 
 def sentence(error: BaseException) -> str:
-    """What was raised, and where."""
+    """What was raised and where, without a full stop."""
     text = " ".join(str(error).split()).encode("utf-8", "replace").decode()[:500]
     if isinstance(error, Unfit):
         return text
@@ -58,23 +58,23 @@ def sentence(error: BaseException) -> str:
 
 
 def until_fault(
-    make: Callable[[], Iterable[T]], who: str, say: Callable[[str], None]
+    results: Callable[[], Iterable[T]], plugin: str, report: Callable[[str], None]
 ) -> Iterator[T]:
-    """What a plugin yields, as far as it comes; `say` is told why no more came."""
+    """Everything that a plugin yields until it fails; `report` receives the reason if it does."""
     try:
-        yield from make()
+        yield from results()
     except PASSED_ON:
         raise
     except BaseException as error:  # a plugin may raise anything
-        say(f"{who} failed ({sentence(error)})")
+        report(f"{plugin} failed ({sentence(error)})")
 
 
 @contextmanager
-def must_work(who: str, hint: str = "") -> Iterator[None]:
-    """Around a plugin's code without which nothing can go on. Raises UserError."""
+def must_work(plugin: str, hint: str = "") -> Iterator[None]:
+    """Raise UserError if the plugin's code inside fails: nothing can be done without it."""
     try:
         yield
     except PASSED_ON:
         raise
     except BaseException as error:
-        raise UserError(f"{who} failed ({sentence(error)}){hint}.") from error
+        raise UserError(f"{plugin} failed ({sentence(error)}){hint}.") from error

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .llm.exchange import Ask, Exchange
     from .models.contrast import Contrast
     from .progress import Progress
-    from .records.circuit import Found, Node
+    from .records.circuit import Node
+    from .records.graph import Discovery
     from .records.label import Label, LabelerReply
     from .records.question import Question
     from .records.role import AnswerKey, RoleCard
@@ -49,7 +50,7 @@ class FindEdges(Protocol):
 
     def __call__(
         self, contrast: Contrast, progress: Progress, /, *args: Any, **settings: Any
-    ) -> Found: ...
+    ) -> Discovery: ...
 
 
 class Collector(Protocol):

@@ -13,9 +13,18 @@ ID_LENGTH = 16  # hexadecimal digits, 64 bits
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON types: records become objects, tuples arrays.
+    """A value as JSON types: records become objects, tuples become lists.
 
-    Anything with its own text form for people (a Node) is written as that text.
+    Args:
+        value: Numbers, text, None, mappings, lists, tuples and records of them. A record that
+            defines `__str__`, such as a Node, becomes that text.
+
+    Returns:
+        The value of JSON types.
+
+    Raises:
+        TypeError: There is a value of another type.
+        ValueError: A number is not finite.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -43,6 +52,14 @@ def canonical_json(value: Any) -> str:
 
 
 def content_id(kind: str, content: Any) -> str:
-    """The id of a record: a hash of its kind and its content."""
+    """The id of a record: a hash of its kind and its content.
+
+    Args:
+        kind: The kind of record, such as "circuit".
+        content: What decides the id; see `plain` for what it may be.
+
+    Returns:
+        `ID_LENGTH` hexadecimal digits, the same on every machine.
+    """
     text = f"{kind}\n{canonical_json(content)}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:ID_LENGTH]

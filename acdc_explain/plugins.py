@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import pluggy
 
 from .errors import UserError, WrongUsage, unknown
-from .guard import Unfit, printing_aside, sentence
+from .guard import Unfit, sentence, stdout_to_stderr
 from .hookspecs import PROJECT, Discoverer, Hooks, Judge, Labeler
 from .ids import ID_LENGTH, canonical_json
 from .records.pattern import Pattern
@@ -75,7 +75,7 @@ class Plugins:
         results: dict[str, Mapping[str, Any]] = {}
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
-                with printing_aside():
+                with stdout_to_stderr():
                     results[implementation.plugin_name] = _checked(hook, implementation.function())
             except KeyboardInterrupt:
                 raise
@@ -175,7 +175,7 @@ def _load(plugins: Plugins, entry: EntryPoint) -> None:
         plugins.broken[name] = f"another plugin has the name {entry.name!r}; rename the entry point"
         return
     try:
-        with printing_aside():
+        with stdout_to_stderr():
             manager.register(entry.load(), name=entry.name)
             manager.check_pending()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""How long work tells whoever waits for it where it is."""
+"""Reports of progress, and their display on a terminal."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from .guard import printing_aside
+from .guard import stdout_to_stderr
 from .output.text import shown
 
 
 class Progress(Protocol):
+    """Called whenever work has progressed."""
+
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` steps of a stage are finished; `note` is the number people watch."""
+        """Report progress.
+
+        Args:
+            stage: The name of the stage.
+            done: How many of its steps are finished.
+            total: How many steps it has.
+            note: A few words or numbers to show beside it.
+        """
         ...
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """The progress of programs that nobody watches."""
+    """Report nothing."""
 
 
 @contextmanager
 def on_terminal() -> Iterator[Progress]:
-    """A progress bar on standard error; a line a stage where that is no terminal.
+    """Progress bars on standard error; one line for each stage if it is no terminal.
 
-    Whatever plugins print in the meantime goes there, too: standard output is for results.
+    Whatever plugins print in the meantime goes there as well: standard output is for results.
     """
     from rich import progress as rich
 
@@ -40,16 +49,16 @@ def on_terminal() -> Iterator[Progress]:
         rich.TextColumn("{task.fields[note]}", markup=False),
     )
     bar = rich.Progress(*columns, console=err, disable=not err.is_terminal)
-    with printing_aside(), bar as bars:
-        stages: dict[str, Any] = {}
+    with stdout_to_stderr(), bar as bars:
+        tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int, note: str = "") -> None:
             stage, note = shown(stage), shown(note)
-            if stage not in stages:
-                stages[stage] = bars.add_task(stage, total=total, note=note)
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
                 if not err.is_terminal:
                     words = f" {note}" if total == 1 and note else ""
                     err.print(f"{stage} ...{words}", soft_wrap=True)
-            bars.update(stages[stage], completed=done, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
 
         yield report

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from acdc_explain import load_model
 from acdc_explain.discovery.acdc import Outcome, Search
-from acdc_explain.discovery.attribution import scored
+from acdc_explain.discovery.attribution import score_edges
 from acdc_explain.discovery.engine.fast import Engine
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.models.contrast import Contrast
@@ -173,7 +173,7 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
     def one(steps: int) -> float:
         fresh = subject_of(model, args, examples)
         started = time.perf_counter()
-        scored(fresh, silent, steps)
+        score_edges(fresh, silent, steps)
         return time.perf_counter() - started
 
     both(), one(1)

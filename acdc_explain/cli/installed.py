@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, for_command_line
 from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..llm.session import DEFAULT_CONCURRENCY
 from ..models.options import DEFAULT_MODEL
@@ -131,6 +131,7 @@ def bench_labels(
 
     with on_terminal() as progress:
         scores, skipped = bench.bench_labels(installed(), sets or None, progress)
+    skipped = {name: for_command_line(reason) for name, reason in skipped.items()}
     counted = {name: score.as_dict() for name, score in scores.items()}
     if as_json:
         print_json({"sets": counted, "skipped": skipped})

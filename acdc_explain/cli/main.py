@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import UserError, WrongUsage
+from ..errors import UserError, WrongUsage, for_command_line
 from ..output.text import flush, say, standard_streams
 from . import (
     installed as cli_installed,
@@ -38,7 +38,7 @@ def main() -> None:
             finally:
                 flush()
     except UserError as error:
-        say(f"acdc-explain: {error}", err=True)
+        say(f"acdc-explain: {for_command_line(error)}", err=True)
         sys.exit(2 if isinstance(error, WrongUsage) else 1)
     except SystemExit as error:
         if error.code != INTERRUPTED:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, for_command_line
 from ..output.files import check_output
 from ..output.text import say
 from .app import DEFAULT_STORE, Db, app, installed, open_store, say_cut
@@ -62,7 +62,8 @@ def _write_all(held: Store, limit: int, folder: Path) -> None:
             run = held.get(header.id)
             text = _page(run, held)
         except Exception as error:  # of an imported or damaged record; the others go on
-            failed.append((header, str(error) if isinstance(error, UserError) else _why(error)))
+            is_plain = isinstance(error, UserError)
+            failed.append((header, for_command_line(error) if is_plain else _why(error)))
             continue
         _write(folder / f"{run.id}.html", text)
         shown.append(run)

@@ -1,1 +1,1 @@
-"""From a task to a circuit: ACDC, attribution, and how faithful the result is."""
+"""From a task to a circuit: ACDC, attribution, and the faithfulness of a circuit."""

@@ -1,8 +1,8 @@
-"""The search of Conmy et al. (2023): from the output back, cut every edge the metric does not miss.
+"""ACDC (Conmy et al. 2023): from the output back, cut every edge without which the metric holds.
 
-A search is its trace: the effects of the tested edges, in order. From a trace and a threshold all
-decisions follow, so that a search that was stopped goes on from its trace, and a search with
-another threshold takes over every decision up to the first that differs.
+A trace lists the effects of the tested edges, in order. All decisions follow from a trace and a
+threshold. A search that was stopped therefore continues from its trace, and a search with another
+threshold takes over every decision up to the first that differs.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ..records.circuit import LOGITS, Edge, Node, prune
-from ..records.graph import Receiver, SearchGraph
+from ..records.circuit import LOGITS, Edge, Node
+from ..records.graph import Receiver, SearchGraph, prune
 from .engine.reference import Decision, ReceiverGroup
 
-CLOSE = 1e-6  # nearer to tau than this, float32 cannot say on which side an effect lies
-SAVE_SECONDS = 5.0
+CLOSE = 1e-6  # effects nearer to tau than this are beyond the precision of float32
+SAVE_SECONDS = 5.0  # between two checkpoints
 
 
 class Decider(Protocol):
-    """What a search asks of an engine."""
+    """What a search needs of an engine; see `ReferenceEngine` for what the methods do."""
 
     @property
     def search_graph(self) -> SearchGraph: ...
@@ -38,24 +38,27 @@ class Decider(Protocol):
 
 @dataclass
 class Trace:
-    """The effects measured with a threshold, a list for every node that something kept reads."""
+    """The effects measured with one threshold: the checkpoint of a search.
+
+    `effects` has a list for every node whose edges were tested, in the order of the search.
+    """
 
     tau: float
     effects: list[list[float]]
 
-    def agreed(self, tau: float) -> int:
-        """For how many nodes every decision is the same with another threshold."""
+    def n_agreeing(self, tau: float) -> int:
+        """The number of nodes, from the first, with the same decisions for another threshold."""
         if tau == self.tau:
             return len(self.effects)
-        for place, effects in enumerate(self.effects):
+        for number, effects in enumerate(self.effects):
             if any((effect < tau) != (effect < self.tau) for effect in effects):
-                return place
+                return number
         return len(self.effects)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found. `kept` is in the order of the decisions."""
+    """The outcome of a search for one threshold. `kept` is in the order of the decisions."""
 
     tau: float
     kept: tuple[Edge, ...]
@@ -65,12 +68,12 @@ class SearchResult:
 
     @property
     def circuit(self) -> list[Edge]:
-        """Without the edges on no path from the input: they carry what a cut edge carries."""
+        """The kept edges on a path from the input; the others carry what a cut edge carries."""
         return prune(self.kept)
 
 
 class Search:
-    """Searches with one engine, in one order, that share what they have measured."""
+    """Searches for several thresholds, with one engine and order, that share measurements."""
 
     def __init__(
         self,
@@ -81,10 +84,14 @@ class Search:
         save: Callable[[Sequence[Trace]], None] = lambda traces: None,
         screen: Set[Edge] | None = None,
     ) -> None:
-        """`report` is told how many edges are decided, of how many, and what is found so far.
+        """Prepare searches.
 
-        `traces` are taken up; `save` is given them now and then. `screen`: the only edges that
-        are tested, all others are cut.
+        Args:
+            engine: Measures and decides.
+            report: Called with the number of edges decided, their total, and the result so far.
+            traces: Of earlier searches with the same graph, order and screen.
+            save: Called with all traces every few seconds and at the end of a search.
+            screen: The only edges to test; all others are cut. None: test all.
         """
         self.engine, self.search_graph = engine, engine.search_graph
         self.report, self.save, self.screen = report, save, screen
@@ -92,56 +99,63 @@ class Search:
         self._saved = time.monotonic()
 
     def run(self, tau: float, at_most: int | None = None) -> SearchResult | None:
-        """All decisions for a threshold; None as soon as there are more than `at_most` edges."""
+        """Decide every edge.
+
+        Args:
+            tau: An edge whose cut worsens the metric by less is cut.
+            at_most: Give up when the circuit will have more edges than this.
+
+        Returns:
+            The result; None if the search was given up.
+        """
         try:
             return self._run(self._trace(tau), at_most)
-        finally:  # an interrupted search goes on from here
+        finally:  # an interrupted search continues from these
             self.save(self.traces)
 
     def _run(self, trace: Trace, at_most: int | None) -> SearchResult | None:
-        so_far = _SoFar(trace.tau)
-        measured = n_visited = 0
+        decisions = _Decisions(trace.tau)
+        n_measured = n_tested = 0  # nodes
         for receivers in self.search_graph.receiver_groups:
-            group = self._to_test(receivers, so_far.read)
+            group = self._to_test(receivers, decisions.read)
             if not group:
-                if measured:
+                if n_measured:
                     self.engine.drop(receivers)
-            elif n_visited < len(trace.effects):
-                so_far.add(_replayed(group, trace.effects[n_visited], trace.tau))
-                n_visited += 1
+            elif n_tested < len(trace.effects):
+                decisions.add(_replay(group, trace.effects[n_tested], trace.tau))
+                n_tested += 1
             else:
-                if not measured:
-                    self.engine.load(so_far.decided, so_far.kept)
-                decisions = self.engine.decide(group, trace.tau)
-                trace.effects.append([decision.edge.effect for decision in decisions])
-                so_far.add(decisions)
-                n_visited += 1
-                measured += 1
-                self._save_now_and_then()
-            so_far.decided.append(receivers[0][0].base)
-            so_far.n_decided += sum(len(self.search_graph.senders(node)) for node, _ in receivers)
-            if measured:
-                self.report(
-                    so_far.n_decided, self.search_graph.n_edges, so_far.outcome(self.engine.metric)
-                )
-            if at_most is not None and _too_many(so_far.kept, at_most):
+                if not n_measured:
+                    self.engine.load(decisions.nodes, decisions.kept)
+                new = self.engine.decide(group, trace.tau)
+                trace.effects.append([decision.edge.effect for decision in new])
+                decisions.add(new)
+                n_tested += 1
+                n_measured += 1
+                self._save_if_due()
+            decisions.nodes.append(receivers[0][0].base)
+            decisions.n_edges += sum(len(self.search_graph.senders(node)) for node, _ in receivers)
+            if n_measured:
+                result = decisions.result(self.engine.metric)
+                self.report(decisions.n_edges, self.search_graph.n_edges, result)
+            if at_most is not None and _too_many(decisions.kept, at_most):
                 return None
-        if not measured:
-            self.engine.load(so_far.decided, so_far.kept)
-        return so_far.outcome(self.engine.metric)
+        if not n_measured:
+            self.engine.load(decisions.nodes, decisions.kept)
+        return decisions.result(self.engine.metric)
 
     def _trace(self, tau: float) -> Trace:
-        """The trace to go on with: this threshold's, or as much of another's as holds for it."""
+        """The trace of this threshold, begun with the decisions of the one most like it."""
         for trace in self.traces:
             if trace.tau == tau:
                 return trace
-        best = max(self.traces, key=lambda trace: trace.agreed(tau), default=None)
-        trace = Trace(tau, best.effects[: best.agreed(tau)] if best else [])
+        best = max(self.traces, key=lambda trace: trace.n_agreeing(tau), default=None)
+        trace = Trace(tau, best.effects[: best.n_agreeing(tau)] if best else [])
         self.traces.append(trace)
         return trace
 
     def _to_test(self, receivers: Sequence[Receiver], read: Set[Node]) -> ReceiverGroup:
-        """The senders to test for each port of a node; nothing if nobody reads the node."""
+        """The senders to test for each port of a node; empty if no kept edge leaves the node."""
         group = [
             (receiver, self._senders(receiver) if _is_read(receiver, read) else ())
             for receiver in receivers
@@ -155,21 +169,22 @@ class Search:
             return senders
         return [sender for sender in senders if Edge(sender, node, port) in self.screen]
 
-    def _save_now_and_then(self) -> None:
+    def _save_if_due(self) -> None:
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save(self.traces)
             self._saved = time.monotonic()
 
 
 def _is_read(receiver: Receiver, read: Set[Node]) -> bool:
-    """Whether a kept edge depends on a port. A key or value matters to any later place."""
+    """Whether a kept edge depends on a port. Keys and values are read at all later places."""
     node, port = receiver
     if port in ("k", "v"):
         return any(other.base == node.base for other in read)
     return node in read
 
 
-def _replayed(group: ReceiverGroup, effects: Sequence[float], tau: float) -> list[Decision]:
+def _replay(group: ReceiverGroup, effects: Sequence[float], tau: float) -> list[Decision]:
+    """The decisions that follow from effects measured before."""
     edges = [Edge(sender, *receiver) for receiver, senders in group for sender in senders]
     return [
         Decision(replace(edge, effect=effect), not effect < tau)
@@ -177,15 +192,15 @@ def _replayed(group: ReceiverGroup, effects: Sequence[float], tau: float) -> lis
     ]
 
 
-class _SoFar:
-    """The decisions of a search until now."""
+class _Decisions:
+    """The decisions of a search so far: about `n_edges` edges into `nodes`."""
 
     def __init__(self, tau: float) -> None:
         self.tau = tau
         self.kept: list[Edge] = []
         self.read: set[Node] = {LOGITS}  # nodes with a kept outgoing edge
-        self.decided: list[Node] = []
-        self.n_decided = self.n_tested = self.n_close = 0
+        self.nodes: list[Node] = []
+        self.n_edges = self.n_tested = self.n_close = 0
 
     def add(self, decisions: Sequence[Decision]) -> None:
         self.n_tested += len(decisions)
@@ -194,35 +209,44 @@ class _SoFar:
         self.kept += new
         self.read |= {edge.src for edge in new}
 
-    def outcome(self, metric: float) -> SearchResult:
+    def result(self, metric: float) -> SearchResult:
         return SearchResult(self.tau, tuple(self.kept), self.n_tested, self.n_close, metric)
 
 
-STEPS = 30  # searches at most for a number of edges
-NEAR = 0.02  # a circuit this much smaller than asked for is good enough
-CLOSEST = 1.001  # thresholds nearer to each other than this factor are not told apart
+STEPS = 30  # the most searches for a number of edges
+NEAR = 0.02  # a circuit may be smaller than requested by this share
+CLOSEST = 1.001  # the bisection ends when two thresholds differ by less than this factor
 
 
 def best_of_size(search: Search, max_edges: int, tau: float, clean: float) -> SearchResult | None:
-    """The largest circuit found of at most `max_edges` edges; of equal ones the nearest to `clean`.
+    """The largest circuit of at most `max_edges` edges, by a search for the threshold.
 
-    Thresholds are halved from `tau` (or doubled, if that is too small) until circuits become too
-    large, and then bisected. None if no circuit with an edge is that small.
+    The threshold is halved from `tau` (or doubled, if that keeps too many edges) until one keeps
+    too many and another few enough, and then bisected.
+
+    Args:
+        search: Runs each threshold.
+        max_edges: The most edges that the circuit may have.
+        tau: The first threshold.
+        clean: The clean metric. Of circuits of equal size the one nearest to it is chosen.
+
+    Returns:
+        The result; None if no circuit with an edge is that small.
     """
-    low = high = None  # thresholds that kept too many, and few enough
-    found: list[SearchResult] = []
+    low = high = None  # thresholds that kept too many edges, and few enough
+    results: list[SearchResult] = []
     for _ in range(STEPS):
-        outcome = search.run(tau, at_most=max_edges)
-        if outcome is None:
+        result = search.run(tau, at_most=max_edges)
+        if result is None:
             low = tau
         else:
             high = tau
-            found.append(outcome)
-            if len(outcome.circuit) >= max_edges * (1 - NEAR):
+            results.append(result)
+            if len(result.circuit) >= max_edges * (1 - NEAR):
                 break
         if low is None:
             if tau < CLOSE:
-                break  # whatever is cut now, float32 cannot tell
+                break  # a smaller threshold is beyond the precision of float32
             tau = tau / 2
         elif high is None:
             tau = tau * 2
@@ -230,15 +254,18 @@ def best_of_size(search: Search, max_edges: int, tau: float, clean: float) -> Se
             break
         else:
             tau = (low * high) ** 0.5
-    fitting = [outcome for outcome in found if outcome.circuit]
-    return max(fitting, key=lambda one: (len(one.circuit), -abs(one.metric - clean)), default=None)
+    return max(
+        (result for result in results if result.circuit),
+        key=lambda result: (len(result.circuit), -abs(result.metric - clean)),
+        default=None,
+    )
 
 
 def _too_many(kept: Sequence[Edge], at_most: int) -> bool:
-    """Whether a circuit will have more edges than `at_most`: a path, once there, stays.
+    """Whether a circuit will have more edges than `at_most`.
 
-    Paths that do not reach the input yet may still come to nothing. Few do: a search that keeps
-    twice as many edges and 20 more is given up.
+    Edges on a path from the input to the logits stay in the circuit. The others may still turn out
+    to be on no path, but few do: a search that keeps twice as many edges and 20 more is given up.
     """
     if len(kept) <= at_most:
         return False

@@ -1,8 +1,8 @@
-"""First-order estimates of what cutting each edge does (Syed et al. 2023; Hanna et al. 2024).
+"""First-order estimates of the effect of cutting each edge (Syed et al. 2023; Hanna et al. 2024).
 
 One backward pass through the layers gives the gradient at every query, key, value and MLP input.
-What a port reads reaches these through a norm and a linear map, so the gradient at each port of
-each head follows without a pass of its own.
+Between these and what a port reads there are only a norm and a linear map, so the gradient at each
+port of each head follows without another pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Gradients: TypeAlias = tuple[list[int], Float[Tensor, "receiver *row d_model"]]
 
 
 class Scores:
-    """For every edge an estimate of how much worse the metric becomes without it."""
+    """An estimate for every edge of how much worse the metric becomes without it."""
 
     def __init__(self, graph: Graph, effects: Float[Tensor, "receiver writer"]) -> None:
         self.graph, self.effects = graph, effects
@@ -42,12 +42,12 @@ class Scores:
 
     @cached_property
     def _order(self) -> Int[Tensor, "edge"]:
-        """The largest first, by sign or not; those of equal size as they are visited."""
+        """The edges by the size of their estimates, largest first; ties in the graph's order."""
         sizes = self.effects.abs().masked_fill(~self.exists, -1.0).flip(1).flatten()
         return sizes.argsort(descending=True, stable=True)[: len(self)]
 
     def largest(self, n: int) -> list[Edge]:
-        """The `n` edges with the largest estimates, whatever their sign."""
+        """The `n` edges with the largest estimates by absolute value."""
         width = self.effects.shape[1]
         edges = []
         for index in self._order[:n].tolist():
@@ -58,9 +58,18 @@ class Scores:
         return edges
 
 
-def scored(contrast: Contrast, progress: Progress, steps: int = 1) -> Scores:
-    """`steps` > 1 averages the gradient over inputs between the ablated and the clean one
-    (EAP-IG)."""
+def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Scores:
+    """Estimate the effect of every edge.
+
+    Args:
+        contrast: The model, the prompts and the metric.
+        progress: Receives the number of gradients taken.
+        steps: With more than 1, the gradient is averaged over so many inputs between the ablated
+            and the clean one (EAP-IG).
+
+    Returns:
+        The estimates.
+    """
     graph = contrast.model.graph
     passes = Hooked(contrast) if fast_trouble(contrast) else Backward(contrast)
     effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.double)
@@ -69,16 +78,16 @@ def scored(contrast: Contrast, progress: Progress, steps: int = 1) -> Scores:
         progress("discover", done, steps, f"gradient {done + 1} of {steps}")
         for rows, gradients in passes.gradients(step / steps):
             n = graph.n_senders(graph.receivers[rows[0]][0])
-            found = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
-            effects[rows, :n] += found.cpu()
+            estimates = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
+            effects[rows, :n] += estimates.cpu()
     effects *= -contrast.sign / (steps * len(contrast))
     progress("discover", steps, steps, f"{graph.n_edges} edges scored")
     return Scores(graph, effects)
 
 
 @dataclass
-class _Passed:
-    """What a layer's ports read, what they made of it, and what the nodes wrote."""
+class _LayerPass:
+    """One layer of a forward pass: what its nodes read, its queries, keys and values, z, output."""
 
     attention_stream: Tensor
     mlp_stream: Tensor
@@ -88,19 +97,19 @@ class _Passed:
 
 
 class Backward:
-    """Forward and backward passes, with the gradients at all ports.
+    """Forward and backward passes through the layers, with the gradients at all ports.
 
-    Only rows (tokens of prompts) that a cut can change are kept of what they read and write.
+    Of what nodes read and write, only the rows (tokens of prompts) that a cut can change are used.
     """
 
     def __init__(self, contrast: Contrast) -> None:
         model, batch = contrast.model, contrast.clean
         self.contrast, self.graph = contrast, model.graph
         self.layers = Layers.of(model)
-        self.places = torch.arange(batch.tokens.shape[1], device=batch.end.device)
-        self.kept = contrast.within & (self.places >= contrast.first_change[:, None])
+        self.tokens = torch.arange(batch.tokens.shape[1], device=batch.end.device)
+        self.kept = contrast.within & (self.tokens >= contrast.first_change[:, None])
         self.clean = model.embed(batch)
-        self.table = self.layers.tables(len(self.places), self.clean)
+        self.table = self.layers.tables(len(self.tokens), self.clean)
         self.difference = self._ablated()
         self.input_difference = torch.zeros_like(self.clean)
         self.input_difference[self.kept] = self.difference[0] - self.clean[self.kept]
@@ -108,86 +117,91 @@ class Backward:
 
     @torch.no_grad()
     def _ablated(self) -> Float[Tensor, "writer row d_model"]:
-        """What every node writes when ablated."""
+        """What every writer writes when ablated."""
         size = len(self.graph.writers), int(self.kept.sum()), self.clean.shape[-1]
         ablated, ablation = self.clean.new_zeros(size), self.contrast.ablation
         if ablation != "zero":
             corrupt = self.contrast.model.embed(self.contrast.corrupt)
-            for here, written in self._written(corrupt, self._forward(corrupt)[0]):
-                ablated[here] = written.mean(1, keepdim=True) if ablation == "mean" else written
+            for writers, output in self._outputs(corrupt, self._forward(corrupt)[0]):
+                ablated[writers] = output.mean(1, keepdim=True) if ablation == "mean" else output
         return ablated
 
     @torch.no_grad()
-    def _subtract_clean(self, passed: Sequence[_Passed]) -> None:
-        for here, written in self._written(self.clean, passed):
-            self.difference[here] -= written
+    def _subtract_clean(self, passes: Sequence[_LayerPass]) -> None:
+        for writers, output in self._outputs(self.clean, passes):
+            self.difference[writers] -= output
         self._complete = True
 
-    def _written(
-        self, x: Float[Tensor, "batch pos d_model"], passed: Sequence[_Passed]
+    def _outputs(
+        self, x: Float[Tensor, "batch pos d_model"], passes: Sequence[_LayerPass]
     ) -> Iterator[tuple[slice, Float[Tensor, "writer row d_model"]]]:
-        """What the nodes write, from the input's on."""
+        """Slices of the writers and what they write, in the order of the forward pass."""
         yield slice(0, 1), x[self.kept][None]
         n, start = self.graph.n_heads, 1
-        for attention, one in zip(self.layers.attention, passed):
-            heads = one.z[self.kept].view(-1, n, one.z.shape[-1] // n).transpose(0, 1)
+        for attention, layer in zip(self.layers.attention, passes):
+            heads = layer.z[self.kept].view(-1, n, layer.z.shape[-1] // n).transpose(0, 1)
             yield slice(start, start + n), heads @ attention.output.view(n, -1, x.shape[-1])
             start += n
-            if one.mlp_output is not None:
-                yield slice(start, start + 1), one.mlp_output[self.kept][None]
+            if layer.mlp_output is not None:
+                yield slice(start, start + 1), layer.mlp_output[self.kept][None]
                 start += 1
 
     def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
-        """Of the summed metric; the input is the clean one times `share` plus the ablated one
-        times the rest. What is yielded is overwritten by the next.
+        """The gradients of the summed metric at every receiver, a few receivers at a time.
 
-        The first pass must be the clean one: `difference` takes what nodes write from it.
+        The first pass must have `share` 1: `difference` takes the clean outputs from it.
+
+        Args:
+            share: The input is the clean one times `share` plus the ablated one times the rest.
+
+        Yields:
+            Rows of receivers and their gradients, in memory that the next ones overwrite.
         """
         start = self.clean + (1 - share) * self.input_difference
         with torch.enable_grad():
-            passed, last = self._forward(start.requires_grad_(True))
+            passes, last = self._forward(start.requires_grad_(True))
             final = self.contrast.clean.at_end(last)
             logits = self.layers.unembedding(final, self.layers.norm.inverse_scale(final))
             self.contrast.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
         if not self._complete:
             assert share == 1
-            self._subtract_clean(passed)
+            self._subtract_clean(passes)
         yield [0], self._gradient(last)[None]
         rows = self.graph.receiver_index
-        found = last.new_empty(len(PORTS), self.graph.n_heads, *self.difference.shape[1:])
-        for layer, one in enumerate(passed):
-            for port, here in zip(PORTS, found):
-                self._at_port(self.layers.attention[layer], port, one, here)
-            heads = self.graph.heads_of(layer)
-            yield [rows[head, port] for port in PORTS for head in heads], found.flatten(0, 1)
+        gradients = last.new_empty(len(PORTS), self.graph.n_heads, *self.difference.shape[1:])
+        for number, layer in enumerate(passes):
+            for port, gradient in zip(PORTS, gradients):
+                self._at_port(self.layers.attention[number], port, layer, gradient)
+            heads = self.graph.heads_of(number)
+            yield [rows[head, port] for port in PORTS for head in heads], gradients.flatten(0, 1)
             if self.graph.has_mlps:
-                yield [rows[Node("mlp", layer), None]], self._gradient(one.mlp_stream)[None]
+                yield [rows[Node("mlp", number), None]], self._gradient(layer.mlp_stream)[None]
 
     def _gradient(self, value: Float[Tensor, "batch pos *d"]) -> Float[Tensor, "row *d"]:
         assert value.grad is not None
         return value.grad[self.kept]
 
-    def _forward(self, x: Tensor) -> tuple[list[_Passed], Tensor]:
-        passed = []
+    def _forward(self, x: Tensor) -> tuple[list[_LayerPass], Tensor]:
+        passes = []
         for attention, mlp in zip(self.layers.attention, self.layers.mlp):
             normed = x * attention.norm.inverse_scale(x)
             ports: dict[str, Tensor] = {p: self._project(attention, p, normed) for p in PORTS}
-            z = self._mixed(attention, ports)
-            written = z @ attention.output
+            z = self._z(attention, ports)
+            attended = z @ attention.output
             if attention.output_bias is not None:
-                written = written + attention.output_bias
-            after = x + written
-            read = _kept(x if self.graph.parallel else after)
-            output = None if mlp is None else mlp(read)
-            passed.append(_Passed(x.detach(), read, ports, z.detach(), _detached(output)))
+                attended = attended + attention.output_bias
+            after = x + attended
+            mlp_stream = _with_gradient(x if self.graph.parallel else after)
+            output = None if mlp is None else mlp(mlp_stream)
+            passes.append(_LayerPass(x.detach(), mlp_stream, ports, z.detach(), _detached(output)))
             x = after if output is None else after + output
-        return passed, _kept(x)
+        return passes, _with_gradient(x)
 
     def _project(self, attention: Attention, port: str, normed: Tensor) -> Tensor:
         y = attention.ports[port].scaled(normed)
-        return _kept(y.view(*y.shape[:-1], self.graph.n_heads, -1))
+        return _with_gradient(y.view(*y.shape[:-1], self.graph.n_heads, -1))
 
-    def _mixed(
+    def _z(
         self, attention: Attention, ports: dict[str, Tensor]
     ) -> Float[Tensor, "batch pos head*d_head"]:
         table = None if self.table is None else tuple(x[:, None] for x in self.table)
@@ -195,7 +209,7 @@ class Backward:
             attention.finish(port, ports[port], table).transpose(1, 2)  # type: ignore[arg-type]
             for port in PORTS
         )
-        hidden = attention.hidden(self.places[:, None], self.places)
+        hidden = attention.hidden(self.tokens[:, None], self.tokens)
         scores = (q @ k.transpose(-1, -2) * attention.scaling).masked_fill(hidden, -torch.inf)
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
 
@@ -204,33 +218,33 @@ class Backward:
         self,
         attention: Attention,
         port: str,
-        passed: _Passed,
-        found: Float[Tensor, "head row d_model"],
+        layer: _LayerPass,
+        out: Float[Tensor, "head row d_model"],
     ) -> None:
-        """The gradient at the stream x that the heads read as y = x W / scale(x) + b.
+        """Write to `out` the gradient at the stream x, read by the heads as y = x W / scale(x) + b.
 
-        Into memory that is there already: fresh pages would cost more than the sums.
+        Reusing memory is faster here: new memory pages would cost more than the sums.
         """
-        affine, x = attention.ports[port], passed.attention_stream[self.kept]
+        affine, x = attention.ports[port], layer.attention_stream[self.kept]
         inverse = attention.norm.inverse_scale(x)
-        y, gradient = passed.ports[port].detach()[self.kept], self._gradient(passed.ports[port])
+        y, gradient = layer.ports[port].detach()[self.kept], self._gradient(layer.ports[port])
         if affine.bias is not None:
             y = y - affine.bias.view(self.graph.n_heads, -1)
         through_scale = (gradient * y).sum(-1) * inverse.square() / x.shape[-1]  # [row head]
         weight = affine.weight.matrix.view(len(affine.weight.matrix), self.graph.n_heads, -1)
         scaled = (gradient * inverse[..., None]).transpose(0, 1)
-        torch.bmm(scaled, weight.permute(1, 2, 0), out=found)
+        torch.bmm(scaled, weight.permute(1, 2, 0), out=out)
         direction = x - x.mean(-1, keepdim=True) if attention.norm.centred else x
-        found.addcmul_(through_scale.T[..., None], direction, value=-1)
+        out.addcmul_(through_scale.T[..., None], direction, value=-1)
 
 
-def _kept(value: Tensor) -> Tensor:
-    """The same numbers, whose gradient stays while the stream itself flows on past the reader."""
+def _with_gradient(value: Tensor) -> Tensor:
+    """A view of a value that keeps the gradient of its reader alone."""
     if not value.requires_grad:
         return value
-    seen = value.view_as(value)
-    seen.retain_grad()
-    return seen
+    view = value.view_as(value)
+    view.retain_grad()
+    return view
 
 
 def _detached(value: Tensor | None) -> Tensor | None:
@@ -238,27 +252,28 @@ def _detached(value: Tensor | None) -> Tensor | None:
 
 
 class Hooked:
-    """The same for whatever the bridge can hook."""
+    """The same by hooks, for models that `models/layers.py` does not know."""
 
     def __init__(self, contrast: Contrast) -> None:
         self.contrast = contrast
         self.difference = contrast.ablated - contrast.clean_run.writers
 
     def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
-        """Of the summed metric, as in `Backward`, at all tokens."""
+        """The gradients of the summed metric as in `Backward`, but at all tokens."""
         contrast, model = self.contrast, self.contrast.model
         offset = (1 - share) * self.difference[0]
-        found: list[Gradients] = []
+        gradients: list[Gradients] = []
 
         def begin(value: Tensor, hook: object) -> Tensor:
             return (value + offset).requires_grad_(True)
 
-        def keeping(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
+        def record(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
             def store(gradient: Tensor) -> None:
-                found.append((rows, gradient.permute(2, 0, 1, 3) if stacked else gradient[None]))
+                by_receiver = gradient.permute(2, 0, 1, 3) if stacked else gradient[None]
+                gradients.append((rows, by_receiver))
 
             def hook(value: Tensor, hook: object) -> Tensor:
-                read = value.clone()  # the stream itself flows on past the reader
+                read = value.clone()  # so that the gradient is that of this reader alone
                 read.register_hook(store)  # type: ignore[no-untyped-call]
                 return read
 
@@ -266,7 +281,7 @@ class Hooked:
 
         hooks: list[Hook] = [("hook_embed", begin)]
         for rows, hook_name, stacked in readers(model):
-            hooks.append((hook_name, keeping(rows, stacked)))
+            hooks.append((hook_name, record(rows, stacked)))
         with torch.enable_grad():
             contrast.metric(model.forward(contrast.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
-        yield from found
+        yield from gradients

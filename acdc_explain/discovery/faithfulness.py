@@ -1,4 +1,4 @@
-"""How much of the behavior a circuit carries, beside random circuits of the same size."""
+"""Faithfulness: how much of the behavior a circuit carries, compared with random circuits."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..models.contrast import Contrast
-from ..records.circuit import LOGITS, Edge, Faithfulness, Node, prune
-from ..records.graph import Receiver, SearchGraph
+from ..records.circuit import LOGITS, Edge, Faithfulness, Node
+from ..records.graph import Receiver, SearchGraph, prune
 from .engine.fast import AnyEngine, TooLittleMemory, engine_for
 from .engine.reference import ReferenceEngine
 
-DRAWS = 5
+DRAWS = 5  # random circuits
 
 
 def faithfulness(
     contrast: Contrast, edges: Iterable[Edge], *, draws: int = DRAWS, seed: int = 0
 ) -> Faithfulness:
-    """The contrast's metric for the whole model, for these edges alone, and with all cut.
+    """The metric for the whole model, for a circuit alone, and with every edge cut.
 
-    Beside it the median over random circuits of as many edges.
+    Args:
+        contrast: The model and the prompts on which it is measured.
+        edges: Those of the circuit.
+        draws: The number of random circuits of as many edges.
+        seed: Decides the random circuits.
+
+    Returns:
+        The metrics, with the median over the random circuits.
     """
     kept = list(edges)
     search_graph = SearchGraph.of(
@@ -47,7 +54,7 @@ def _split(edges: Iterable[Edge]) -> bool:
 
 
 def _engine(contrast: Contrast, search_graph: SearchGraph) -> AnyEngine:
-    """Measuring one circuit takes one pass on the reference engine, which needs less memory."""
+    """The fast engine, or the reference engine, which needs less memory for a few circuits."""
     try:
         return engine_for(contrast, search_graph)
     except TooLittleMemory:
@@ -55,25 +62,25 @@ def _engine(contrast: Contrast, search_graph: SearchGraph) -> AnyEngine:
 
 
 def random_circuit(search_graph: SearchGraph, n_edges: int, seed: str) -> list[Edge]:
-    """At most `n_edges` edges at random, all of them on paths from the input to the logits.
+    """At most `n_edges` random edges, all on paths from the input to the logits.
 
-    Paths through random edges are added until the next would be too long (a circuit of edges
-    drawn one by one would be in pieces, and carry nothing at all).
+    Random paths are added as long as they fit. Edges drawn one by one would hardly form a path, and
+    the circuit would carry nothing.
     """
     rng = random.Random(f"random circuit {seed}")
     chosen: dict[Edge, None] = {}
     failures = 0
     while len(chosen) < n_edges and failures < 50:
-        more = dict.fromkeys([*chosen, *_path(search_graph, rng)])
-        if len(more) > n_edges or len(more) == len(chosen):
+        longer = dict.fromkeys([*chosen, *_path(search_graph, rng)])
+        if len(longer) > n_edges or len(longer) == len(chosen):
             failures += 1
         else:
-            chosen, failures = more, 0
+            chosen, failures = longer, 0
     return prune(chosen)
 
 
 def _path(search_graph: SearchGraph, rng: random.Random) -> Iterator[Edge]:
-    """A path from the logits back to the input, a random edge at a time."""
+    """A random path, edge by edge from the logits back to the input."""
     node: Node = LOGITS
     while node.kind != "input":
         receivers = _ports(search_graph, node)
@@ -84,7 +91,7 @@ def _path(search_graph: SearchGraph, rng: random.Random) -> Iterator[Edge]:
 
 
 def _ports(search_graph: SearchGraph, node: Node) -> Sequence[Receiver]:
-    """What a node reads: its query at its own place, keys and values at any place before."""
+    """The receivers of a node: its query at its place, keys and values there and before."""
     if node.kind in ("logits", "mlp"):
         return [(node, None)]
     places = search_graph.places[: search_graph.place(node) + 1] or (None,)

@@ -52,12 +52,12 @@ def stability(
     resolved = settings_from(options, settings)
     if not isinstance(task, str) or resolved.prompts is not None:
         raise WrongUsage(
-            "--seeds draws prompts, and the prompts of this task are fixed; "
-            "use a task that writes its own, or leave out --seeds."
+            "`seeds=` draws prompts, and the prompts of this task are fixed; "
+            "use a task that writes its own, or leave out `seeds=`."
         )
     draws = range(resolved.seed, resolved.seed + seeds) if isinstance(seeds, int) else seeds
     if not draws:
-        raise WrongUsage("--seeds is 0; at least 1 draw is needed.")
+        raise WrongUsage("`seeds=` is 0; at least 1 draw is needed.")
     if isinstance(model, str):
         model = load_model(model, progress=progress)
     return Stability(

@@ -85,19 +85,19 @@ def find_circuit(
     prompts = contrast(task, model, "discover", **options)
     held_out = contrast(task, model, "held_out", **options) if task.held_out else prompts
     started = time.monotonic()
-    found = chosen.function(prompts, progress, **resolved)
+    discovery = chosen.function(prompts, progress, **resolved)
     seconds = time.monotonic() - started
     return Circuit(
         task_id=task.id,
         model_id=model.id,
         discoverer=discoverer,
         settings={**resolved, "metric": prompts.metric_name, "ablation": ablation},
-        edges=tuple(found.edges),
-        n_edges_total=found.n_edges_total or model.graph.n_edges,
-        n_edges_tested=found.n_edges_tested,
-        faithfulness=faithfulness(held_out, found.edges),
+        edges=tuple(discovery.edges),
+        n_edges_total=discovery.n_edges_total or model.graph.n_edges,
+        n_edges_tested=discovery.n_edges_tested,
+        faithfulness=faithfulness(held_out, discovery.edges),
         seconds=round(seconds, 3),
         forward_seconds=model.forward_seconds(prompts.clean),
-        alternatives=found.alternatives,
+        alternatives=discovery.alternatives,
         n_layers=model.graph.n_layers,
     )

@@ -285,5 +285,5 @@ def _exchange_ids(ask: Conversation | None) -> tuple[str, ...]:
 def _no_replies(reason: str) -> str:
     return (
         f"The first questions got no reply ({reason[:200]}), so the others were not asked; "
-        "the evidence is stored: fix the cause and repeat the command, or use --labeler rules."
+        'the evidence is stored: fix the cause and repeat the command, or use `labeler="rules"`.'
     )

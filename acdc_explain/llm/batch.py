@@ -33,7 +33,7 @@ class RecordingTransport:
 
     async def __call__(self, request: Request, on_lost: OnLost) -> Exchange:
         self.requests[request.id] = request
-        raise Waiting("it waits for an answer; --batch-out writes what is still to be asked")
+        raise Waiting("it waits for an answer from a batch file")
 
     async def close(self) -> None:
         pass

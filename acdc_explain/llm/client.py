@@ -68,7 +68,7 @@ class Llm:
         if not key_present():
             raise UserError(
                 "No LLM can be asked: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your "
-                "own, or use --labeler rules, which needs neither."
+                'own, or use `labeler="rules"`, which needs neither.'
             )
         check_key()
         _check_address(base_url())

@@ -106,7 +106,7 @@ def _read_table(file: Path, batch: float = 0.5) -> tuple[dict[str, tuple[float, 
         share = float(document.get("batch", batch))
     except OSError as error:
         raise UserError(
-            f"{file} cannot be read: {error.strerror}; --prices takes a file."
+            f"{file} cannot be read: {error.strerror}; `prices=` takes a file."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -175,7 +175,7 @@ class Session:
             raise NotAsked(f"the first questions got no reply ({self.unreachable})")
         most = self.prices.cost(self.llm, tokens_in(request), request.most_tokens) or 0.0
         if not self._fits(most):
-            raise NotAsked(f"it might have cost more than --max-cost {self.max_cost:g} allows")
+            raise NotAsked(f"it might have cost more than max_cost ({self.max_cost:g} USD) allows")
         return most
 
     def _fits(self, cost: float) -> bool:

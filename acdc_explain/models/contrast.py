@@ -62,7 +62,7 @@ class Contrast:
         if self.metric_name == "logit_diff" and any(not e.foils for e in self.examples):
             raise UserError(
                 f"Metric 'logit_diff' compares answers with foils, and task {task.name!r} has "
-                "examples without foils; add some, or use --metric kl, nll or prob_diff."
+                "examples without foils; add some, or use another `metric=`: kl, nll or prob_diff."
             )
         self.checkpoints: Checkpoints = checkpoints or NoCheckpoints()
         self.memory = memory

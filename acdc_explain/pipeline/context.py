@@ -110,7 +110,7 @@ class RunContext:
         if reason is not None and not self.settings.anyway:
             raise UserError(
                 f"{self.header.model} does not surely do {self.task.name!r}: {reason}; choose a "
-                "task it does, or go on with --anyway, where no label can be `supported`."
+                "task it does, or go on with `anyway=True`, where no label can be `supported`."
             )
         return self.behavior
 
@@ -131,8 +131,8 @@ class RunContext:
         llm, prices = self.settings.llm_model, Prices.read(self.settings.prices)
         if self.settings.max_cost is not None and prices.cost(llm, 0, 0) is None:
             raise UserError(
-                f"What {llm} costs is not known, so --max-cost cannot be kept; add it to a table "
-                "of prices (--prices FILE), with 0 for a server of your own."
+                f"What {llm} costs is not known, so `max_cost=` cannot be kept; add it to a table "
+                "of prices (`prices=FILE`), with 0 for a server of your own."
             )
         return Session(
             llm=llm,

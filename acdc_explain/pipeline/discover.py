@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..guard import Unfit, must_work
 from ..ids import content_id
-from ..records.circuit import Circuit, Found
+from ..records.circuit import Circuit
+from ..records.graph import Discovery
 from ..records.run.header import RESULTS, results_of
 from ..store.store import Store
 from .context import RunContext
@@ -61,7 +62,7 @@ def discover(run: RunContext) -> Circuit:
     if not circuit.edges:
         raise UserError(
             f"Discoverer {circuit.discoverer!r} found no path from the input to the logits "
-            "that it would keep; allow more edges (--max-edges) or a smaller --tau."
+            "that it would keep; allow more edges (`max_edges=`) or a smaller `tau=`."
         )
     run.header = replace(run.header, circuit_id=circuit.id)
     run.writer.write_header(run.header)
@@ -97,14 +98,18 @@ def _search(
     discoverer, started = run.plugins.discoverers()[name], time.monotonic()
     with must_work(run.name_of("discoverer", name)):
         edges = discoverer.function(contrast, run.progress, **discoverer_settings)
-        if not isinstance(edges, Found):
-            raise Unfit(f"it returned {type(edges).__name__}, not Found")
+        if not isinstance(edges, Discovery):
+            raise Unfit(f"it returned {type(edges).__name__}, not Discovery")
     seconds = time.monotonic() - started
     return _circuit(run, contrast, edges, settings, seconds)
 
 
 def _circuit(
-    run: RunContext, contrast: Contrast, found: Found, settings: Mapping[str, Any], seconds: float
+    run: RunContext,
+    contrast: Contrast,
+    found: Discovery,
+    settings: Mapping[str, Any],
+    seconds: float,
 ) -> Circuit:
     from ..discovery.faithfulness import faithfulness  # torch, only when it is needed
 

@@ -82,7 +82,7 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"There is no file {file}; --prompts takes the path of one.") from None
+        raise UserError(f"There is no file {file}; `prompts=` takes the path of one.") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8."

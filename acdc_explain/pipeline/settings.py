@@ -58,14 +58,14 @@ class Settings:
     def check(self) -> None:
         """Raises UserError for what can be refused before anything is loaded."""
         if self.examples is not None and self.examples < 1:
-            raise WrongUsage(f"--examples is {self.examples}; at least 1 is needed.")
+            raise WrongUsage(f"`examples=` is {self.examples}; at least 1 is needed.")
         if self.concurrency < 1:
-            raise WrongUsage(f"--concurrency is {self.concurrency}; at least 1 is needed.")
+            raise WrongUsage(f"`concurrency=` is {self.concurrency}; at least 1 is needed.")
         if not self.timeout > 0:
-            raise WrongUsage(f"--timeout is {self.timeout:g}; give seconds, more than 0.")
+            raise WrongUsage(f"`timeout=` is {self.timeout:g}; give seconds, more than 0.")
         if self.templates is not None and not any(Path(self.templates).glob("**/*.j2")):
             raise WrongUsage(
-                f"--templates {self.templates} is no folder with templates (*.j2); copy those you "
+                f"`templates={self.templates}` is no folder with templates (*.j2); copy those you "
                 "want to change from the folder prompts/ and keep their names."
             )
         if self.ablation not in ABLATIONS:

@@ -1,1 +1,1 @@
-"""What is kept: plain records without torch, a store or a server."""
+"""The records that a store holds: plain data, without torch, DuckDB or a server."""

@@ -1,9 +1,9 @@
-"""Nodes and edges of a transformer's residual-stream graph, and the part of it a circuit keeps."""
+"""Nodes and edges of a transformer's residual-stream graph, and the circuit made of them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ Port = Literal["q", "k", "v"]
 PORTS: tuple[Port, ...] = ("q", "k", "v")
 
 MOST_LAYERS, MOST_HEADS = (1 << 19) - 2, 4094
-"""No model has as many. Stores count on it: beyond, two nodes would share a key."""
+"""More than any model has. Stores rely on it: beyond, two nodes would share a key."""
 
 _NODE = re.compile(
     r"(?:(?P<end>input|logits)|m(?P<mlp>\d+)|a(?P<layer>\d+)(?:\.h(?P<head>\d+))?)"
@@ -24,12 +24,15 @@ _NODE = re.compile(
 _EDGE = re.compile(r"(?P<src>[^<>\s-]+)->(?P<dst>[^<>\s-]+?)(?:<(?P<port>[qkv])>)?")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, order=True, repr=False)
 class Node:
-    """A writer or reader of the residual stream; prints as the field does: a9.h6, m3, logits.
+    """A writer or reader of the residual stream. It prints as its name: a9.h6, m3, logits.
 
-    `attn` is a whole attention layer (a9). `place` is the named position at which the node reads
-    and writes (a9.h6@S2); None: at all of them.
+    Attributes:
+        kind: `attn` is a whole attention layer (a9).
+        layer: From 0; None for the input and the logits.
+        head: From 0; of heads alone.
+        place: The named position at which the node reads and writes (a9.h6@S2); None: at all.
     """
 
     kind: Kind
@@ -49,17 +52,27 @@ class Node:
         }
         return names.get(self.kind, self.kind) + (f"@{self.place}" if self.place else "")
 
+    __repr__ = __str__
+
     @property
     def base(self) -> Node:
         """The node at all positions."""
         return self if self.place is None else replace(self, place=None)
 
     def at(self, place: str | None) -> Node:
+        """The node at a named position."""
         return replace(self, place=place)
 
     @staticmethod
     def parse(text: str) -> Node:
-        """The node a name stands for. Raises ValueError."""
+        """The node of a name.
+
+        Args:
+            text: A name such as a9.h6, a9, m3, input, logits or a9.h6@S2.
+
+        Raises:
+            ValueError: No node has such a name.
+        """
         match = _NODE.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is no node; nodes are input, logits, m3, a9.h6 or a9.h6@S2")
@@ -77,12 +90,16 @@ INPUT = Node("input")
 LOGITS = Node("logits")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Edge:
-    """A sender's contribution to what a receiver reads, at one port of it if it is a head.
+    """What a sender contributes to a receiver's input. It prints as its name: a3.h7->a9.h6<q>.
 
-    `effect`: how much worse the metric became when the edge was cut (an estimate for EAP).
-    `share`: where the search was repeated in other orders, in how many of them it was kept.
+    Attributes:
+        src: The sender.
+        dst: The receiver.
+        port: Whether a head reads it for its queries, keys or values; None for other receivers.
+        effect: How much worse the metric became when the edge was cut (for EAP, an estimate).
+        share: If the search was repeated in other orders: the share of them that kept the edge.
     """
 
     src: Node
@@ -94,9 +111,19 @@ class Edge:
     def __str__(self) -> str:
         return f"{self.src}->{self.dst}" + (f"<{self.port}>" if self.port else "")
 
+    __repr__ = __str__
+
     @staticmethod
     def parse(text: str, effect: float = 0.0, share: float | None = None) -> Edge:
-        """The edge a name stands for. Raises ValueError."""
+        """The edge of a name, with an effect and a share.
+
+        Args:
+            text: A name such as m3->logits or a3.h7->a9.h6<q>.
+            effect, share: See the attributes.
+
+        Raises:
+            ValueError: No edge has such a name.
+        """
         match = _EDGE.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is no edge; edges look like m3->logits, a3.h7->a9.h6<q>")
@@ -109,54 +136,17 @@ class Edge:
         return Edge(src, dst, port, effect, share)
 
 
-def prune(edges: Iterable[Edge]) -> list[Edge]:
-    """Only the edges that lie on a path from the input to the logits."""
-    kept = list(edges)
-    steps = [(edge.src, edge.dst) for edge in kept] + _across_places(kept)
-    from_input = _reached({edge.src for edge in kept if edge.src.kind == "input"}, steps)
-    to_logits = _reached({LOGITS}, [(there, here) for here, there in steps])
-    return [edge for edge in kept if edge.src in from_input and edge.dst in to_logits]
-
-
-def _across_places(edges: Iterable[Edge]) -> list[tuple[Node, Node]]:
-    """What a head reads through k or v at one place, it may write at another."""
-    nodes = {node for edge in edges for node in (edge.src, edge.dst)}
-    read = {edge.dst for edge in edges if edge.port in ("k", "v") and edge.dst.place is not None}
-    return [(here, there) for here in read for there in nodes if there.base == here.base]
-
-
-def _reached(start: set[Node], steps: list[tuple[Node, Node]]) -> set[Node]:
-    following: dict[Node, list[Node]] = {}
-    for here, there in steps:
-        following.setdefault(here, []).append(there)
-    reached, frontier = set(start), list(start)
-    while frontier:
-        for node in following.get(frontier.pop(), ()):
-            if node not in reached:
-                reached.add(node)
-                frontier.append(node)
-    return reached
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a discoverer returns: the edges it keeps, and how many it decided by measuring.
-
-    `n_edges_total`: of how many it chose; None: of all edges between heads and MLPs.
-    `alternatives`: edges that searches in other orders kept instead, with how many of them did.
-    """
-
-    edges: tuple[Edge, ...]
-    n_edges_tested: int
-    n_edges_total: int | None = None
-    alternatives: Mapping[Edge, float] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
-    """The metric on held-out examples: the whole model, the circuit alone, everything corrupted.
+    """The metric on held-out examples.
 
-    `random`: the median over random circuits of as many edges, all on paths from input to logits.
+    Attributes:
+        metric: Its name.
+        clean: Of the whole model.
+        circuit: Of the circuit alone.
+        corrupt: With every edge cut.
+        random: The median over random circuits of as many edges, all on paths from the input to
+            the logits; None: not measured.
     """
 
     metric: str
@@ -167,7 +157,7 @@ class Faithfulness:
 
     @property
     def share(self) -> float | None:
-        """1: the circuit does what the model does; 0: no better than the corrupted run.
+        """(circuit - corrupt) / (clean - corrupt): 1 where the circuit does what the model does.
 
         None where clean and corrupted prompts give the same metric.
         """
@@ -175,7 +165,7 @@ class Faithfulness:
 
     @property
     def random_share(self) -> float | None:
-        """The same for the random circuits."""
+        """The same share for the random circuits."""
         return None if self.random is None else self._share(self.random)
 
     def _share(self, metric: float) -> float | None:
@@ -183,9 +173,24 @@ class Faithfulness:
         return (metric - self.corrupt) / gap if gap else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Circuit:
-    """The edges a discoverer kept for a task and a model."""
+    """The edges that a discoverer kept for a task and a model.
+
+    Attributes:
+        task_id: The task's id.
+        model_id: The model's id.
+        discoverer: The name of the discoverer.
+        settings: Its settings.
+        edges: The kept edges.
+        n_edges_total: From how many edges it chose.
+        n_edges_tested: How many it decided by measuring.
+        faithfulness: The metric of the circuit, the model and the corrupted run.
+        seconds: The time of the search.
+        forward_seconds: The median time of one forward pass on the discovery prompts.
+        alternatives: Edges that searches in other orders kept instead, with the share of orders.
+        n_layers: Of the model; None: not known.
+    """
 
     task_id: str
     model_id: str
@@ -198,7 +203,32 @@ class Circuit:
     seconds: float
     forward_seconds: float
     alternatives: Mapping[Edge, float] = field(default_factory=dict)
-    n_layers: int | None = None  # of the model; None: not known
+    n_layers: int | None = None
+
+    def __repr__(self) -> str:
+        return f"circuit: {self.size_in_words}\n{self.faithfulness_in_words}"
+
+    @property
+    def size_in_words(self) -> str:
+        """How many edges, tested edges and components there are."""
+        return (
+            f"{len(self.edges)} of {self.n_edges_total} edges "
+            f"({self.n_edges_tested} tested by {self.discoverer} in {self.seconds:.1f} s), "
+            f"{len(self.components)} components"
+        )
+
+    @property
+    def faithfulness_in_words(self) -> str:
+        """The metric of the model, the circuit and the corrupted run, and the faithfulness."""
+        measured, ablation = self.faithfulness, self.settings.get("ablation", "corrupt")
+        cut = "corrupted" if ablation == "corrupt" else f"ablated ({ablation})"
+        share = "-" if measured.share is None else f"{measured.share:.0%}"
+        random = measured.random_share
+        return (
+            f"{measured.metric} on held-out examples: whole model {measured.clean:.3f}, circuit "
+            f"{measured.circuit:.3f}, everything {cut} {measured.corrupt:.3f}; "
+            f"faithfulness {share}" + ("" if random is None else f" (random circuits {random:.0%})")
+        )
 
     @property
     def id(self) -> str:
@@ -214,13 +244,13 @@ class Circuit:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Every node an edge touches, in the order of the forward pass."""
-        found = {node for edge in self.edges for node in (edge.src, edge.dst)}
-        return tuple(sorted(found, key=depth))
+        """Every node of an edge, in the order of the forward pass."""
+        nodes = {node for edge in self.edges for node in (edge.src, edge.dst)}
+        return tuple(sorted(nodes, key=depth))
 
     @property
     def components(self) -> tuple[Node, ...]:
-        """The heads and MLPs, at whatever place: what evidence is collected for."""
+        """The heads and MLPs, without their places: what evidence is collected for."""
         bases = dict.fromkeys(node.base for node in self.nodes)
         return tuple(node for node in bases if node.kind in ("head", "mlp"))
 
@@ -248,7 +278,7 @@ class Circuit:
 
 
 def depth(node: Node) -> tuple[int, int, int, str]:
-    """Sorts nodes in the order of the forward pass."""
+    """The sort key for the order of the forward pass."""
     place = node.place or ""
     if node.kind == "input":
         return (-1, 0, 0, place)
@@ -261,27 +291,3 @@ def depth(node: Node) -> tuple[int, int, int, str]:
 def in_order(nodes: Mapping[str, Node]) -> list[tuple[str, Node]]:
     """Named nodes in the order of the forward pass."""
     return sorted(nodes.items(), key=lambda item: depth(item[1]))
-
-
-OF_SIZE = {"tau", "max_edges"}  # settings that make a circuit larger or smaller
-
-
-SAME = {"metric", "engine"}  # those of one curve have the same metric; engines decide the same
-
-
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """A circuit of the store: how it was found, its edges, its faithfulness."""
-
-    circuit_id: str
-    discoverer: str
-    settings: Mapping[str, Any]
-    n_edges: int
-    share: float
-
-    @property
-    def way(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """The discoverer and its settings, but for those of the size."""
-        given = self.settings if isinstance(self.settings, Mapping) else {}  # an import's
-        kept = {k: v for k, v in given.items() if k not in OF_SIZE | SAME}
-        return self.discoverer, tuple((k, str(v)) for k, v in sorted(kept.items()))

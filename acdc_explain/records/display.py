@@ -1,6 +1,6 @@
-"""How a record shows itself in a notebook.
+"""How a record appears in a notebook.
 
-`report/notebook.py` registers the pictures: records know nothing of pages and drawings.
+`report/notebook.py` registers the drawings, so that records need not import them.
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ from functools import singledispatch
 
 @singledispatch
 def as_html(record: object) -> str | None:
-    """The record as HTML; None where nothing draws it, so that a notebook prints its `repr`."""
+    """The record as HTML; None if no drawing is registered. A notebook then prints its `repr`."""
     return None

@@ -12,7 +12,7 @@ from .circuit import Node
 
 
 def finite(value: Any) -> float | None:
-    """The number; None for all else. What comes from elsewhere may hold anything."""
+    """A value from a file or a plugin as a finite number; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -24,11 +24,17 @@ def finite(value: Any) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The facts one collector measured for a node, on the discovery examples.
+    """What one collector measured for a node, on the discovery examples.
 
-    `facts["measures"]`, where present, maps the name of a measure to its `value` and, where all
-    nodes of the same kind in the model were measured, its `percentile` among them (0 to 1) and the
-    `null`: their least, quartiles and largest.
+    Attributes:
+        circuit_id: The circuit.
+        node: The component.
+        collector: The name of the collector.
+        settings: Its settings.
+        facts: What it measured, as JSON. `facts["measures"]`, if present, has a `value` by the name
+            of each measure. Where all nodes of the kind were measured, it also has the value's
+            `percentile` among them (0 to 1) and the `null`: the least value, the quartiles and the
+            largest.
     """
 
     circuit_id: str
@@ -39,9 +45,11 @@ class Evidence:
 
     @property
     def id(self) -> str:
+        """A hash of the content."""
         return content_id("evidence", self)
 
     @property
     def measures(self) -> Mapping[str, Mapping[str, Any]]:
+        """`facts["measures"]`; empty if there are none."""
         measures: Mapping[str, Mapping[str, Any]] = self.facts.get("measures", {})
         return measures

@@ -14,9 +14,18 @@ from .evidence import Evidence
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The claim that a node plays a role in a circuit. Proposed here, granted by verdicts.
+    """The claim that a node plays a role in a circuit. Verdicts say whether it is supported.
 
-    `positions` names where the component acts, `confidence` is the labeler's own, 0 to 1.
+    Attributes:
+        circuit_id: The circuit.
+        node: The component.
+        labeler: The name of the labeler.
+        role: The name of the role.
+        positions: The named positions at which the component acts.
+        description: What the component does, in a sentence.
+        confidence: The labeler's, from 0 to 1.
+        evidence_ids: The evidence that the labeler cites.
+        exchange_id: The reply of the LLM with the label; None if no LLM was asked.
     """
 
     circuit_id: str
@@ -31,12 +40,13 @@ class Label:
 
     @property
     def id(self) -> str:
+        """A hash of the content."""
         return content_id("label", self)
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A label before it is known which circuit, node and labeler it belongs to."""
+    """A label as a labeler returns it, without circuit, node and labeler. See `Label`."""
 
     role: str
     description: str
@@ -49,8 +59,10 @@ class Proposal:
 class LabelerReply:
     """A labeler's answer about one node.
 
-    `exchange` holds the reply with the answer, where an LLM gave it. `findings` is what the
-    labeler measured itself: it becomes evidence, and the labels cite it.
+    Attributes:
+        proposals: The labels.
+        exchange: The exchange with the answer, if an LLM gave it.
+        findings: What the labeler measured itself. It is stored as evidence that the labels cite.
     """
 
     proposals: tuple[Proposal, ...]
@@ -60,7 +72,7 @@ class LabelerReply:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A node that has no label, and why."""
+    """The reason why a node has no label."""
 
     node: Node
     labeler: str
@@ -69,9 +81,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class LabelResult:
-    """The answer to one question: labels, or a failure that says what went wrong.
+    """The answer to one question: labels, a failure, or neither yet.
 
-    Or neither: the node is `waiting` for an answer that comes by way of a file.
+    Attributes:
+        question_id: The question: node, labeler, settings and prompt.
+        labels: The labels; empty after a failure.
+        exchange_ids: All exchanges with the LLM.
+        evidence: What the labeler measured.
+        failure: Why there is no label.
+        waiting: The node, if its answer is still to come in a batch file.
     """
 
     question_id: str

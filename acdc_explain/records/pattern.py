@@ -12,7 +12,7 @@
     ports     = port { "|" port }
     port      = "q" | "k" | "v"
 
-docs/search.md says what it means.
+docs/search.md explains what it means.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
+    """What must hold for a node: `depth<0.5` or `verdict=supported`."""
+
     key: str
     operator: str
     value: float | str
@@ -51,7 +53,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One alternative of a step. `at`: where its name stands in the text."""
+    """One alternative of a step. `at` is the position of its name in the text."""
 
     name: str
     sign: int | None
@@ -60,31 +62,35 @@ class Part:
 
     @property
     def role(self) -> str | None:
+        """The role that it names; None if it names a kind, a node or anything."""
         return None if self.name == ANY or self.name in KINDS or _is_node(self.name) else self.name
 
 
 @dataclass(frozen=True, slots=True)
 class PatternStep:
-    """What a node must be: one of its parts."""
+    """What a node must be: one of the alternatives in `parts`."""
 
     parts: tuple[Part, ...]
 
     @property
     def name(self) -> str:
+        """The names of the alternatives."""
         return "|".join(dict.fromkeys(part.name for part in self.parts))
 
     @property
     def is_end(self) -> bool:
-        """The input or the logits, which every circuit has."""
+        """Whether it is the input or the logits, which every circuit has."""
         return all(part.name in ("input", "logits") for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """How one step leads to the next one written, or with `backward` is led to by it.
+    """How one step is connected to the next.
 
-    `far`: over any number of edges, at least one. `ports`: those by which the last edge enters
-    its receiver; empty for any.
+    Attributes:
+        ports: The ports by which the last edge enters its receiver; empty for any.
+        far: Over any number of edges, at least one.
+        backward: From the next step to this one.
     """
 
     ports: tuple[Port, ...] = ()
@@ -102,7 +108,7 @@ class Pattern:
 
     @staticmethod
     def parse(text: str) -> Pattern:
-        """Raises UserError that points at the place it does not understand."""
+        """A pattern from its text. Raises UserError with the position of what is wrong."""
         if len(text) > MOST_CHARACTERS:
             raise UserError(
                 f"A pattern has at most {MOST_CHARACTERS} characters; this has {len(text)}."
@@ -118,13 +124,15 @@ class Pattern:
 
     @property
     def may_be_more_than_chance(self) -> bool:
-        """Whether it joins two components. One alone, or one and the input or logits, says where
-        a role is and nothing of what works together."""
+        """Whether it connects two components.
+
+        One component, or one with the input or logits, says nothing about what works together.
+        """
         return sum(not step.is_end for step in self.steps) > 1
 
     @property
     def roles(self) -> Iterator[tuple[str, int]]:
-        """Every role that is named, and where."""
+        """Every role that is named, with its position in the text."""
         for step in self.steps:
             for part in step.parts:
                 if part.role is not None:
@@ -132,7 +140,7 @@ class Pattern:
 
     @property
     def step_names(self) -> tuple[str, ...]:
-        """The names of the steps, numbered from the second time each occurs."""
+        """The names of the steps. From the second time on, a name is numbered: `*`, `*.2`."""
         seen: dict[str, int] = {}
         names = []
         for name in (step.name for step in self.steps):
@@ -141,7 +149,7 @@ class Pattern:
         return tuple(names)
 
     def check(self, known: Collection[str]) -> None:
-        """Raises UserError at the first role that is not among those known."""
+        """Raises UserError at the first role that is not among the known ones."""
         for role, at in self.roles:
             if role not in known:
                 raise _error(self.text, at, f"there is no role {role!r}", role, [*known, *KINDS])
@@ -164,11 +172,11 @@ class _Reader:
         self.at = space.end()
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        found = pattern.match(self.text, self.at)
-        if found is not None:
-            self.at = found.end()
+        match = pattern.match(self.text, self.at)
+        if match is not None:
+            self.at = match.end()
             self.skip()
-        return found
+        return match
 
     def literal(self, text: str) -> bool:
         if not self.text.startswith(text, self.at):
@@ -177,9 +185,9 @@ class _Reader:
         self.skip()
         return True
 
-    def wrong(self, wanted: str) -> UserError:
-        found = repr(self.text[self.at]) if not self.ended else "the end"
-        return _error(self.text, self.at, f"found {found}, expected {wanted}")
+    def wrong(self, expected: str) -> UserError:
+        character = "the end" if self.ended else repr(self.text[self.at])
+        return _error(self.text, self.at, f"found {character}, expected {expected}")
 
     def step(self) -> PatternStep:
         if not self.literal("("):
@@ -210,8 +218,8 @@ class _Reader:
         return Part(name[0], self.sign(), self.where(), at)
 
     def sign(self) -> int | None:
-        found = self.take(_SIGN)
-        return None if found is None else 1 if found[1] == "+" else -1
+        sign = self.take(_SIGN)
+        return None if sign is None else 1 if sign[1] == "+" else -1
 
     def where(self) -> tuple[Condition, ...]:
         if not self.literal("["):
@@ -254,11 +262,11 @@ class _Reader:
 
     def arrow(self) -> Arrow:
         forward = self.take(_FORWARD)
-        found = forward or self.take(_BACKWARD)
-        if found is None:
+        arrow = forward or self.take(_BACKWARD)
+        if arrow is None:
             raise self.wrong("an arrow: ->, -q->, -*->, <- or <-k-")
-        ports: Any = tuple(dict.fromkeys((found["ports"] or "").replace("|", "")))
-        return Arrow(ports, found["far"] is not None, forward is None)
+        ports: Any = tuple(dict.fromkeys((arrow["ports"] or "").replace("|", "")))
+        return Arrow(ports, arrow["far"] is not None, forward is None)
 
 
 def _is_node(name: str) -> bool:
@@ -272,9 +280,9 @@ def _is_node(name: str) -> bool:
 def _error(
     text: str, at: int, problem: str, word: str = "", known: Collection[str] = ()
 ) -> UserError:
-    """One sentence with the place, and the known word that is nearest to what is written."""
+    """The error at a position, with the known word that is most like the one written."""
     shown = text if len(text) <= 80 else text[:77] + "..."
-    near = nearest(word, known) if word else None
-    meant = f"; did you mean {near}?" if near else "."
+    similar = nearest(word, known) if word else None
+    suggestion = f"; did you mean {similar}?" if similar else "."
     problem = problem if len(problem) < 150 else problem[:147] + "..."
-    return UserError(f"Pattern {shown!r}, character {at + 1}: {problem}{meant}")
+    return UserError(f"Pattern {shown!r}, character {at + 1}: {problem}{suggestion}")

@@ -1,4 +1,4 @@
-"""All a labeler is shown about one component."""
+"""Everything that a labeler sees of one component."""
 
 from __future__ import annotations
 
@@ -23,16 +23,35 @@ class Experiments(Protocol):
         ...
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What was found, as JSON. Raises ValueError for arguments that make no sense."""
+        """Run an experiment.
+
+        Args:
+            name: One of the catalogue.
+            arguments: They must fit its schema.
+
+        Returns:
+            The result, as JSON.
+
+        Raises:
+            ValueError: The arguments make no sense.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What role does this node play? With its evidence and the vocabulary to answer in.
+    """What role does this node play? With its evidence and the roles to choose from.
 
-    `shown` are the names that may be told of the circuit's components; `model` is told only
-    where nothing is hidden.
+    Attributes:
+        node: The component.
+        circuit: Its circuit.
+        evidence: What collectors measured.
+        roles: The role cards by name.
+        task_description: What the model does.
+        position_names: The named positions of the prompts.
+        shown: The names under which a prompt may speak of the circuit's components.
+        model: The model's name; None if the labeler must not know it.
+        experiments: The experiments that the labeler may run; None if it may run none.
     """
 
     node: Node
@@ -47,7 +66,7 @@ class Question:
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:
-        """Value and percentile of every measure the evidence holds; 0.5 where there is no null."""
+        """(value, percentile) of every measure in the evidence; 0.5 if there is no percentile."""
         return {
             name: (facts["value"], facts.get("percentile", 0.5))
             for evidence in self.evidence
@@ -56,31 +75,34 @@ class Question:
 
     @property
     def possible_roles(self) -> dict[str, RoleCard]:
-        """The cards that speak of this kind of component."""
+        """The role cards for this kind of component."""
         return {n: c for n, c in self.roles.items() if c.kind in (self.node.kind, "any")}
 
     @property
     def inputs(self) -> list[Edge]:
+        """The circuit's edges into the component."""
         return [edge for edge in self.circuit.edges if edge.dst.base == self.node]
 
     @property
     def outputs(self) -> list[Edge]:
+        """The circuit's edges out of the component."""
         return [edge for edge in self.circuit.edges if edge.src.base == self.node]
 
 
 def blind_names(circuit: Circuit) -> dict[Node, str]:
-    """H1, M2 ...: names that tell a head from an MLP, and nothing of layer or number."""
+    """H1, M2 ...: names that show the kind of a component and hide its layer and number."""
     nodes = sorted(circuit.components, key=str)
-    edges = [str(edge) for edge in circuit.edges]  # and nothing that changes with the program
+    edges = [str(edge) for edge in circuit.edges]  # all that names depend on
     random.Random(content_id("names", [circuit.task_id, circuit.model_id, edges])).shuffle(nodes)
     return {node: f"{'H' if node.kind == 'head' else 'M'}{n}" for n, node in enumerate(nodes, 1)}
 
 
 def true_names(circuit: Circuit) -> dict[Node, str]:
+    """The real names of the components."""
     return {node: str(node) for node in circuit.components}
 
 
 def true_text(text: str, shown: Mapping[Node, str]) -> str:
-    """What was written with shown names, with the true ones for people."""
+    """A text with the real names in place of the shown ones."""
     true = {name: str(node) for node, name in shown.items()}
-    return re.sub(r"\b[HM]\d+\b", lambda found: true.get(found[0], found[0]), text)
+    return re.sub(r"\b[HM]\d+\b", lambda match: true.get(match[0], match[0]), text)

@@ -1,4 +1,4 @@
-"""Role cards: what a label claims, and the measurements that grant it."""
+"""Role cards: what a label claims, and the measurements that must support it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """Bounds on one measure (see experiments.MEASURES) and on its rank among its kind.
+    """Bounds on one measure of a component and on its rank among the nodes of its kind.
 
-    `tier`: "pattern" says what the component does anywhere, "causal" what it does in the circuit.
-    `away_from_zero` and `near_zero` bound the size of the value, whatever its sign.
-    `above` and `below` bound the share (0 to 1) of all nodes of the kind that score lower.
-    Where this does not hold, one of `instead` will do. With `if_defined` it counts only where the
-    measure has a meaning for the task and the component.
+    Attributes:
+        tier: "pattern": what the component does on any text. "causal": what it does in the circuit.
+        measure: The name of the measure, one of `evidence/measures.py`.
+        at_least, at_most: Bounds on the value.
+        away_from_zero, near_zero: Bounds on the size of the value, whatever its sign.
+        above, below: Bounds on the percentile, the share (0 to 1) of nodes that score lower.
+        instead: Alternatives. Where this requirement does not hold, one of them is enough.
+        if_defined: It counts only where the measure is defined for the task and the component.
     """
 
     tier: Tier
@@ -37,7 +40,7 @@ class Requirement:
     if_defined: bool = False
 
     def holds(self, value: float, percentile: float) -> bool:
-        """Whether a measurement meets this requirement's own bounds."""
+        """Whether a measurement meets the bounds, without the alternatives."""
         return (
             (self.at_least is None or value >= self.at_least)
             and (self.at_most is None or value <= self.at_most)
@@ -50,21 +53,27 @@ class Requirement:
     def state(
         self, percentile: float, interval: Interval, beyond: tuple[Interval, Interval]
     ) -> State:
-        """What a measurement says: it surely meets all bounds, surely misses one, or cannot tell.
+        """Whether a measurement with its uncertainty meets the bounds.
 
-        `interval` is that of the value, `beyond` those of what it is above chance and below it
-        (Measurement.beyond_chance). A lower bound, or an upper one of 0 or less, also asks for a
-        value beyond chance; an upper bound above 0 only says that something is absent.
+        A lower bound, or an upper one of 0 or less, also requires a value beyond chance. An upper
+        bound above 0 only says that something is absent.
+
+        Args:
+            percentile: The share (0 to 1) of nodes of the kind that score lower.
+            interval: The confidence interval of the value.
+            beyond: The intervals of the value minus chance and of chance minus the value
+                (`Measurement.beyond_chance`).
+
+        Returns:
+            "holds" if it surely meets all bounds, "fails" if it surely misses one, else "unclear".
         """
         low, high = interval
         (above_low, above_high), (below_low, below_high) = beyond
-        sure, failed = (
-            [],
-            [
-                self.above is not None and percentile < self.above,
-                self.below is not None and percentile > self.below,
-            ],
-        )
+        sure: list[bool] = []
+        failed = [
+            self.above is not None and percentile < self.above,
+            self.below is not None and percentile > self.below,
+        ]
         if self.at_least is not None:
             sure += [low >= self.at_least, above_low > 0]
             failed += [high < self.at_least, above_high <= 0]
@@ -84,7 +93,7 @@ class Requirement:
 
     @property
     def only_absence(self) -> bool:
-        """Whether it is met by whatever is small: true of most components, and no support alone."""
+        """Whether any small value meets it, as most components do: alone it supports nothing."""
         absent = self.near_zero is not None or (self.at_most is not None and self.at_most > 0)
         return absent and self.at_least is None and self.away_from_zero is None
 
@@ -97,16 +106,23 @@ class Requirement:
             "above {:.0%} of its kind": self.above,
             "below all but {:.0%} of its kind": self.below,
         }
-        said = [text.format(bound) for text, bound in bounds.items() if bound is not None]
-        return " or ".join([f"{self.measure} " + ", ".join(said), *map(str, self.instead)])
+        texts = [text.format(bound) for text, bound in bounds.items() if bound is not None]
+        return " or ".join([f"{self.measure} " + ", ".join(texts), *map(str, self.instead)])
 
     @property
     def options(self) -> tuple[Requirement, ...]:
-        """This one and what will do in its place, each by itself."""
+        """This requirement without alternatives, and each alternative."""
         return (replace(self, instead=()), *self.instead)
 
     def met(self, measured: Mapping[str, tuple[float, float]]) -> bool:
-        """Whether (value, percentile) by measure meets this or what will do in its place."""
+        """Whether measurements meet this requirement or one of its alternatives.
+
+        Args:
+            measured: (value, percentile) by the name of the measure.
+
+        Returns:
+            True also where the measure is missing and counts only if it is defined.
+        """
         if self.if_defined and self.measure not in measured:
             return True
         return any(o.measure in measured and o.holds(*measured[o.measure]) for o in self.options)
@@ -114,7 +130,16 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class RoleCard:
-    """A word of the vocabulary, the claim it makes and the tests the claim must pass."""
+    """A role: the claim that it makes about a component, and the tests of the claim.
+
+    Attributes:
+        name: The role's name, such as `induction`.
+        kind: The kind of component that can play the role.
+        claim: What a component with the role does, in a sentence.
+        requirements: The measurements that must hold.
+        aliases: Other names of the role in the literature.
+        source: The paper that describes the role.
+    """
 
     name: str
     kind: Literal["head", "mlp", "any"]
@@ -124,19 +149,25 @@ class RoleCard:
     source: str = ""
 
     def tests(self, tier: Tier) -> tuple[Requirement, ...]:
+        """The requirements of a tier."""
         return tuple(r for r in self.requirements if r.tier == tier)
 
     def missing(self, measured: Mapping[str, tuple[float, float]]) -> list[Requirement]:
-        """The requirements that (value, percentile) by measure fail, or do not speak of."""
+        """The requirements that (value, percentile) by measure fail, or for which there is none."""
         return [r for r in self.requirements if not r.met(measured)]
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRoles:
-    """The roles of some nodes; `()` for a node that plays no part.
+    """The known roles of some nodes of a model, to measure labels against.
 
-    `decoys` have the pattern of a role and do nothing: a label that claims it must not pass.
-    `settings` of the run that labels them; every component is labeled unless they say otherwise.
+    Attributes:
+        model: The model's name.
+        task: The task's name.
+        roles: By node; `()` for a node that plays no part.
+        decoys: Nodes with the pattern of a role that do nothing. A label that claims the role must
+            not be supported.
+        settings: Of the run that labels the nodes; by default every component is labeled.
     """
 
     model: str

@@ -15,29 +15,33 @@ MOST_POSITIONS = 50  # that an example may name
 
 
 class Tokenizer(Protocol):
-    """What a task needs to know of a model: how its tokenizer cuts a text."""
+    """What a task needs to know about a model: how its tokenizer splits a text."""
 
     @property
     def unknown(self) -> str | None:
-        """What `pieces` shows for a word outside the vocabulary, where words can be outside it."""
+        """The token of words outside the vocabulary; None if there are no such words."""
         ...
 
     def pieces(self, text: str) -> list[str]:
-        """The prompt's own tokens as text; a beginning-of-sequence token is not among them."""
+        """The tokens of a text, as text, without a beginning-of-sequence token."""
         ...
 
     def piece(self, token_id: int) -> str:
-        """The text of one token of the vocabulary. Raises IndexError outside it."""
+        """The text of a token of the vocabulary. Raises IndexError for an id outside it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt that shows the behavior and its corruption, of the same token length.
+    """A prompt that shows the behavior, and its corruption.
 
-    `answers` and `foils` are single tokens, with the space before them if they have one.
-    `positions` names tokens of both prompts, counted from 0 over the prompt's own tokens
-    (a beginning-of-sequence token is not counted).
+    Attributes:
+        clean: The prompt.
+        corrupt: The corrupted prompt, of the same number of tokens.
+        answers: The correct next words. Each is one token, with the space before it if it has one.
+        foils: Wrong next words to compare with, of the same form.
+        positions: Names of tokens in both prompts, counted from 0 without a beginning-of-sequence
+            token.
     """
 
     clean: str
@@ -49,10 +53,19 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A named behavior with examples to discover on and others held out for verdicts.
+    """A named behavior with examples: some to discover on, others held out for verdicts.
 
-    `schemes` maps the name of another corruption to the corrupted prompts of `discover`
-    and then `held_out`, in their order.
+    Attributes:
+        name: The task's name.
+        description: What the model does, in a sentence.
+        metric: The default metric: "logit_diff", "kl", "prob_diff" or "nll".
+        discover: The examples on which the circuit is found, measured and labeled.
+        held_out: The examples of the verdicts. None of their clean prompts is in `discover`.
+        schemes: Other corruptions by name: the corrupted prompts of `discover` and then of
+            `held_out`, in their order.
+
+    Raises:
+        ValueError: A prompt is in both splits, or a scheme has too many or too few prompts.
     """
 
     name: str
@@ -79,11 +92,24 @@ class Task:
 
     @property
     def id(self) -> str:
+        """A hash of the content."""
         return content_id("task", self)
 
     @staticmethod
     def parse(body: Mapping[str, Any]) -> Task:
-        """From its JSON form. Raises KeyError, TypeError, ValueError."""
+        """A task from its JSON form.
+
+        Args:
+            body: All fields of the task.
+
+        Returns:
+            The task.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError: A field has the wrong type.
+            ValueError: The examples do not fit together.
+        """
 
         def examples(entries: Sequence[Mapping[str, Any]]) -> tuple[Example, ...]:
             return tuple(
@@ -169,10 +195,21 @@ class Task:
 
     @property
     def position_names(self) -> tuple[str, ...]:
+        """The names of positions that every discovery example has."""
         return shared_positions(self.discover)
 
     def under(self, scheme: str) -> Task:
-        """The same task with another corruption. Raises KeyError for an unknown scheme."""
+        """The same task with another corruption.
+
+        Args:
+            scheme: The name of the corruption.
+
+        Returns:
+            The task without other schemes.
+
+        Raises:
+            KeyError: There is no such scheme.
+        """
         prompts = iter(self.schemes[scheme])
 
         def corrupted(examples: tuple[Example, ...]) -> tuple[Example, ...]:
@@ -191,13 +228,13 @@ def _words(words: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def shared_positions(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The names that every example gives a position, in the order of the first example."""
+    """The names of positions that all examples have, in the order of the first example."""
     names = list(examples[0].positions)
     return tuple(n for n in names if all(n in e.positions for e in examples))
 
 
 def check_examples(task: Task, tokenizer: Tokenizer) -> Task:
-    """The task itself, if every example fits the tokenizer; else a UserError naming the example."""
+    """The task itself. Raises UserError if an example does not fit the tokenizer."""
     examples: Iterable[tuple[str, Example]] = [
         *(
             (f"task {task.name!r}, discover example {i + 1}", e)
@@ -218,10 +255,26 @@ def check_examples(task: Task, tokenizer: Tokenizer) -> Task:
 
 
 def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
-    """Raise a UserError that begins with `where` unless the example fits the tokenizer."""
-    texts = (example.clean, example.corrupt, *example.answers, *example.foils)
-    for text in texts:
+    """Raises UserError, beginning with `where`, if an example does not fit the tokenizer."""
+    for text in (example.clean, example.corrupt, *example.answers, *example.foils):
         _check_text(text, tokenizer, where)
+    n_tokens = _check_prompts(example, tokenizer, where)
+    _check_words(example, tokenizer, where)
+    if len(example.positions) > MOST_POSITIONS:
+        raise UserError(
+            f"{where}: {len(example.positions)} positions have names; {MOST_POSITIONS} are the "
+            "most, as attention is measured between each two of them."
+        )
+    for name, position in example.positions.items():
+        if not 0 <= position < n_tokens:
+            raise UserError(
+                f"{where}: position {name!r} is {position}, but the prompt has "
+                f"{n_tokens} tokens (0 to {n_tokens - 1})."
+            )
+
+
+def _check_prompts(example: Example, tokenizer: Tokenizer, where: str) -> int:
+    """The number of tokens that both prompts have."""
     clean, corrupt = tokenizer.pieces(example.clean), tokenizer.pieces(example.corrupt)
     if not clean:
         raise UserError(f"{where}: the clean prompt is empty; write at least one token.")
@@ -230,20 +283,26 @@ def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
             f"{where}: the clean prompt has {len(clean)} tokens and the corrupted one "
             f"{len(corrupt)}; make them the same length for this model's tokenizer."
         )
-    parts_of_letters = "\ufffd" in "".join(clean)  # tokens that look alike may differ
-    if example.clean == example.corrupt or (clean == corrupt and not parts_of_letters):
+    partial = "\ufffd" in "".join(clean)  # tokens of parts of letters look alike and may differ
+    if example.clean == example.corrupt or (clean == corrupt and not partial):
         raise UserError(
             f"{where}: the corrupted prompt is the clean one, so there is nothing to measure; "
             "change a word of it."
         )
+    return len(clean)
+
+
+def _check_words(example: Example, tokenizer: Tokenizer, where: str) -> None:
+    """Answers and foils must be single tokens, and different ones."""
     if not example.answers:
         raise UserError(f"{where}: there is no answer; give at least one token that is right.")
     for name, words in (("answer", example.answers), ("foil", example.foils)):
         for word in words:
-            if len(tokenizer.pieces(word)) != 1:
+            pieces = tokenizer.pieces(word)
+            if len(pieces) != 1:
                 raise UserError(
-                    f"{where}: the {name} {word!r} is {len(tokenizer.pieces(word))} tokens "
-                    f"({' '.join(map(repr, tokenizer.pieces(word)))}), not one; "
+                    f"{where}: the {name} {word!r} is {len(pieces)} tokens "
+                    f"({' '.join(map(repr, pieces))}), not one; "
                     "use a word that is a single token, with the space before it."
                 )
     answers, foils = (
@@ -252,17 +311,6 @@ def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
     )
     if shared := answers & foils:
         raise UserError(f"{where}: {min(shared)!r} is both an answer and a foil; keep one.")
-    if len(example.positions) > MOST_POSITIONS:
-        raise UserError(
-            f"{where}: {len(example.positions)} positions have names; {MOST_POSITIONS} are the "
-            "most, as attention is measured between each two of them."
-        )
-    for name, position in example.positions.items():
-        if not 0 <= position < len(clean):
-            raise UserError(
-                f"{where}: position {name!r} is {position}, but the prompt has "
-                f"{len(clean)} tokens (0 to {len(clean) - 1})."
-            )
 
 
 def _check_text(text: str, tokenizer: Tokenizer, where: str) -> None:

@@ -17,18 +17,26 @@ WORST_FIRST: tuple[Outcome, ...] = (
     "supported",
 )
 """Where judges disagree, the worst outcome counts."""
-FIRST_JUDGE = "role_card"  # of judges that agree, the one that tests the whole card is shown
+FIRST_JUDGE = "role_card"  # shown if judges agree, because it tests the whole card
 _LATER = ("measure", "unit", "low", "high")  # fields that verdicts of earlier stores do not have
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome, with the statistic of the test that decided it.
+    """The outcome of testing a label, with the statistic that decided it.
 
-    `measure` names the statistic and `unit` what it counts in. `score` is the component's, with
-    its 95 % interval from `low` to `high`; `chance` is what it would be if the claim were wrong;
-    `percentile` is the share of other components of its kind that score lower; `n` is how many
-    samples were measured.
+    Attributes:
+        label_id: The label.
+        judge: The name of the judge.
+        outcome: What the test says about the label.
+        score: The component's value of the statistic; None if nothing could be measured.
+        chance: What the value would be if the claim were wrong.
+        percentile: The share (0 to 1) of other components of its kind that score lower.
+        n: How many samples were measured.
+        reason: The outcome in words.
+        measure: The name of the statistic.
+        unit: The unit of the value.
+        low, high: The 95 % interval of the value.
     """
 
     label_id: str
@@ -46,6 +54,7 @@ class Verdict:
 
     @property
     def id(self) -> str:
+        """A hash of the content."""
         content = plain(self)
         return content_id(
             "verdict", {k: v for k, v in content.items() if k not in _LATER or v is not None}
@@ -53,7 +62,7 @@ class Verdict:
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The verdict that counts where judges disagree; of equal ones that of the role's card."""
+    """The verdict that counts where judges disagree; None if there is none."""
     return min(
         verdicts,
         key=lambda v: (WORST_FIRST.index(v.outcome), v.judge != FIRST_JUDGE, v.judge),
@@ -63,7 +72,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict | None:
 
 @dataclass(frozen=True, slots=True)
 class JudgeResult:
-    """A verdict and the question it answers: label, judge, its settings, the role's card."""
+    """A verdict, and the id of its question: label, judge, the judge's settings, role card."""
 
     question_id: str
     verdict: Verdict

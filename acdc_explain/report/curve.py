@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..records.circuit import Sized
+from ..records.run.size import CircuitSize
 
 LEFT, RIGHT, TOP, BOTTOM = 30.0, 280.0, 15.0, 105.0  # of the picture
 
@@ -34,7 +34,7 @@ class Curve:
     shares: tuple[float, float]
 
 
-def curve(sizes: Sequence[Sized], own: str | None = None) -> Curve | None:
+def curve(sizes: Sequence[CircuitSize], own: str | None = None) -> Curve | None:
     """On a picture of 330 by 130, sizes by logarithm; None where all have one size.
 
     `own`: the id of the circuit to mark.
@@ -46,7 +46,7 @@ def curve(sizes: Sequence[Sized], own: str | None = None) -> Curve | None:
     smallest, largest = min(counts), max(counts)
     least, most = min(0.0, *(one.share for one in found)), max(1.0, *(one.share for one in found))
 
-    def point(one: Sized) -> Point:
+    def point(one: CircuitSize) -> Point:
         right = math.log(one.n_edges / smallest) / math.log(largest / smallest)
         up = (one.share / 2 - least / 2) / (most / 2 - least / 2)
         x, y = LEFT + (RIGHT - LEFT) * right, BOTTOM - (BOTTOM - TOP) * up
@@ -59,12 +59,12 @@ def curve(sizes: Sequence[Sized], own: str | None = None) -> Curve | None:
     return Curve(tuple(lines), (smallest, largest), (least, most))
 
 
-def _by_name(sizes: Sequence[Sized]) -> dict[str, list[Sized]]:
+def _by_name(sizes: Sequence[CircuitSize]) -> dict[str, list[CircuitSize]]:
     """Ways named by their discoverer and whatever tells them apart from another way here."""
-    ways: dict[Any, list[Sized]] = {}
+    ways: dict[Any, list[CircuitSize]] = {}
     for one in sizes:
         ways.setdefault(one.way, []).append(one)
-    named: dict[str, list[Sized]] = {}
+    named: dict[str, list[CircuitSize]] = {}
     for (discoverer, settings), members in sorted(ways.items()):
         others = [dict(other) for name, other in ways if name == discoverer]
         differing = [f"{k} {v}" for k, v in settings if any(o.get(k) != v for o in others)]

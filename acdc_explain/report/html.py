@@ -12,12 +12,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..llm.exchange import Exchange
 from ..plugins import load_plugins
-from ..records.circuit import Circuit, Node, Sized, in_order
+from ..records.circuit import Circuit, Node, in_order
 from ..records.evidence import finite
 from ..records.label import Label
-from ..records.run.behavior import doubt, told
+from ..records.run.behavior import behavior_sentences, doubt
 from ..records.run.header import RunHeader
 from ..records.run.run import WAITS, Run
+from ..records.run.size import CircuitSize
 from ..records.verdict import Verdict, worst
 from .commands import commands
 from .comparison import compare
@@ -81,7 +82,7 @@ class Side:
         return {str(panel.node): panel for panel in self.panels}
 
 
-def page(run: Run, sizes: Sequence[Sized] = ()) -> str:
+def page(run: Run, sizes: Sequence[CircuitSize] = ()) -> str:
     """The report of a run, from its record alone.
 
     `sizes`: all circuits known of its task and model, for the curve.
@@ -97,7 +98,7 @@ def page(run: Run, sizes: Sequence[Sized] = ()) -> str:
         unlabeled=UNLABELED,
         outcomes=list(dict.fromkeys(p.best.outcome for p in side.panels if p.best)),
         commands=commands(run, load_plugins()),
-        told=told(run.behavior),
+        told=behavior_sentences(run.behavior),
         doubt=doubt(run.behavior),
         curve=curve(sizes, run.circuit.id if run.circuit else None),
         line_colors=COLORS,

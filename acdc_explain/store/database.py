@@ -24,7 +24,7 @@ from .search.index import index_all
 from .tables.catalog import strangers
 from .tables.schema import MIGRATIONS, VERSION
 
-NARROW = "name more of the steps, or narrow it with --task or --model"
+NARROW = "name more of the steps, or narrow it with `task=` or `model=`"
 
 State = tuple[tuple[int, ...] | None, ...]
 _checked: dict[Path, State] = {}  # files with nothing but our tables, as this process left them
@@ -48,10 +48,10 @@ class StoreFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.is_dir():
-            raise UserError(f"{path} is a folder; give the path of a store's file with --db.")
+            raise UserError(f"{path} is a folder; give the path of a store's file with `store=`.")
         if not self.path.parent.is_dir():
             raise UserError(
-                f"The folder {self.path.parent} does not exist; make it or change --db."
+                f"The folder {self.path.parent} does not exist; make it or change `store=`."
             )
 
     @contextmanager
@@ -109,13 +109,14 @@ class StoreFile:
         for stranger in strangers(connection):
             raise UserError(
                 f"{self.path} is a database of something else (it has {stranger}, which no store "
-                "has) and is not read; give another --db."
+                "has) and is not read; give another `store=`."
             )
 
     def _failed(self, error: Exception) -> UserError:
         if self._read_only:
             return UserError(
-                f"{self.path} may only be read: nothing was written; use a copy, or another --db."
+                f"{self.path} may only be read: nothing was written; "
+                "use a copy, or another `store=`."
             )
         return UserError(f"{self.path}: {first_line(error)}")
 
@@ -133,7 +134,7 @@ class StoreFile:
             if tables:
                 raise UserError(
                     f"{self.path} is a database of something else (it has a table "
-                    f"{min(tables)!r}); give another --db."
+                    f"{min(tables)!r}); give another `store=`."
                 ) from None
             return 0
         return row[0] if row else 0

@@ -66,7 +66,7 @@ class StoreSearching(StoreFile):
             parsed = Pattern.parse(pattern)
             with self._searching() as connection:
                 return Matches(*search_paths(connection, parsed, filters, limit, any_verdict))
-        with self._searching("narrow it with --role, --task or --model") as connection:
+        with self._searching("narrow it with `role=`, `task=` or `model=`") as connection:
             ranked = None
             if filters.words and full_text.usable(connection, filters.words):
                 with memory("fts") as empty:
@@ -76,7 +76,7 @@ class StoreSearching(StoreFile):
 
     def _search_like(self, like: str, filters: Filters, limit: int) -> list[Match]:
         run, node = component(like)
-        with self._searching("narrow it with --role, --task or --model") as connection:
+        with self._searching("narrow it with `role=`, `task=` or `model=`") as connection:
             header = find_run(connection, self.path, run)
             key = rows.node_key(number_of(connection, "circuits", header.circuit_id), node)
             row = connection.execute(

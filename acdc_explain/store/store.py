@@ -14,11 +14,12 @@ from ..ids import canonical_json
 from ..llm.exchange import Exchange
 from ..llm.lease import Holder
 from ..output.files import check_output
-from ..records.circuit import Circuit, Sized
+from ..records.circuit import Circuit
 from ..records.evidence import Evidence
 from ..records.label import LabelResult
 from ..records.run.header import RunHeader
 from ..records.run.run import Run
+from ..records.run.size import CircuitSize
 from ..records.task import Task
 from ..records.verdict import JudgeResult
 from .adding import StoreAdding
@@ -81,7 +82,7 @@ class Store(StoreAdding, StoreSearching):
         with self._reading() as connection:
             return read_run(connection, find_run(connection, self.path, run))
 
-    def sizes(self, circuit: Circuit) -> list[Sized]:
+    def sizes(self, circuit: Circuit) -> list[CircuitSize]:
         """All circuits found here of the same task, model and metric that have edges."""
         with self._reading() as connection:
             found = connection.execute(
@@ -98,7 +99,7 @@ class Store(StoreAdding, StoreSearching):
                 for number, *_ in found
             }
         return [
-            Sized(name, discoverer, json.loads(settings), counts[number],
+            CircuitSize(name, discoverer, json.loads(settings), counts[number],
                   (kept - corrupt) / (clean - corrupt))
             for number, name, discoverer, settings, kept, corrupt, clean in found
             if counts[number]

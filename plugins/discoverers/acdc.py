@@ -1,4 +1,4 @@
-"""ACDC: cut every edge that the metric does not miss (Conmy et al. 2023)."""
+"""ACDC: cut every edge without which the metric holds (Conmy et al. 2023)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from acdc_explain import hookimpl
 from acdc_explain.errors import UserError, WrongUsage
 from acdc_explain.hookspecs import Discoverer
-from acdc_explain.records.circuit import Edge, Found
+from acdc_explain.records.circuit import Edge
+from acdc_explain.records.graph import Discovery
 
 if TYPE_CHECKING:
     from acdc_explain.discovery.acdc import SearchResult
@@ -33,15 +34,29 @@ def acdc(
     orders: int = 0,
     screen: int = 0,
     engine: str = "auto",
-) -> Found:
+) -> Discovery:
     """Go through the receivers from the output back and cut each incoming edge in turn.
 
-    An edge stays cut if the metric worsens by less than `tau` (by default 1 % of the gap between
-    the clean and the ablated metric). A receiver without a kept outgoing edge loses all its
-    inputs untested. With `max_edges`, thresholds are tried until the circuit has about so many.
-    `positions` splits nodes by the task's named positions, `level` "layer" takes whole attention
-    layers; `orders` repeats the search in so many other orders; `screen` tests only so many edges,
-    those that attribution patching ranks highest (0: all; a screened search is not exact).
+    An edge stays cut if the metric worsens by less than `tau`. A receiver without a kept outgoing
+    edge loses all its incoming edges untested.
+
+    Args:
+        contrast: The model on the task's clean and corrupted prompts.
+        progress: Receives the number of edges decided.
+        tau: The threshold; by default 1 % of the gap between the clean and the ablated metric.
+        max_edges: Search for the threshold that keeps about so many edges, and no more.
+        positions: Split nodes by the task's named positions.
+        level: "head", or "layer" for whole attention layers.
+        orders: Repeat the search in so many other orders, to see which edges depend on the order.
+        screen: Test only so many edges, those that attribution patching ranks highest. 0: all.
+            A screened search is not exact.
+        engine: "auto", "fast" or "reference".
+
+    Returns:
+        The kept edges on paths from the input to the logits.
+
+    Raises:
+        UserError: A setting is out of bounds, or no circuit of the size was found.
     """
     from acdc_explain.records.graph import SearchGraph
 
@@ -60,13 +75,13 @@ def acdc(
     search_graph = SearchGraph(
         contrast.model.graph, "layer" if level == "layer" else "head", places
     )
-    searching = _Searching(contrast, progress, engine, _screened(contrast, screen, progress))
-    outcome = searching.find(search_graph, tau, max_edges)
+    searches = _Searches(contrast, progress, engine, _screen(contrast, screen, progress))
+    result = searches.run(search_graph, tau, max_edges)
     others = [
-        searching.find(search_graph.shuffled(seed), outcome.tau, None, f"order {seed}")
+        searches.run(search_graph.shuffled(seed), result.tau, None, f"order {seed}")
         for seed in range(1, orders + 1)
     ]
-    return _found(outcome, others, search_graph)
+    return _discovery(result, others, search_graph)
 
 
 def _check(
@@ -79,17 +94,17 @@ def _check(
     screen: int,
     engine: str,
 ) -> None:
-    """Raises UserError for settings that cannot be, or cannot be together."""
+    """Raises WrongUsage for settings that are out of bounds or exclude each other."""
     from acdc_explain.records.graph import LEVELS
 
     if tau is not None and not (math.isfinite(tau) and tau >= 0):
-        raise WrongUsage(f"--tau is {tau}; give a number from 0 up.")
+        raise WrongUsage(f"`tau=` is {tau}; give a number from 0 up.")
     if tau is not None and max_edges is not None:
-        raise WrongUsage("--tau and --max-edges exclude each other; give one of them.")
+        raise WrongUsage("`tau=` and `max_edges=` exclude each other; give one of them.")
     if max_edges is not None and max_edges < 1:
-        raise WrongUsage(f"--max-edges is {max_edges}; it must be at least 1.")
+        raise WrongUsage(f"`max_edges=` is {max_edges}; it must be at least 1.")
     if orders < 0 or screen < 0:
-        raise WrongUsage(f"--orders ({orders}) and --screen ({screen}) must not be negative.")
+        raise WrongUsage(f"`orders=` ({orders}) and `screen=` ({screen}) must not be negative.")
     for option, value, known in (
         ("level", level, LEVELS),
         ("engine", engine, ("auto", "fast", "reference")),
@@ -98,22 +113,22 @@ def _check(
             raise WrongUsage(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
     if screen and (positions or level != "head"):
         raise WrongUsage(
-            "--screen ranks edges between whole heads; leave out --positions, --level."
+            "`screen=` ranks edges between whole heads; leave out `positions=`, `level=`."
         )
 
 
-def _screened(contrast: Contrast, screen: int, progress: Progress) -> frozenset[Edge] | None:
-    """The edges to test: those with the largest gradient estimates, all between heads and MLPs."""
+def _screen(contrast: Contrast, screen: int, progress: Progress) -> frozenset[Edge] | None:
+    """The edges to test: those with the largest estimated effects. None: all."""
     if not screen:
         return None
-    from acdc_explain.discovery.attribution import scored
+    from acdc_explain.discovery.attribution import score_edges
 
     steps = 5 if contrast.metric_name == "kl" else 1
-    return frozenset(scored(contrast, progress, steps).largest(screen))
+    return frozenset(score_edges(contrast, progress, steps).largest(screen))
 
 
-class _Searching:
-    """Searches in several orders, each with its own page in the contrast's checkpoints."""
+class _Searches:
+    """Searches in several orders, each with a checkpoint of its own."""
 
     def __init__(
         self, contrast: Contrast, progress: Progress, engine: str, screen: frozenset[Edge] | None
@@ -122,33 +137,34 @@ class _Searching:
         self.engine, self.screen = engine, screen
         self.n_screened = None if screen is None else len(screen)
 
-    def find(
+    def run(
         self, search_graph: SearchGraph, tau: float, max_edges: int | None, note: str = ""
     ) -> SearchResult:
-        """The outcome for a threshold, or for a number of edges. Raises UserError if none."""
+        """The result for a threshold or a number of edges. Raises UserError if there is none."""
         from acdc_explain.discovery.acdc import Search, Trace, best_of_size
         from acdc_explain.discovery.engine.fast import engine_for
 
         contrast = self.contrast
-        split = " ".join(search_graph.places)
-        page = f"acdc {search_graph.level} {split} screen {self.n_screened} {note}"
-        traces = [Trace(**entry) for entry in contrast.checkpoints.read(page) or []]
+        places = " ".join(search_graph.places)
+        key = f"acdc {search_graph.level} {places} screen {self.n_screened} {note}"
+        checkpoints = contrast.checkpoints
+        traces = [Trace(**entry) for entry in checkpoints.read(key) or []]
         search = Search(
             engine_for(contrast, search_graph, self.progress, self.engine),
             lambda done, total, so_far: self._report(done, total, so_far, note),
             traces=traces,
-            save=lambda found: contrast.checkpoints.write(page, [vars(trace) for trace in found]),
+            save=lambda traces: checkpoints.write(key, [vars(trace) for trace in traces]),
             screen=self.screen,
         )
         if max_edges is None:
-            outcome = search.run(tau)
+            result = search.run(tau)
         else:
-            outcome = best_of_size(search, max_edges, tau, contrast.clean_metric)
-        if outcome is None:
+            result = best_of_size(search, max_edges, tau, contrast.clean_metric)
+        if result is None:
             raise UserError(
-                f"No circuit of at most {max_edges} edges was found; raise --max-edges."
+                f"No circuit of at most {max_edges} edges was found; raise `max_edges=`."
             )
-        return outcome
+        return result
 
     def _report(self, done: int, total: int, so_far: SearchResult, note: str) -> None:
         words = f"{len(so_far.kept)} kept, {self.contrast.metric_name} {so_far.metric:.3f}"
@@ -157,19 +173,19 @@ class _Searching:
         self.progress(stage, done, total, f"tau {so_far.tau:.3g}: {words}{close}")
 
 
-def _found(
-    outcome: SearchResult, others: Sequence[SearchResult], search_graph: SearchGraph
-) -> Found:
-    """The circuit, with how often its edges and other edges are kept over all orders."""
-    edges = outcome.circuit
+def _discovery(
+    result: SearchResult, others: Sequence[SearchResult], search_graph: SearchGraph
+) -> Discovery:
+    """The circuit, with the share of orders in which its edges and other edges are kept."""
+    edges = result.circuit
     if not others:
-        return Found(tuple(edges), outcome.n_tested, search_graph.n_edges)
+        return Discovery(tuple(edges), result.n_tested, search_graph.n_edges)
     circuits = [set(edges), *(set(other.circuit) for other in others)]
     counts: Counter[Any] = Counter(edge for circuit in circuits for edge in circuit)
     shares = {edge: round(count / len(circuits), 4) for edge, count in counts.items()}
-    return Found(
+    return Discovery(
         tuple(replace(edge, share=shares[edge]) for edge in edges),
-        outcome.n_tested,
+        result.n_tested,
         search_graph.n_edges,
         {edge: share for edge, share in shares.items() if edge not in circuits[0]},
     )

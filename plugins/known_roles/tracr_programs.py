@@ -19,7 +19,8 @@ from typing import Any
 from acdc_explain import hookimpl
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import ModelSource, TaskBuilder
-from acdc_explain.records.circuit import INPUT, LOGITS, Edge, Node, prune
+from acdc_explain.records.circuit import INPUT, LOGITS, Edge, Node
+from acdc_explain.records.graph import prune
 from acdc_explain.records.role import AnswerKey, KnownRoles
 from acdc_explain.records.task import Example, Task, Tokenizer
 

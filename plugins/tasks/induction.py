@@ -30,7 +30,7 @@ def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Tas
         raise UserError(
             f"Task 'induction' needs {4 * LONGEST} nouns that are one token each and found "
             f"{len(words)} in this model's tokenizer; bring prompts of your own with "
-            "--prompts FILE."
+            "`prompts=FILE`."
         )
     made: list[tuple[Example, ...]] = []
     schemes: dict[str, tuple[str, ...]] = {"swap_b": (), "other_a": ()}

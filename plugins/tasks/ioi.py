@@ -42,7 +42,7 @@ def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
     if len(names) < 16 or not places or not objects:
         raise UserError(
             f"Task 'ioi' needs 16 first names that are one token each and found {len(names)} in "
-            "this model's tokenizer; bring prompts of your own with --prompts FILE."
+            "this model's tokenizer; bring prompts of your own with `prompts=FILE`."
         )
     templates = (TEMPLATES[0::2], TEMPLATES[1::2])
     made: list[list[Example]] = []
@@ -60,7 +60,7 @@ def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
                 for scheme, prompt in others.items():
                     schemes[scheme] += (prompt,)
         if len(split) < count:
-            raise UserError(f"Task 'ioi' has no {count} different prompts; use fewer --examples.")
+            raise UserError(f"Task 'ioi' has no {count} different prompts; use fewer `examples=`.")
         made.append(list(split.values()))
     return Task(
         name="ioi",

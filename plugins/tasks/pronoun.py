@@ -35,7 +35,7 @@ def gendered_pronoun(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0)
     if min(len(female), len(male)) < 4 or len(whole_words(tokenizer, ["she", "he", "this"])) < 3:
         raise UserError(
             "Task 'gendered_pronoun' needs four female and four male names that are one token "
-            "each in this model's tokenizer; bring prompts of your own with --prompts FILE."
+            "each in this model's tokenizer; bring prompts of your own with `prompts=FILE`."
         )
     made: list[tuple[Example, ...]] = []
     neutral: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ def gendered_pronoun(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0)
         if count > available:
             raise UserError(
                 f"Task 'gendered_pronoun' has {available} prompts for a split of {count}; "
-                f"use --examples {available // 2} or fewer."
+                f"use `examples={available // 2}` or fewer."
             )
         split: dict[str, Example] = {}
         while len(split) < count:

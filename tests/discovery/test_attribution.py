@@ -12,10 +12,10 @@ from acdc_explain.discovery.attribution import Backward, Hooked
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
-from acdc_explain.records.circuit import prune
+from acdc_explain.records.graph import prune
 
 from ..conftest import FAMILIES, word_task
-from .test_reference import subject_of
+from .test_reference import contrast_of
 
 
 def gathered(passes: Backward | Hooked, kept: torch.Tensor, share: float) -> torch.Tensor:
@@ -31,7 +31,7 @@ def gathered(passes: Backward | Hooked, kept: torch.Tensor, share: float) -> tor
 @pytest.mark.parametrize("share", [1.0, 0.4])
 @pytest.mark.parametrize("metric", ["logit_diff", "nll", "prob_diff"])
 def test_gradients_without_hooks_are_those_with_hooks(family, share, metric, small_model):
-    contrast = subject_of(small_model(family, "float64"), metric, n=3)
+    contrast = contrast_of(small_model(family, "float64"), metric, n=3)
     tolerance = 1e-5 if family == "llama" else 1e-10
     fast, hooked = Backward(contrast), Hooked(contrast)
     gathered(fast, fast.kept, 1.0)  # the first pass is the clean one
@@ -53,7 +53,7 @@ def test_what_cuts_change_is_what_the_bridge_records(family, ablation, small_mod
 
 @pytest.mark.parametrize("n", [1, 20, 100, 10**6])
 def test_eap_respects_the_number_of_edges(n, small_model):
-    contrast = subject_of(small_model("llama"))
+    contrast = contrast_of(small_model("llama"))
     found = eap(contrast, silent, max_edges=n)
     assert len(found.edges) <= min(n, contrast.model.graph.n_edges)
     assert found.n_edges_tested == contrast.model.graph.n_edges
@@ -62,7 +62,7 @@ def test_eap_respects_the_number_of_edges(n, small_model):
 
 def test_eap_effect_is_the_first_order_change_of_the_metric(small_model):
     """Cutting one edge into the logits of a model with a frozen norm would be exact."""
-    contrast = subject_of(small_model("gpt2", "float64"), n=8)
+    contrast = contrast_of(small_model("gpt2", "float64"), n=8)
     engine = ReferenceEngine(contrast)
     found = eap(contrast, silent, max_edges=engine.graph.n_edges)
     into_logits = [edge for edge in found.edges if edge.dst.kind == "logits"]
@@ -70,7 +70,7 @@ def test_eap_effect_is_the_first_order_change_of_the_metric(small_model):
     for edge in into_logits:
         cut = engine.cut_none()
         cut[engine.index(edge)] = True
-        truth.append(contrast.clean_metric - engine.measured(cut))
+        truth.append(contrast.clean_metric - engine.metric_of(cut))
         estimate.append(edge.effect)
     correlation = torch.corrcoef(torch.tensor([estimate, truth]))[0, 1]
     assert correlation > 0.9
@@ -79,21 +79,21 @@ def test_eap_effect_is_the_first_order_change_of_the_metric(small_model):
 def test_eap_refuses_a_gradient_that_is_zero(small_model):
     from acdc_explain.errors import UserError
 
-    contrast = subject_of(small_model("gpt2"), "kl")
+    contrast = contrast_of(small_model("gpt2"), "kl")
     with pytest.raises(UserError, match="gradient of 'kl' is zero"):
         eap(contrast, silent)
     assert eap(contrast, silent, steps=3).edges
 
 
 def test_eap_ig_differs_from_eap(small_model):
-    contrast = subject_of(small_model("neox"))
+    contrast = contrast_of(small_model("neox"))
     one, five = (eap(contrast, silent, max_edges=50, steps=steps) for steps in (1, 5))
     assert [e.effect for e in one.edges] != [e.effect for e in five.edges]
 
 
 def test_eap_ig_adds_up_to_the_whole_effect(small_model):
     """Completeness: over many steps the input's outgoing effects sum to the change of the metric."""
-    contrast = subject_of(small_model("gpt2", "float64"), n=4)
+    contrast = contrast_of(small_model("gpt2", "float64"), n=4)
     found = eap(contrast, silent, max_edges=10**6, steps=64)
     engine = ReferenceEngine(contrast)
     total = sum(edge.effect for edge in found.edges if edge.src.kind == "input")
@@ -107,7 +107,7 @@ def test_eap_agrees_with_transformer_lens(small_model):
     """Its edges are per position and its gradients are those of the run called corrupt."""
     from transformer_lens.tools.analysis import attribution_patching as tl
 
-    contrast = subject_of(small_model("gpt2"), n=1)
+    contrast = contrast_of(small_model("gpt2"), n=1)
     found = eap(contrast, silent, max_edges=10**6)
     contrast.model.bridge.requires_grad_(True)
     result = tl.attribution_patch(

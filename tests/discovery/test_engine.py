@@ -25,46 +25,47 @@ from acdc_explain.pipeline.prepare import build_task
 from acdc_explain.pipeline.settings import Settings
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
-from acdc_explain.records.circuit import Edge, prune
-from acdc_explain.records.graph import SearchGraph
+from acdc_explain.records.circuit import Edge
+from acdc_explain.records.graph import SearchGraph, prune
 
 from ..conftest import FAMILIES, MORE_FAMILIES, make_hf_model, make_tokenizer, word_task
 from ..oracle import Oracle, brute_force_acdc
 
 
-def subject_of(model: Any, metric: str, ablation: Any = "corrupt", **options: Any) -> Contrast:
+def contrast_of(model: Any, metric: str, ablation: Any = "corrupt", **options: Any) -> Contrast:
     task = word_task(**options)
     return Contrast(model, task, task.discover, metric, ablation)
 
 
 def decisions(engine: Any, tau: float) -> tuple[list[tuple[str, bool]], list[float], Any]:
-    """Every decision in order, every effect, and the outcome."""
+    """Every decision in order, every effect, and the result."""
     search = Search(engine, lambda *_: None)
-    made: list[Any] = []
+    all_decisions: list[Any] = []
     decide = engine.decide
 
-    def noting(group: Any, tau: float) -> Any:
-        found = list(decide(group, tau))
-        made.extend(found)
-        return found
+    def record(group: Any, tau: float) -> Any:
+        new = list(decide(group, tau))
+        all_decisions.extend(new)
+        return new
 
-    engine.decide = noting
-    outcome = search.run(tau)
-    return [(str(d.edge), d.kept) for d in made], [d.edge.effect for d in made], outcome
+    engine.decide = record
+    result = search.run(tau)
+    edges = [(str(decision.edge), decision.kept) for decision in all_decisions]
+    return edges, [decision.edge.effect for decision in all_decisions], result
 
 
 def assert_same(
     contrast: Contrast, search_graph: SearchGraph, tau: float, atol: float = 1e-9
 ) -> Any:
-    fast, effects, outcome = decisions(Engine(contrast, search_graph), tau)
+    fast, effects, result = decisions(Engine(contrast, search_graph), tau)
     slow, expected, reference = decisions(ReferenceEngine(contrast, search_graph), tau)
     assert fast == slow
     assert effects == pytest.approx(expected, abs=atol)
-    assert outcome.metric == pytest.approx(reference.metric, abs=atol)
+    assert result.metric == pytest.approx(reference.metric, abs=atol)
     # the metric that was tracked is that of one patched pass at the end
-    measured = ReferenceEngine(contrast, search_graph).measure(outcome.kept)
-    assert outcome.metric == pytest.approx(measured, abs=atol)
-    return outcome
+    measured = ReferenceEngine(contrast, search_graph).measure(result.kept)
+    assert result.metric == pytest.approx(measured, abs=atol)
+    return result
 
 
 TAUS = {"logit_diff": 0.01, "kl": 0.0005, "nll": 0.005, "prob_diff": 0.0002}
@@ -84,30 +85,30 @@ def _each_pair() -> list[Any]:
 
 @pytest.mark.parametrize(("family", "metric", "ablation"), _each_pair())
 def test_same_decisions(family, metric, ablation, small_model):
-    contrast = subject_of(small_model(family, "float64"), metric, ablation)
+    contrast = contrast_of(small_model(family, "float64"), metric, ablation)
     tolerance = 1e-5 if family == "llama" else 1e-9  # its norm computes in float32
-    outcome = assert_same(contrast, SearchGraph(contrast.model.graph), TAUS[metric], tolerance)
-    assert 0 < len(outcome.kept) < contrast.model.graph.n_edges
+    result = assert_same(contrast, SearchGraph(contrast.model.graph), TAUS[metric], tolerance)
+    assert 0 < len(result.kept) < contrast.model.graph.n_edges
 
 
 @pytest.mark.parametrize("family", MORE_FAMILIES)
 @pytest.mark.parametrize("metric", ["logit_diff", "kl"])
 def test_same_decisions_of_other_families(family, metric, small_model):
-    contrast = subject_of(small_model(family, "float64"), metric)
+    contrast = contrast_of(small_model(family, "float64"), metric)
     assert fast_trouble(contrast) is None
-    outcome = assert_same(contrast, SearchGraph(contrast.model.graph), TAUS[metric], 1e-5)
-    assert 0 < len(outcome.kept) < contrast.model.graph.n_edges
+    result = assert_same(contrast, SearchGraph(contrast.model.graph), TAUS[metric], 1e-5)
+    assert 0 < len(result.kept) < contrast.model.graph.n_edges
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("grain", ["layer", "places", "both", "shuffled", "shuffled places"])
-def test_same_decisions_at_every_grain(family, grain, small_model):
-    contrast = subject_of(small_model(family, "float64"), "logit_diff")
-    places = ("rest", "END") if grain in ("places", "both", "shuffled places") else ()
+@pytest.mark.parametrize("granularity", ["layer", "places", "both", "shuffled", "shuffled places"])
+def test_same_decisions_at_every_granularity(family, granularity, small_model):
+    contrast = contrast_of(small_model(family, "float64"), "logit_diff")
+    places = ("rest", "END") if granularity in ("places", "both", "shuffled places") else ()
     search_graph = SearchGraph(
-        contrast.model.graph, "layer" if grain in ("layer", "both") else "head", places
+        contrast.model.graph, "layer" if granularity in ("layer", "both") else "head", places
     )
-    search_graph = search_graph.shuffled(5) if "shuffled" in grain else search_graph
+    search_graph = search_graph.shuffled(5) if "shuffled" in granularity else search_graph
     assert sorted(map(str, search_graph.edges())) == sorted(
         map(str, SearchGraph(search_graph.graph, search_graph.level, search_graph.places).edges())
     )
@@ -117,7 +118,7 @@ def test_same_decisions_at_every_grain(family, grain, small_model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_kept_edges_are_those_of_brute_force(family, small_model):
     """Against a transformer and a search that share no code with ours."""
-    contrast = subject_of(small_model(family, "float64"), "logit_diff", n=2)
+    contrast = contrast_of(small_model(family, "float64"), "logit_diff", n=2)
     oracle = Oracle(make_hf_model(family).double(), family)
 
     def fall(logits: torch.Tensor) -> torch.Tensor:
@@ -127,10 +128,10 @@ def test_the_kept_edges_are_those_of_brute_force(family, small_model):
         kept, final = brute_force_acdc(
             oracle, contrast.clean.tokens, contrast.corrupt.tokens, fall, 0.003
         )
-    outcome = Search(Engine(contrast), lambda *_: None).run(0.003)
-    assert outcome is not None
-    assert [str(edge) for edge in outcome.kept] == kept
-    assert outcome.metric == pytest.approx(final, abs=1e-5)
+    result = Search(Engine(contrast), lambda *_: None).run(0.003)
+    assert result is not None
+    assert [str(edge) for edge in result.kept] == kept
+    assert result.metric == pytest.approx(final, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -153,25 +154,25 @@ def test_random_models_tasks_and_thresholds(
     folder = tmp_path_factory.mktemp("random")
     make_hf_model(family, layers=layers, seed=seed, scale=scale).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    contrast = subject_of(
+    contrast = contrast_of(
         load_model(str(folder), dtype="float64"), metric, n=n, seed=seed, length=length
     )
     tau = share * abs(contrast.clean_metric - contrast.corrupt_metric) + 1e-7
-    fast, effects, outcome = decisions(Engine(contrast), tau)
+    fast, effects, result = decisions(Engine(contrast), tau)
     slow, expected, _ = decisions(ReferenceEngine(contrast), tau)
     undecidable = any(abs(effect - tau) < 1e-6 for effect in expected)
     assert fast == slow or (undecidable and family == "llama")
     if fast == slow:
         assert effects == pytest.approx(expected, abs=1e-4 if family == "llama" else 1e-8)
         # bookkeeping: every edge is tested, or into a port that nothing kept reads
-        free = contrast.model.graph.n_edges - outcome.n_tested
-        read = {edge.src for edge in outcome.kept} | {contrast.model.graph.receivers[0][0]}
+        free = contrast.model.graph.n_edges - result.n_tested
+        read = {edge.src for edge in result.kept} | {contrast.model.graph.receivers[0][0]}
         unread = [node for node, _ in contrast.model.graph.receivers if node not in read]
         assert free == sum(contrast.model.graph.n_senders(node) for node in unread)
 
 
 def test_only_rows_that_can_change_are_computed(small_model):
-    contrast = subject_of(small_model("gpt2"), "logit_diff", n=3)
+    contrast = contrast_of(small_model("gpt2"), "logit_diff", n=3)
     stream_rows = Engine(contrast).stream_rows
     differs = contrast.clean.tokens != contrast.corrupt.tokens
     for prompt in range(3):
@@ -183,7 +184,7 @@ def test_only_rows_that_can_change_are_computed(small_model):
 def test_batches_do_not_change_decisions(small_model, monkeypatch):
     from acdc_explain.discovery.engine import fast as engine
 
-    contrast = subject_of(small_model("llama", "float64"), "kl")
+    contrast = contrast_of(small_model("llama", "float64"), "kl")
     found = []
     for rows, first in ((1, 1), (1024, 64)):
         monkeypatch.setattr(engine, "ROWS", rows)
@@ -200,7 +201,7 @@ class TestTraces:
 
     @pytest.mark.parametrize("places", [(), ("rest", "END")])
     def test_a_stopped_search_goes_on_as_if_it_had_not_stopped(self, places, small_model):
-        contrast = subject_of(small_model("neox", "float64"), "logit_diff")
+        contrast = contrast_of(small_model("neox", "float64"), "logit_diff")
         search_graph = SearchGraph(contrast.model.graph, "head", places)
         whole = self.search(contrast, search_graph=search_graph)
         expected = whole.run(0.002)
@@ -211,19 +212,19 @@ class TestTraces:
             assert again.traces[0].effects == effects
 
     def test_another_threshold_takes_over_what_agrees(self, small_model):
-        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        contrast = contrast_of(small_model("gpt2", "float64"), "logit_diff")
         first = self.search(contrast)
         first.run(0.01)
-        asked: list[int] = []
+        calls: list[int] = []
         decide = first.engine.decide
-        first.engine.decide = lambda group, tau: asked.append(1) or decide(group, tau)  # type: ignore
-        outcome = first.run(0.0101)
+        first.engine.decide = lambda group, tau: calls.append(1) or decide(group, tau)  # type: ignore
+        result = first.run(0.0101)
         fresh = self.search(contrast)
-        assert outcome == fresh.run(0.0101)
-        assert len(asked) < len(fresh.traces[0].effects)
+        assert result == fresh.run(0.0101)
+        assert len(calls) < len(fresh.traces[0].effects)
 
     def test_an_interrupted_search_is_saved(self, small_model):
-        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        contrast = contrast_of(small_model("gpt2", "float64"), "logit_diff")
         saved: list[Any] = []
         search = Search(Engine(contrast), lambda *_: None, save=lambda t: saved.append(list(t)))
         decide, calls = search.engine.decide, iter(range(100))
@@ -240,13 +241,13 @@ class TestTraces:
 
     @pytest.mark.parametrize("n", [1, 5, 12, 40, 1000])
     def test_best_of_size(self, n, small_model):
-        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        contrast = contrast_of(small_model("gpt2", "float64"), "logit_diff")
         search = self.search(contrast)
-        outcome = best_of_size(search, n, 0.05, contrast.clean_metric)
-        assert outcome is not None
-        assert 0 < len(outcome.circuit) <= n
-        alone = self.search(contrast).run(outcome.tau)
-        assert outcome == alone
+        result = best_of_size(search, n, 0.05, contrast.clean_metric)
+        assert result is not None
+        assert 0 < len(result.circuit) <= n
+        alone = self.search(contrast).run(result.tau)
+        assert result == alone
 
     @pytest.mark.parametrize("n", [1, 3, 5, 12])
     def test_the_largest_circuit_that_fits(self, n, mini):
@@ -258,30 +259,30 @@ class TestTraces:
         sizes = [len(search.run(gap * 0.25 * 0.93**step).circuit) for step in range(24)]
         assert sum(0 < size <= 12 for size in sizes) > 1
         fitting = max(size for size in sizes if size <= n)
-        outcome = best_of_size(self.search(contrast), n, 0.01 * gap, contrast.clean_metric)
-        assert (0 if outcome is None else len(outcome.circuit)) >= fitting
-        assert outcome is None or 0 < len(outcome.circuit) <= n
+        result = best_of_size(self.search(contrast), n, 0.01 * gap, contrast.clean_metric)
+        assert (0 if result is None else len(result.circuit)) >= fitting
+        assert result is None or 0 < len(result.circuit) <= n
 
     def test_searches_for_a_size_are_bounded(self):
         """An engine whose circuits are all too large, or all empty."""
 
         class Constant:
-            def __init__(self, outcome: Any) -> None:
-                self.outcome, self.asked = outcome, 0
+            def __init__(self, result: Any) -> None:
+                self.result, self.n_runs = result, 0
 
             def run(self, tau: float, at_most: int | None = None) -> Any:
-                self.asked += 1
-                return self.outcome
+                self.n_runs += 1
+                return self.result
 
-        for outcome in (None, SearchResult(0.1, (), 0, 0, 0.0)):
-            search = Constant(outcome)
+        for result in (None, SearchResult(0.1, (), 0, 0, 0.0)):
+            search = Constant(result)
             assert best_of_size(search, 5, 0.05, 1.0) is None  # type: ignore[arg-type]
-            assert search.asked <= STEPS
+            assert search.n_runs <= STEPS
 
 
 class TestPlugin:
     def test_options(self, small_model):
-        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        contrast = contrast_of(small_model("gpt2", "float64"), "logit_diff")
         by_head = acdc(contrast, silent, tau=0.005)
         slow = acdc(contrast, silent, tau=0.005, engine="reference")
         assert by_head == slow
@@ -325,14 +326,14 @@ class TestPlugin:
             assert fast == pytest.approx(slow, abs=1e-4)
 
     def test_orders_count_how_often_edges_are_kept(self, small_model):
-        contrast = subject_of(small_model("llama", "float64"), "logit_diff")
+        contrast = contrast_of(small_model("llama", "float64"), "logit_diff")
         found = acdc(contrast, silent, tau=0.005, orders=3)
         circuits = [acdc(contrast, silent, tau=0.005).edges]
         for seed in (1, 2, 3):
             search_graph = SearchGraph(contrast.model.graph).shuffled(seed)
-            outcome = Search(Engine(contrast, search_graph), lambda *_: None).run(0.005)
-            assert outcome is not None
-            circuits.append(tuple(outcome.circuit))
+            result = Search(Engine(contrast, search_graph), lambda *_: None).run(0.005)
+            assert result is not None
+            circuits.append(tuple(result.circuit))
         assert set(found.edges) == set(circuits[0])
         for edge in found.edges:
             assert edge.share == sum(edge in circuit for circuit in circuits) / 4
@@ -340,7 +341,7 @@ class TestPlugin:
         assert set(found.alternatives) == others
 
     def test_screen(self, small_model):
-        contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+        contrast = contrast_of(small_model("gpt2", "float64"), "logit_diff")
         graph = contrast.model.graph
         everything = acdc(contrast, silent, tau=0.005, screen=graph.n_edges)
         assert everything.edges == acdc(contrast, silent, tau=0.005).edges
@@ -362,7 +363,7 @@ class TestPlugin:
         ],
     )
     def test_wrong_options_are_one_sentence(self, options, message, small_model):
-        contrast = subject_of(small_model("gpt2"), "logit_diff")
+        contrast = contrast_of(small_model("gpt2"), "logit_diff")
         with pytest.raises(UserError, match=message):
             acdc(contrast, silent, **options)
 
@@ -384,38 +385,38 @@ def unchecked() -> Any:
 class TestChoice:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_fast_where_it_is_exact(self, family, small_model):
-        contrast = subject_of(small_model(family), "kl")
+        contrast = contrast_of(small_model(family), "kl")
         assert fast_trouble(contrast) is None
         assert engine_for(contrast, SearchGraph(contrast.model.graph)).name == "fast"
 
     def test_falls_back_and_says_so(self, small_model, monkeypatch):
         from acdc_explain.models import layers
 
-        contrast = subject_of(small_model("llama"), "kl")
+        contrast = contrast_of(small_model("llama"), "kl")
         monkeypatch.setattr(layers, "rotate", lambda y, *_: y)
-        said: list[str] = []
+        notes: list[str] = []
         engine = engine_for(
             contrast,
             SearchGraph(contrast.model.graph),
-            lambda stage, done, total, note="": said.append(note),
+            lambda stage, done, total, note="": notes.append(note),
         )
         assert engine.name == "reference"
-        assert "logits with nothing cut are off" in said[0]
+        assert "logits with nothing cut are off" in notes[0]
         with pytest.raises(UserError, match="The fast engine cannot do"):
             engine_for(contrast, SearchGraph(contrast.model.graph), silent, "fast")
 
     def test_falls_back_for_parts_it_does_not_know(self, small_model, monkeypatch):
         from acdc_explain.models import layers
 
-        contrast = subject_of(small_model("gpt2"), "kl")
+        contrast = contrast_of(small_model("gpt2"), "kl")
         monkeypatch.setattr(layers.Norm, "of", staticmethod(_unknown_norm))
         assert fast_trouble(contrast) == "its norm is a ScaledNorm"
         assert engine_for(contrast, SearchGraph(contrast.model.graph)).name == "reference"
 
-    def test_too_little_memory_is_said_before_the_work(self, small_model):
+    def test_too_little_memory_is_an_error_before_the_search(self, small_model):
         task = word_task()
         contrast = Contrast(small_model("gpt2"), task, task.discover, memory=1e-6)
-        with pytest.raises(TooLittleMemory, match="raise --memory"):
+        with pytest.raises(TooLittleMemory, match="raise `memory=`"):
             Engine(contrast)
 
 
@@ -426,7 +427,7 @@ def _unknown_norm(module: Any) -> Any:
 
 
 def test_measuring_a_circuit(small_model):
-    contrast = subject_of(small_model("gpt2", "float64"), "nll")
+    contrast = contrast_of(small_model("gpt2", "float64"), "nll")
     engine, reference = Engine(contrast), ReferenceEngine(contrast)
     edges = list(engine.search_graph.edges())
     for seed in range(5):
@@ -435,13 +436,13 @@ def test_measuring_a_circuit(small_model):
 
 
 def test_dropping_edges_off_the_paths_changes_nothing(small_model):
-    contrast = subject_of(small_model("gpt2", "float64"), "logit_diff")
+    contrast = contrast_of(small_model("gpt2", "float64"), "logit_diff")
     for places in ((), ("rest", "END")):
         search_graph = SearchGraph(contrast.model.graph, "head", places)
-        outcome = Search(Engine(contrast, search_graph), lambda *_: None).run(0.001)
-        assert outcome is not None
+        result = Search(Engine(contrast, search_graph), lambda *_: None).run(0.001)
+        assert result is not None
         engine = ReferenceEngine(contrast, search_graph)
-        assert engine.measure(prune(outcome.kept)) == pytest.approx(outcome.metric, abs=1e-10)
+        assert engine.measure(prune(result.kept)) == pytest.approx(result.metric, abs=1e-10)
 
 
 def test_edges_at_places_are_parsed_as_they_print():

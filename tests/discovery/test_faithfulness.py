@@ -1,4 +1,4 @@
-"""Random circuits beside which a circuit's faithfulness stands, and the numbers themselves."""
+"""Faithfulness, and the random circuits with which it is compared."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import pytest
 
 from acdc_explain.discovery.faithfulness import faithfulness, random_circuit
 from acdc_explain.models.contrast import Contrast
-from acdc_explain.records.circuit import prune
-from acdc_explain.records.graph import Graph, SearchGraph
+from acdc_explain.records.graph import Graph, SearchGraph, prune
 
 from ..conftest import word_task
 
-VIEWS = [
+SEARCH_GRAPHS = [
     SearchGraph(Graph(3, 4)),
     SearchGraph(Graph(3, 4, parallel=True)),
     SearchGraph(Graph(2, 3, has_mlps=False)),
@@ -20,7 +19,7 @@ VIEWS = [
 ]
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("search_graph", SEARCH_GRAPHS)
 @pytest.mark.parametrize("n", [1, 2, 7, 25])
 def test_random_circuits_are_of_the_graph_and_all_on_paths(search_graph, n):
     found = random_circuit(search_graph, n, "0")
@@ -35,7 +34,7 @@ def test_random_circuits_are_of_the_graph_and_all_on_paths(search_graph, n):
 
 
 def test_no_circuit_is_random_of_no_size():
-    assert random_circuit(VIEWS[0], 0, "0") == []
+    assert random_circuit(SEARCH_GRAPHS[0], 0, "0") == []
 
 
 @pytest.mark.parametrize("ablation", ["corrupt", "mean", "zero"])

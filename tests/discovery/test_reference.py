@@ -15,13 +15,14 @@ from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.discovery.faithfulness import faithfulness
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
-from acdc_explain.records.circuit import Edge, prune
+from acdc_explain.records.circuit import Edge
+from acdc_explain.records.graph import prune
 
 from ..conftest import FAMILIES, make_hf_model, word_task
 from ..oracle import Oracle, brute_force_acdc
 
 
-def subject_of(model: Any, metric: str | None = None, **options: Any) -> Contrast:
+def contrast_of(model: Any, metric: str | None = None, **options: Any) -> Contrast:
     task = word_task(**options)
     return Contrast(model, task, task.discover, metric)
 
@@ -45,7 +46,7 @@ def oracles() -> Callable[[str], Oracle]:
 @pytest.mark.parametrize("family", FAMILIES)
 class TestAgainstTheOracle:
     def test_same_logits(self, family, small_model, oracles):
-        contrast = subject_of(small_model(family, "float64"))
+        contrast = contrast_of(small_model(family, "float64"))
         with torch.no_grad():
             expected, wrote = oracles(family).run(contrast.clean.tokens, set(), {})
         # Hugging Face's Llama norm computes in float32 whatever the weights' type
@@ -58,7 +59,7 @@ class TestAgainstTheOracle:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_random_cuts(self, family, seed, small_model, oracles):
-        contrast = subject_of(small_model(family, "float64"), seed=seed)
+        contrast = contrast_of(small_model(family, "float64"), seed=seed)
         engine = ReferenceEngine(contrast)
         edges = list(engine.graph.edges())
         kept = random.Random(seed).sample(edges, len(edges) // 2)
@@ -75,7 +76,7 @@ class TestAgainstTheOracle:
         ("tau", "metric"), [(0.001, "logit_diff"), (0.01, "logit_diff"), (0.0002, "kl")]
     )
     def test_acdc_keeps_what_brute_force_keeps(self, family, tau, metric, small_model, oracles):
-        contrast = subject_of(small_model(family, "float64"), metric, n=2)
+        contrast = contrast_of(small_model(family, "float64"), metric, n=2)
         found = acdc(contrast, silent, tau=tau, engine="reference")
 
         def fall(logits: torch.Tensor) -> torch.Tensor:
@@ -93,12 +94,12 @@ class TestAgainstTheOracle:
         assert circuit == pytest.approx(final, abs=1e-5)
 
     def test_self_check_passes_in_float32(self, family, small_model):
-        assert ReferenceEngine(subject_of(small_model(family))).self_check() is None
+        assert ReferenceEngine(contrast_of(small_model(family))).self_check() is None
 
     def test_gradients_are_those_of_finite_differences(self, family, small_model):
         if family == "llama":
             pytest.skip("its norm computes in float32: too coarse for finite differences")
-        contrast = subject_of(small_model(family, "float64"), n=2)
+        contrast = contrast_of(small_model(family, "float64"), n=2)
         engine = ReferenceEngine(contrast)
         graph = engine.graph
         passes = Backward(contrast)
@@ -136,7 +137,7 @@ def _nudged(contrast: Contrast, edge: Edge, step: float) -> torch.Tensor:
 
 
 def test_self_check_reports_a_wrong_split(small_model):
-    contrast = subject_of(small_model("gpt2"))
+    contrast = contrast_of(small_model("gpt2"))
     engine = ReferenceEngine(contrast)
     written = contrast.corrupt_run.writers[1]
     written += torch.randn(written.shape)  # as if a head had written something else
@@ -144,7 +145,7 @@ def test_self_check_reports_a_wrong_split(small_model):
 
 
 def test_faithfulness_ends(small_model):
-    contrast = subject_of(small_model("gpt2"))
+    contrast = contrast_of(small_model("gpt2"))
     everything = list(contrast.model.graph.edges())
     assert faithfulness(contrast, everything).share == pytest.approx(1.0, abs=1e-4)
     assert faithfulness(contrast, []).share == pytest.approx(0.0, abs=1e-4)

@@ -94,5 +94,5 @@ def test_draws_of_mini(mini, tmp_path, capsys):
 
 def test_given_prompts_cannot_be_drawn_anew(mini, tmp_path):
     for options in ({"prompts": "x.jsonl"}, {"seeds": 0}):
-        with pytest.raises(UserError, match="--seeds"):
+        with pytest.raises(UserError, match="`seeds=`"):
             ax.stability("ioi", mini, store=tmp_path / "s.duckdb", **options)

@@ -113,9 +113,9 @@ def test_the_numbers_are_those_of_plain_transformers(mini):
 
 def test_what_the_model_does_not_do_is_refused_before_the_search(mini, store):
     task = swapped(task_of(mini))
-    with pytest.raises(UserError, match=r"does not surely do 'ioi': .*; choose .*--anyway"):
+    with pytest.raises(UserError, match=r"does not surely do 'ioi': .*; choose .*`anyway=True`"):
         ax.explain(task, mini, store=store)
-    with pytest.raises(UserError, match="--anyway"):
+    with pytest.raises(UserError, match="`anyway=True`"):
         ax.sweep(task, mini, store=store)
     assert not store.path.exists() or not store.runs()
 

@@ -349,7 +349,7 @@ def test_the_limit_of_costs_leaves_a_run_that_goes_on(store, model, server, tmp_
     some = len(questions(running))
     assert 0 < some < n
     assert len(run.failures) == n - some
-    assert "--max-cost 0.0055" in run.failures[0].reason
+    assert "max_cost (0.0055 USD)" in run.failures[0].reason
     labels_cost = sum(x.cost_usd for x in run.exchanges if not x.prompt.startswith(SUMMARY))
     assert labels_cost == pytest.approx(some * 0.002)
     rest = ax.explain(word_task(4), model, store=store, **paid)

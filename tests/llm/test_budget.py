@@ -120,7 +120,7 @@ def test_no_more_is_billed_than_allowed(kind, make_session, monkeypatch):
     assert running.requests
     assert billed <= 0.0101
     assert session.spent >= billed * 0.99
-    assert any(isinstance(x, NotAsked) and "--max-cost 0.0101" in str(x) for x in found)
+    assert any(isinstance(x, NotAsked) and "max_cost (0.0101 USD)" in str(x) for x in found)
 
 
 @pytest.mark.parametrize("kind", LONG)

@@ -424,7 +424,7 @@ def test_the_limit_of_costs(make_session):
         session.spent = 0.004
         reason, _ = describe(session, replace(question(), task_description="Other."))
     assert isinstance(reason, NotAsked)
-    assert "--max-cost 0.0045" in str(reason)
+    assert "max_cost (0.0045 USD)" in str(reason)
     assert len(server.requests) == 1
 
 

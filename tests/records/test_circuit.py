@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acdc_explain.records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node, prune
-from acdc_explain.records.graph import Graph, from_eap_ig, to_eap_ig
+from acdc_explain.records.circuit import INPUT, LOGITS, Circuit, Edge, Faithfulness, Node
+from acdc_explain.records.graph import Graph, prune
+from acdc_explain.store.document.eap_ig import from_eap_ig, to_eap_ig
 
 nodes = st.one_of(
     st.just(INPUT),

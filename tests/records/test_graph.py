@@ -1,17 +1,17 @@
-"""The grains at which circuits are sought, and their order."""
+"""The graphs in which circuits are searched for, and their order."""
 
 from __future__ import annotations
 
 import pytest
 
-from acdc_explain.records.circuit import Edge, prune
-from acdc_explain.records.graph import Graph, SearchGraph
+from acdc_explain.records.circuit import Edge
+from acdc_explain.records.graph import Graph, SearchGraph, prune
 
 GRAPHS = [Graph(2, 3), Graph(2, 3, parallel=True), Graph(2, 3, has_mlps=False)]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_the_default_view_is_the_graph_in_its_order(graph):
+def test_the_default_is_the_graph_in_its_order(graph):
     search_graph = SearchGraph(graph)
     by_port = sorted(map(str, graph.edges()))
     assert sorted(map(str, search_graph.edges())) == by_port
@@ -54,12 +54,12 @@ def test_other_orders_still_go_back_from_the_output(graph):
     assert list(search_graph.edges()) == list(SearchGraph(graph).shuffled(1).edges())
     assert list(search_graph.edges()) != list(SearchGraph(graph).shuffled(2).edges())
     seen = set()
-    for edge in search_graph.edges():  # no sender has had its turn as a receiver
+    for edge in search_graph.edges():  # no sender comes before as a receiver
         seen.add(edge.dst)
         assert edge.src not in seen
 
 
-def test_the_view_is_known_from_edges():
+def test_the_search_graph_of_edges():
     graph = Graph(2, 3)
     places = ("rest", "S", "END")
     assert SearchGraph.of(graph, [Edge.parse("a0.h1->logits")], places) == SearchGraph(graph)

@@ -23,9 +23,10 @@ from typer.testing import CliRunner
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.plugins import load_plugins
-from acdc_explain.records.circuit import Node, Sized
+from acdc_explain.records.circuit import Node
 from acdc_explain.records.evidence import Evidence
 from acdc_explain.records.graph import Graph
+from acdc_explain.records.run.size import CircuitSize
 from acdc_explain.report.commands import commands
 from acdc_explain.report.curve import curve
 from acdc_explain.report.drawing import draw
@@ -163,8 +164,8 @@ def test_the_null_of_a_measure_and_the_curve_of_sizes():
     assert "edges: " not in page(run, sizes=[sized(6, 0.8)])  # one point is no curve
 
 
-def sized(n_edges: int, share: float, discoverer: str = "acdc", **settings) -> Sized:
-    return Sized(f"{discoverer} {n_edges} {settings}", discoverer, settings, n_edges, share)
+def sized(n_edges: int, share: float, discoverer: str = "acdc", **settings) -> CircuitSize:
+    return CircuitSize(f"{discoverer} {n_edges} {settings}", discoverer, settings, n_edges, share)
 
 
 def test_a_line_for_each_way_of_finding_circuits(tmp_path):

@@ -15,8 +15,8 @@ from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.evidence import Evidence
-from acdc_explain.records.graph import from_eap_ig
 from acdc_explain.records.run.run import Run
+from acdc_explain.store.document.eap_ig import from_eap_ig
 from acdc_explain.store.document.read import from_document
 from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store

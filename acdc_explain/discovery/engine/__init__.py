@@ -1,1 +1,1 @@
-"""The metric with edges cut: the reference, and the same decisions fast."""
+"""The metric with edges cut: a reference engine and a fast one with the same decisions."""

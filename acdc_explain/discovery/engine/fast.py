@@ -1,10 +1,10 @@
-"""ACDC's question, asked fast and exactly: what is the metric without this edge?
+"""The fast engine: the same decisions as the reference engine, for less work.
 
-When an edge into a node is tested, everything upstream of the node is clean, every cut edge
-carries a constant, and only the node and its kept descendants move, and of those only the ports
-that read something that moves, at the rows that can still reach the metric. Several senders are
-tested in one batch, each with those before it cut; what follows the first that must stay is asked
-again, so that the decisions are those of testing one by one.
+When an edge into a node is tested, everything upstream of the node is clean and every cut edge
+carries a constant. Only the node and its kept descendants change; of those, only the ports that
+read something that changes; and of those, only the rows that can still reach the metric. Several
+senders are tested in one batch, each with those before it cut as well. Those after the first edge
+that must stay are tested again, so the decisions are those of testing one edge at a time.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .rows import StreamRows
 from .state import SearchState
 
 ROWS = 1024  # rows of a node's output in one batch; more would not make them cheaper
-FIRST_BATCH = 4
+FIRST_BATCH = 4  # candidates
 
 
 class TooLittleMemory(UserError):
-    """The prompts need more than the limit the user set."""
+    """The prompts need more memory than `memory=` allows."""
 
 
 AnyEngine: TypeAlias = "Engine | ReferenceEngine"
@@ -45,9 +45,17 @@ AnyEngine: TypeAlias = "Engine | ReferenceEngine"
 def engine_for(
     contrast: Contrast, search_graph: SearchGraph, progress: Progress = silent, name: str = "auto"
 ) -> AnyEngine:
-    """The fast engine where it is exact, else the reference engine, and says so.
+    """The fast engine where it is exact for the model, else the reference engine.
 
-    `name`: "fast" and "reference" insist. Raises UserError if the one asked for is not exact.
+    Args:
+        contrast: The model and the prompts.
+        search_graph: The graph whose edges will be cut.
+        progress: Receives the reason if the reference engine is used.
+        name: "auto"; "fast" or "reference" for that engine alone.
+
+    Raises:
+        UserError: The engine is not exact for this model.
+        TooLittleMemory: The fast engine needs more memory than the contrast allows.
     """
     trouble = "it was not asked for" if name == "reference" else fast_trouble(contrast)
     if trouble is None:
@@ -55,9 +63,9 @@ def engine_for(
     if name == "fast":
         raise UserError(f"The fast engine cannot do {contrast.model.name}: {trouble}.")
     progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")
-    wrong = ReferenceEngine(contrast.take(2)).self_check()
-    if wrong is not None:
-        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {wrong}.")
+    problem = ReferenceEngine(contrast.take(2)).self_check()
+    if problem is not None:
+        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
     return ReferenceEngine(contrast, search_graph)
 
 
@@ -67,26 +75,26 @@ _CHECKED: WeakKeyDictionary[Model, str | None] = WeakKeyDictionary()
 def fast_trouble(contrast: Contrast) -> str | None:
     """Why the fast engine is not exact for a model, in a few words; None if it is.
 
-    On two examples its logits must be the model's own with nothing cut, the ablated ones with
-    everything cut, and the reference engine's with a random half of the edges cut. A loaded
-    model is checked once.
+    On two examples, its logits must be those of the model with nothing cut, the ablated ones with
+    everything cut, and those of the reference engine with a random half of the edges cut. Each
+    loaded model is checked once.
     """
     if contrast.model not in _CHECKED:
         _CHECKED[contrast.model] = _check(contrast.take(2))
     return _CHECKED[contrast.model]
 
 
-def _check(few: Contrast) -> str | None:
+def _check(contrast: Contrast) -> str | None:
     try:
-        engine = Engine(few)
+        engine = Engine(contrast)
     except NotTakenApart as reason:
         return str(reason)
-    reference = ReferenceEngine(few)
+    reference = ReferenceEngine(contrast)
     edges = list(engine.search_graph.edges())
     half = random.Random(0).sample(edges, len(edges) // 2)
     checks: tuple[tuple[str, Sequence[Edge], Tensor], ...] = (
-        ("nothing", edges, few.clean_run.logits),
-        ("everything", [], few.ablated_logits),
+        ("nothing", edges, contrast.clean_run.logits),
+        ("everything", [], contrast.ablated_logits),
         ("half of the edges", half, reference.logits(reference.cut_except(half))),
     )
     for what, kept, expected in checks:
@@ -97,12 +105,12 @@ def _check(few: Contrast) -> str | None:
 
 
 class Engine:
-    """Exact ACDC decisions for the families of transformers that `layers` takes apart."""
+    """Exact ACDC decisions for the families of transformers that `models/layers.py` knows."""
 
     name = "fast"
 
     def __init__(self, contrast: Contrast, search_graph: SearchGraph | None = None) -> None:
-        """Raises NotTakenApart, and TooLittleMemory for the contrast's limit."""
+        """Raises NotTakenApart for another family, and TooLittleMemory."""
         self.contrast = contrast
         self.search_graph = search_graph or SearchGraph(contrast.model.graph)
         with torch.no_grad():
@@ -114,7 +122,7 @@ class Engine:
             raise TooLittleMemory(
                 "What the nodes write on these prompts takes "
                 f"{self.stream_rows.bytes / 1e9:.1f} GB; "
-                f"raise --memory ({contrast.memory:g} GB) or lower --examples."
+                f"raise `memory=` ({contrast.memory:g} GB) or lower `examples=`."
             )
         self.load((), ())
 
@@ -122,9 +130,9 @@ class Engine:
 
     @torch.no_grad()
     def load(self, decided: Iterable[Node], kept: Iterable[Edge]) -> None:
-        """Stand where all edges into the `decided` nodes are cut but the `kept` ones.
+        """Cut all edges into the `decided` nodes except the `kept` ones, and no others.
 
-        `kept` comes in the order of the search. `metric` is then that of these cuts.
+        `kept` must be in the order of the search. Sets `metric` to that with these cuts.
         """
         self.state = SearchState(self.stream_rows, self.search_graph)
         for edge in kept:
@@ -137,39 +145,38 @@ class Engine:
         if not numbers:
             self.metric = self.contrast.clean_metric
             return
-        self._settle(number for number in numbers if number != self.stream_rows.logits)
+        self._refresh(number for number in numbers if number != self.stream_rows.logits)
 
-    def _settle(self, nodes: Iterable[int]) -> None:
-        """Compute anew what these nodes write, and the metric."""
+    def _refresh(self, nodes: Iterable[int]) -> None:
+        """Recompute what these nodes write, and the metric."""
         self.state.refresh(sorted(node for node in nodes if node in self.state.alive))
         (self.metric,) = self._metrics(self.state.final[None])
 
     def _metrics(self, final: Float[Tensor, "candidate batch d_model"]) -> list[float]:
-        found: list[float] = self.readout(final).double().mean(1).tolist()
-        return found
+        metrics: list[float] = self.readout(final).double().mean(1).tolist()
+        return metrics
 
     def measure(self, kept: Iterable[Edge]) -> float:
-        """The metric of a circuit: everything cut but these edges."""
-        order = {
-            group[0][0].base: place for place, group in enumerate(self.search_graph.receiver_groups)
-        }
+        """The metric of a circuit: every edge cut except these."""
+        groups = self.search_graph.receiver_groups
+        order = {group[0][0].base: number for number, group in enumerate(groups)}
         self.load(list(order), sorted(kept, key=lambda edge: order[edge.dst.base]))
         return self.metric
 
     @torch.no_grad()
     def logits(self, kept: Iterable[Edge]) -> Float[Tensor, "batch vocab"]:
-        """The logits at the last token with everything cut but these edges."""
+        """The logits at the last token with every edge cut except these."""
         self.measure(kept)
         return self.readout.logits(self.state.final)
 
     # --- deciding ------------------------------------------------------------------------------
 
     def drop(self, receivers: Sequence[Receiver]) -> None:
-        """What nothing kept reads is not computed at all."""
+        """Nothing to do: a node that no kept edge leaves is never computed."""
 
     @torch.no_grad()
     def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]:
-        """Decide the edges into one node in turn; those not from the given senders are cut."""
+        """Decide the edges into one node one by one; cut those whose senders are not in `group`."""
         receiver_test = ReceiverTest(self.state, group[0][0][0])
         decisions: list[Decision] = []
         for receiver, senders in group:
@@ -181,15 +188,15 @@ class Engine:
                 receiver_test.accept(change[0])
             decisions += self._decide(receiver_test, receiver, senders, tau)
             receiver_test.close()
-        self._settle(receiver_test.moved)
+        self._refresh(receiver_test.outdated)
         return decisions
 
     def _decide(
         self, receiver_test: ReceiverTest, receiver: Receiver, senders: Sequence[Node], tau: float
     ) -> Iterator[Decision]:
-        start, size, most = 0, FIRST_BATCH, self._most(receiver_test)
+        start, size, largest = 0, FIRST_BATCH, self._largest_batch(receiver_test)
         while start < len(senders):
-            size = min(size, most)
+            size = min(size, largest)
             batch = senders[start : start + size]
             changes = self._changes([(sender,) for sender in batch], receiver_test.rows).cumsum_(0)
             cut = 0
@@ -207,27 +214,26 @@ class Engine:
             start += min(cut + 1, len(batch))
             size = 2 * size if cut == len(batch) else max(2, cut)
 
-    def _most(self, receiver_test: ReceiverTest) -> int:
-        """How many candidates a batch may hold."""
-        most = ROWS // max(1, receiver_test.widest)
+    def _largest_batch(self, receiver_test: ReceiverTest) -> int:
+        """How many candidates a batch may hold, by rows and by memory."""
+        largest = ROWS // max(1, receiver_test.widest)
         prompts, width = self.stream_rows.n_prompts, self.stream_rows.change.shape[-1]
         numbers = (2 * receiver_test.n_rows + 4 * receiver_test.widest + prompts) * width
         if self.readout.n_columns:
             numbers += 3 * prompts * self.readout.n_columns
-            most = min(most, 128 // prompts)
-        return max(
-            1, min(most, int(self.free // (numbers * self.stream_rows.change.element_size())))
-        )
+            largest = min(largest, 128 // prompts)
+        size = numbers * self.stream_rows.change.element_size()
+        return max(1, min(largest, int(self.free // size)))
 
     def _test(self, receiver_test: ReceiverTest, changes: Tensor) -> list[float]:
-        """The metric for each candidate."""
+        """The metric for each candidate change of what the port reads."""
         final = receiver_test.run(changes) if len(receiver_test.rows) else None
         return [self.metric] * len(changes) if final is None else self._metrics(final)
 
     def _changes(
         self, cuts: Sequence[Sequence[Node]], rows: Tensor
     ) -> Float[Tensor, "cut row d_model"]:
-        """What cutting the edges from each of these sets of senders adds to what a port reads."""
+        """What cutting the edges from each of these sets of senders adds to a port's input."""
         columns = [
             [c for sender in senders for c in self.search_graph.columns(sender)] for senders in cuts
         ]

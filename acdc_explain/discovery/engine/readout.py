@@ -1,7 +1,7 @@
-"""The metric from the residual stream at the end, reading no more of the unembedding than it needs.
+"""The metric from the residual stream at the end, with as little of the unembedding as it needs.
 
-The logits of answers and foils, and their mean under the clean distribution, are linear in the
-normalised stream, a vector an example; only the normaliser of the softmax needs every column.
+Mean logits over answers, foils or the clean distribution are linear in the normalised stream: one
+vector for each example is enough. Only the normaliser of the softmax needs every column.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ...models.contrast import Contrast
 from ...models.layers import Layers
 from ...models.metrics import TokenSets
 
-CHUNK = 4096  # columns of the unembedding at a time in float64, to bound memory
+CHUNK = 4096  # columns of the unembedding that are float64 at a time, to limit memory
 
 
 class Readout:
-    """A contrast's metric, for many candidates at once."""
+    """The metric of a contrast, for many candidates at once."""
 
     def __init__(self, contrast: Contrast, layers: Layers) -> None:
         self.name = contrast.metric_name
@@ -34,7 +34,7 @@ class Readout:
 
     @property
     def n_columns(self) -> int:
-        """How many logits are computed for a prompt."""
+        """How many logits are computed for each prompt."""
         return 0 if self.name == "logit_diff" else self.unembedding.weight.matrix.shape[-1]
 
     def _mean_weights(self, tokens: TokenSets) -> Float[Tensor, "batch vocab"]:
@@ -46,20 +46,21 @@ class Readout:
     def _vector(
         self, weights: Float[Tensor, "batch vocab"]
     ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch"]]:
-        """What gives the weighted sum of an example's logits, in float64.
+        """The vector and constant that give the weighted sum of an example's logits.
 
-        A few dimensions of a stream can be thousands, and nearly cancel in the sum.
+        They are float64: a few dimensions of a stream can be in the thousands and nearly cancel.
         """
         bias, matrix = self.unembedding.bias, self.unembedding.weight.matrix
         constant = weights.new_zeros(len(weights)) if bias is None else weights @ bias.double()
         vectors = weights.new_zeros(len(weights), len(matrix))
-        for some, columns in zip(torch.split(weights, CHUNK, 1), torch.split(matrix, CHUNK, 1)):
-            vectors += some @ columns.double().T
+        for part, columns in zip(torch.split(weights, CHUNK, 1), torch.split(matrix, CHUNK, 1)):
+            vectors += part @ columns.double().T
         return vectors, constant
 
     def __call__(
         self, final: Float[Tensor, "candidate batch d_model"]
     ) -> Float[Tensor, "candidate batch"]:
+        """The metric of each example, from the stream at its last token."""
         scale = self.norm.inverse_scale(final)
         if self.name == "logit_diff":
             return self._weighted_sum(final, scale)
@@ -67,22 +68,23 @@ class Readout:
         if self.name == "kl":
             total = logits.logsumexp(-1) - self._weighted_sum(final, scale)
             return total + self._negative_entropy
-        logs = logits.log_softmax(-1)
+        log_probs = logits.log_softmax(-1)
         if self.name == "nll":
-            return -self._gathered(logs, self.answers, -torch.inf).logsumexp(-1)
-        chances = logs.exp_()
+            return -self._at_tokens(log_probs, self.answers, -torch.inf).logsumexp(-1)
+        probs = log_probs.exp_()
         answers, foils = (
-            self._gathered(chances, x, 0.0).sum(-1) for x in (self.answers, self.foils)
+            self._at_tokens(probs, x, 0.0).sum(-1) for x in (self.answers, self.foils)
         )
         return answers - foils
 
     def logits(self, final: Float[Tensor, "*b d_model"]) -> Float[Tensor, "*b vocab"]:
+        """All logits, from the stream at the last token."""
         return self.unembedding(final, self.norm.inverse_scale(final))
 
     def _weighted_sum(self, final: Tensor, scale: Tensor) -> Float[Tensor, "candidate batch"]:
         vectors, constant = self._linear
         return (final.double() * vectors).sum(-1) * scale[..., 0] + constant
 
-    def _gathered(self, values: Tensor, tokens: TokenSets, absent: float) -> Tensor:
+    def _at_tokens(self, values: Tensor, tokens: TokenSets, absent: float) -> Tensor:
         ids = tokens.ids.expand(len(values), -1, -1)
         return values.gather(-1, ids).masked_fill(~tokens.present, absent)

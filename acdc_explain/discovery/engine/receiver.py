@@ -1,4 +1,4 @@
-"""The turn of one node: what must be computed to test the edges into its ports."""
+"""Test the edges into one node: what must be recomputed for each candidate cut."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ...records.circuit import Node, Port
 from ...records.graph import Receiver
-from .recompute import Input, NodeUpdate, Outputs, Part, Recomputation, step_of
+from .recompute import Contribution, NodeUpdate, Outputs, PortInput, Recomputation, update_of
 from .rows import Mask
 from .state import SearchState
 
-TESTED = -1  # the number under which steps know the change that is tested
+TESTED = -1  # stands for a writer: the change of a port's input that is tested
 
 
 class ReceiverTest:
-    """A node (or all heads of a layer) whose incoming edges are decided, port by port."""
+    """A node, or all heads of a layer, whose incoming edges are decided port by port."""
 
     def __init__(self, state: SearchState, node: Node) -> None:
         self.state, self.stream_rows = state, state.stream_rows
@@ -27,10 +27,9 @@ class ReceiverTest:
         self.streams: dict[Port | None, Float[Tensor, "row d_model"]] = {}  # what ports read now
         for root in self._heads:
             state.values[root] = state.clean_values(root)
-        self.moved = {*self.roots} - {
-            self.stream_rows.logits
-        }  # who writes something else afterwards
-        self._programs: dict[bytes, Recomputation] = {}
+        # the nodes that write something else once this node is decided
+        self.outdated = {*self.roots} - {self.stream_rows.logits}
+        self._recomputations: dict[bytes, Recomputation] = {}
 
     @property
     def _heads(self) -> list[int]:
@@ -40,7 +39,7 @@ class ReceiverTest:
         return self.stream_rows.node(number).kind
 
     def open(self, receiver: Receiver) -> None:
-        """Make ready to test edges into a receiver; `rows` are those it must read."""
+        """Prepare to test the edges into a receiver; `rows` are then the rows that it reads."""
         (node, self.port), stream_rows = receiver, self.stream_rows
         if self.port not in self.streams:
             clean = stream_rows.clean_streams[stream_rows.stream(self.roots[0])]
@@ -53,71 +52,78 @@ class ReceiverTest:
         mask = torch.stack([*needed.values()]).any(0)
         self.rows = mask.nonzero().flatten()
         reading = [root for root in self.roots if bool(needed[root].any())]
-        self.steps = [self._step(root, needed[root], mask) for root in reading]
+        self.updates = [self._update(root, needed[root], mask) for root in reading]
         self.recomputation = None
-        if self.steps and self.roots != [stream_rows.logits]:
-            self.recomputation = self._compiled()
+        if self.updates and self.roots != [stream_rows.logits]:
+            self.recomputation = self._recomputation_of_roots()
 
-    def _step(self, root: int, needed: Mask, mask: Mask) -> NodeUpdate:
-        source = None if torch.equal(needed, mask) else needed[mask].nonzero().flatten()
+    def _update(self, root: int, needed: Mask, mask: Mask) -> NodeUpdate:
+        """How a root's output follows from the tested change, which has the rows of `mask`."""
+        source_rows = None if torch.equal(needed, mask) else needed[mask].nonzero().flatten()
         rows = needed.nonzero().flatten()
-        tested = Input(needed, rows, self.streams[self.port][rows], [Part(TESTED, source, None)])
+        change = Contribution(TESTED, source_rows, None)
+        tested = PortInput(needed, rows, self.streams[self.port][rows], [change])
         if root == self.stream_rows.logits:
             return NodeUpdate(root, needed, {None: tested}, None, None, None)
-        return step_of(self.state, root, {self.port: tested})
+        return update_of(self.state, root, {self.port: tested})
 
-    def _compiled(self) -> Recomputation:
-        masks = {step.node: step.mask for step in self.steps}
+    def _recomputation_of_roots(self) -> Recomputation:
+        """What follows from the roots' outputs; the same for ports whose roots write one mask."""
+        masks = {update.node: update.mask for update in self.updates}
         key = b"".join(mask.cpu().numpy().tobytes() for mask in masks.values())
-        if key not in self._programs:
+        if key not in self._recomputations:
             recomputation = Recomputation(self.state, masks)
-            self._programs[key] = recomputation
-            self.moved |= {step.node for step in recomputation.steps} - {self.stream_rows.logits}
-        return self._programs[key]
+            self._recomputations[key] = recomputation
+            descendants = {update.node for update in recomputation.updates}
+            self.outdated |= descendants - {self.stream_rows.logits}
+        return self._recomputations[key]
 
     def run(
         self, changes: Float[Tensor, "candidate row d_model"]
     ) -> Float[Tensor, "candidate batch d_model"] | None:
-        """The stream at the end of each prompt if the port read `changes` more; None: as it is."""
-        written = Outputs({TESTED: changes})
+        """The stream at the end of each prompt if the port read `changes` in addition.
+
+        None: it does not change.
+        """
+        outputs = Outputs({TESTED: changes})
         if self.recomputation is None:
-            return self.steps[0].inputs[None].read(written)
-        if not self.recomputation.moves_logits:
+            return self.updates[0].inputs[None].read(outputs)
+        if not self.recomputation.changes_logits:
             return None
-        for step in self.steps:
-            step.run(self.state, written)
-        return self.recomputation.run(written)
+        for update in self.updates:
+            update.run(self.state, outputs)
+        return self.recomputation.run(outputs)
 
     def accept(self, change: Float[Tensor, "row d_model"]) -> None:
-        """From now on the port reads this change."""
+        """Add a change to what the port reads, for all tests that follow."""
         stream = self.streams[self.port]
         stream[self.rows] += change
-        self.steps = [self._with_stream(step, stream) for step in self.steps]
+        self.updates = [self._with_stream(update, stream) for update in self.updates]
 
-    def _with_stream(self, step: NodeUpdate, stream: Tensor) -> NodeUpdate:
-        tested = step.inputs[self.port]
-        return replace(step, inputs={self.port: replace(tested, fixed=stream[tested.rows])})
+    def _with_stream(self, update: NodeUpdate, stream: Tensor) -> NodeUpdate:
+        tested = update.inputs[self.port]
+        return replace(update, inputs={self.port: replace(tested, fixed=stream[tested.rows])})
 
     def close(self) -> None:
-        """The port is decided."""
+        """Note in the state what the port reads, now that all its edges are decided."""
         stream = self.streams[self.port]
-        for step in self.steps:
-            if step.queries is not None:
+        for update in self.updates:
+            if update.queries is not None:
                 assert self.port is not None
-                rows = step.inputs[self.port].rows
-                self.state.set_values(step.node, self.port, rows, stream[rows])
+                rows = update.inputs[self.port].rows
+                self.state.set_values(update.node, self.port, rows, stream[rows])
         if self.state.search_graph.places:
-            self._settle(stream)
+            self._refresh(stream)
 
-    def _settle(self, stream: Tensor) -> None:
-        """Nodes that are split write something else at this place before the next one's turn."""
-        for root in self.moved.intersection(self.roots):
+    def _refresh(self, stream: Tensor) -> None:
+        """Where nodes are split by place, the next place is tested with the new outputs."""
+        for root in self.outdated.intersection(self.roots):
             if self._kind(root) == "head":
                 self.state.set_head(root)
             else:
                 self.state.set_mlp(root, stream)
-        self.state.refresh(sorted(self.moved.difference(self.roots)))
-        self._programs.clear()
+        self.state.refresh(sorted(self.outdated.difference(self.roots)))
+        self._recomputations.clear()
 
     @property
     def widest(self) -> int:

@@ -1,4 +1,4 @@
-"""What must be computed anew when one node's output changes: its kept descendants, no more."""
+"""Recompute what changes when one node's output changes: the node's kept descendants alone."""
 
 from __future__ import annotations
 
@@ -17,87 +17,89 @@ from .state import SearchState
 
 @dataclass
 class Outputs:
-    """What the moving nodes write, and what the heads among them mixed before their output."""
+    """What the changing nodes write, and `z` of the heads among them: their mixed values."""
 
     output: dict[int, Float[Tensor, "candidate row d_model"]]
     z: dict[int, Float[Tensor, "candidate row d_head"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows of what a node writes, and the rows of a port's input to which they are added."""
+class Contribution:
+    """Rows of what a writer writes, and the rows of a port's input to which they are added."""
 
     writer: int
-    source: Int[Tensor, "some"] | None  # None: all it writes
-    target: Int[Tensor, "some"] | None  # None: all the input's rows
+    source_rows: Int[Tensor, "some"] | None  # None: all that it writes
+    target_rows: Int[Tensor, "some"] | None  # None: all of the input
 
-    def of(self, written: Mapping[int, Tensor]) -> Tensor:
-        value = written[self.writer]
-        return value if self.source is None else value[:, self.source]
+    def of(self, values: Mapping[int, Tensor]) -> Tensor:
+        """These rows of the writer's value, for every candidate."""
+        value = values[self.writer]
+        return value if self.source_rows is None else value[:, self.source_rows]
 
 
 @dataclass(frozen=True)
-class Input:
-    """What a port reads: `fixed` plus what moving nodes write."""
+class PortInput:
+    """What a port reads at the rows of `mask`: `fixed`, and what changing nodes contribute."""
 
     mask: Mask
-    rows: Int[Tensor, "row"]
+    rows: Int[Tensor, "row"]  # the same rows by number
     fixed: Float[Tensor, "row d_model"]
-    parts: Sequence[Part]
+    contributions: Sequence[Contribution]
 
-    def read(self, written: Outputs) -> Float[Tensor, "candidate row d_model"]:
+    def read(self, outputs: Outputs) -> Float[Tensor, "candidate row d_model"]:
+        """The sum for every candidate."""
         total = None
-        for part in self.parts:
-            value = part.of(written.output)
-            if total is None and part.target is None:
+        for contribution in self.contributions:
+            value = contribution.of(outputs.output)
+            if total is None and contribution.target_rows is None:
                 total = self.fixed + value
                 continue
             if total is None:
                 total = self.fixed.repeat(len(value), 1, 1)
-            if part.target is None:
+            if contribution.target_rows is None:
                 total += value
             else:
-                total[:, part.target] += value
+                total[:, contribution.target_rows] += value
         assert total is not None
         return total
 
 
 @dataclass(frozen=True)
 class NodeUpdate:
-    """A node that moves, the inputs that move it, and the rows it then writes anew."""
+    """How a node's output follows from the inputs that change, at the rows of `mask`."""
 
     node: int
     mask: Mask
-    inputs: Mapping[Port | None, Input]
+    inputs: Mapping[Port | None, PortInput]
     queries: Queries | None  # of heads
-    pattern: Tensor | None  # attention, where only values move
-    from_heads: FromHeads | None  # of MLPs, where nothing but heads moves what they read
+    pattern: Tensor | None  # of heads of which only values change: their attention
+    from_heads: FromHeads | None  # of MLPs whose input is changed by heads alone
 
-    def run(self, state: SearchState, written: Outputs) -> None:
-        """Add what the node writes; its ports that do not move are as they are."""
-        read = {port: part.read(written) for port, part in self.inputs.items()}
+    def run(self, state: SearchState, outputs: Outputs) -> None:
+        """Add what the node writes to `outputs`. Ports without an input here do not change."""
+        streams = {port: port_input.read(outputs) for port, port_input in self.inputs.items()}
         if self.queries is not None:
-            z = written.z[self.node] = self._mix(state, read, self.queries)
-            written.output[self.node] = state.stream_rows.output(self.node)(z)
+            z = outputs.z[self.node] = self._z(state, streams, self.queries)
+            outputs.output[self.node] = state.stream_rows.output(self.node)(z)
         elif self.from_heads is not None:
-            parts = [part.of(written.z) for part in self.inputs[None].parts]
-            output = self.from_heads(torch.cat(parts, -1), read[None])
-            written.output[self.node] = output
+            z_of_heads = [part.of(outputs.z) for part in self.inputs[None].contributions]
+            output = self.from_heads(torch.cat(z_of_heads, -1), streams[None])
+            outputs.output[self.node] = output
         else:
-            written.output[self.node] = state.stream_rows.mlp(self.node)(read[None])
+            outputs.output[self.node] = state.stream_rows.mlp(self.node)(streams[None])
 
-    def _mix(
-        self, state: SearchState, read: Mapping[Port | None, Tensor], queries: Queries
-    ) -> Tensor:
+    def _z(
+        self, state: SearchState, streams: Mapping[Port | None, Tensor], queries: Queries
+    ) -> Float[Tensor, "candidate row d_head"]:
         stream_rows = state.stream_rows
         values: dict[str, Tensor] = dict(state.values[self.node])
         for port in PORTS:
-            if port not in read:
+            if port not in streams:
                 continue
             rows = self.inputs[port].rows
-            new = stream_rows.project(self.node, port, read[port], stream_rows.token[rows])
+            new = stream_rows.project(self.node, port, streams[port], stream_rows.token[rows])
             if port == "q" and queries.single and len(rows) == stream_rows.n_prompts:
-                values[port] = new  # the rows that ask, and no other
+                values[port] = new  # the rows of the queries alone
             else:
                 whole = values[port].repeat(len(new), 1, 1)
                 values[port] = whole.index_copy_(1, stream_rows.flat[rows], new)
@@ -108,29 +110,34 @@ class NodeUpdate:
 
 
 class Recomputation:
-    """The kept descendants of some nodes of one layer, in the order of the forward pass."""
+    """The updates of all kept descendants of some nodes, in the order of the forward pass."""
 
     def __init__(self, state: SearchState, roots: Mapping[int, Mask]) -> None:
-        """`roots`: the nodes that move by themselves, and the rows they then write."""
+        """Find the descendants and what each of them reads.
+
+        Args:
+            state: The kept edges, and what decided nodes write.
+            roots: The nodes, all of one layer, whose output changes, and the rows at which it does.
+        """
         self.state, self.stream_rows = state, state.stream_rows
-        self.changed: dict[int, Mask] = dict(roots)
+        self.changed: dict[int, Mask] = dict(roots)  # the rows at which each node's output changes
         self._constants: dict[int, Tensor] = {}
-        self.steps: list[NodeUpdate] = []
+        self.updates: list[NodeUpdate] = []
         for node in sorted(node for node in state.alive if node > max(roots)):
             inputs = {
-                port: found
+                port: port_input
                 for port in self._ports(node)
-                if (found := self._input(node, port)) is not None
+                if (port_input := self._input(node, port)) is not None
             }
             if inputs:
-                self.steps.append(self._step(node, inputs))
+                self.updates.append(self._update(node, inputs))
 
     def _ports(self, node: int) -> tuple[Port | None, ...]:
         is_head = node != self.stream_rows.logits and self.stream_rows.node(node).kind == "head"
         return PORTS if is_head else (None,)
 
-    def _input(self, node: int, port: Port | None) -> Input | None:
-        """What a port reads of the nodes that move; None if nothing."""
+    def _input(self, node: int, port: Port | None) -> PortInput | None:
+        """What a port reads of the nodes that change; None if it reads nothing of them."""
         state, stream_rows = self.state, self.stream_rows
         kept = state.kept.get((node, port), [])
         needed = stream_rows.needed(port, state.alive[node])
@@ -139,19 +146,21 @@ class Recomputation:
             for writer, place in kept
             if writer in self.changed
         }
-        moving = {key: mask for key, mask in masks.items() if bool(mask.any())}
-        if not moving:
+        changing = {key: mask for key, mask in masks.items() if bool(mask.any())}
+        if not changing:
             return None
-        mask = torch.stack(list(moving.values())).any(0)
+        mask = torch.stack(list(changing.values())).any(0)
         fixed = stream_rows.cut_streams[stream_rows.stream(node)].clone()
         for writer, place in kept:
             state.add(fixed, self._constant(writer), place)
         rows = mask.nonzero().flatten()
-        parts = [self._part(writer, filled, mask) for (writer, _), filled in moving.items()]
-        return Input(mask, rows, fixed[rows], parts)
+        contributions = [
+            self._contribution(writer, read, mask) for (writer, _), read in changing.items()
+        ]
+        return PortInput(mask, rows, fixed[rows], contributions)
 
     def _constant(self, writer: int) -> Float[Tensor, "row d_model"]:
-        """A kept sender's part of `fixed`: where it moves, only that it is not ablated."""
+        """A kept sender's part of `fixed`. Where the sender changes: minus its ablated output."""
         present = self.state.contribution(writer)
         if writer not in self.changed:
             return present
@@ -161,41 +170,43 @@ class Recomputation:
             self._constants[writer] = constant
         return self._constants[writer]
 
-    def _part(self, writer: int, filled: Mask, mask: Mask) -> Part:
+    def _contribution(self, writer: int, read: Mask, mask: Mask) -> Contribution:
+        """Of the rows `read` that change at the writer, to the rows `mask` of the input."""
         changed = self.changed[writer]
-        source = None if torch.equal(filled, changed) else filled[changed].nonzero().flatten()
-        target = None if torch.equal(filled, mask) else filled[mask].nonzero().flatten()
-        return Part(writer, source, target)
+        source_rows = None if torch.equal(read, changed) else read[changed].nonzero().flatten()
+        target_rows = None if torch.equal(read, mask) else read[mask].nonzero().flatten()
+        return Contribution(writer, source_rows, target_rows)
 
-    def _step(self, node: int, inputs: dict[Port | None, Input]) -> NodeUpdate:
+    def _update(self, node: int, inputs: dict[Port | None, PortInput]) -> NodeUpdate:
         stream_rows, state = self.stream_rows, self.state
         if node == stream_rows.logits:
             return NodeUpdate(node, inputs[None].mask, inputs, None, None, None)
-        step = step_of(state, node, inputs)
-        self.changed[node] = step.mask
-        return step
+        update = update_of(state, node, inputs)
+        self.changed[node] = update.mask
+        return update
 
     @property
-    def moves_logits(self) -> bool:
-        return bool(self.steps) and self.steps[-1].node == self.stream_rows.logits
+    def changes_logits(self) -> bool:
+        """Whether the logits are among the descendants."""
+        return bool(self.updates) and self.updates[-1].node == self.stream_rows.logits
 
-    def run(self, written: Outputs) -> Float[Tensor, "candidate batch d_model"]:
+    def run(self, outputs: Outputs) -> Float[Tensor, "candidate batch d_model"]:
         """The residual stream at the end of each prompt, given what the roots write."""
-        for step in self.steps[:-1]:
-            step.run(self.state, written)
-        final = self.steps[-1].inputs[None]
-        read = final.read(written)
+        for update in self.updates[:-1]:
+            update.run(self.state, outputs)
+        final = self.updates[-1].inputs[None]
+        stream = final.read(outputs)
         if len(final.rows) == self.stream_rows.n_prompts:
-            return read
-        whole = self.state.final.repeat(len(read), 1, 1)
-        whole[:, self.stream_rows.prompt[final.rows]] = read
+            return stream
+        whole = self.state.final.repeat(len(stream), 1, 1)
+        whole[:, self.stream_rows.prompt[final.rows]] = stream
         return whole
 
     @property
     def widest(self) -> int:
         """The most rows that a port reads for one candidate."""
-        inputs = [part for step in self.steps for part in step.inputs.values()]
-        return max((len(part.rows) for part in inputs), default=0)
+        inputs = [x for update in self.updates for x in update.inputs.values()]
+        return max((len(port_input.rows) for port_input in inputs), default=0)
 
     @property
     def n_rows(self) -> int:
@@ -203,12 +214,15 @@ class Recomputation:
         return sum(int(mask.sum()) for mask in self.changed.values())
 
 
-def step_of(state: SearchState, node: int, inputs: dict[Port | None, Input]) -> NodeUpdate:
-    """How a head or MLP moves with its inputs."""
+def update_of(state: SearchState, node: int, inputs: dict[Port | None, PortInput]) -> NodeUpdate:
+    """How the output of a head or an MLP follows from the inputs that change."""
     stream_rows, alive = state.stream_rows, state.alive[node]
     mask = torch.zeros_like(alive)
-    for port, part in inputs.items():
-        mask |= stream_rows.seeing(part.mask) & alive if port in ("k", "v") else part.mask
+    for port, port_input in inputs.items():
+        if port in ("k", "v"):
+            mask |= stream_rows.attending_to(port_input.mask) & alive
+        else:
+            mask |= port_input.mask
     if stream_rows.node(node).kind == "mlp":
         return NodeUpdate(node, mask, inputs, None, None, _from_heads(state, node, inputs[None]))
     queries = stream_rows.queries(node, mask)
@@ -219,14 +233,14 @@ def step_of(state: SearchState, node: int, inputs: dict[Port | None, Input]) -> 
     return NodeUpdate(node, mask, inputs, queries, pattern, None)
 
 
-def _from_heads(state: SearchState, node: int, read: Input) -> FromHeads | None:
-    """The shorter way into an MLP, where it is one."""
+def _from_heads(state: SearchState, node: int, mlp_input: PortInput) -> FromHeads | None:
+    """The MLP applied to z of heads without forming what they write; None if that is no faster."""
     stream_rows = state.stream_rows
-    writers = [part.writer for part in read.parts]
-    whole = all(part.target is None for part in read.parts)
+    writers = [contribution.writer for contribution in mlp_input.contributions]
+    whole = all(contribution.target_rows is None for contribution in mlp_input.contributions)
     if not whole or any(w < 0 or stream_rows.node(w).kind != "head" for w in writers):
         return None
     outputs = [stream_rows.output(writer).matrix for writer in writers]
-    if sum(map(len, outputs)) > read.fixed.shape[-1] // 2:
+    if sum(map(len, outputs)) > mlp_input.fixed.shape[-1] // 2:
         return None
-    return FromHeads(stream_rows.mlp(node), read.fixed, outputs)
+    return FromHeads(stream_rows.mlp(node), mlp_input.fixed, outputs)

@@ -1,8 +1,8 @@
-"""The metric with a set of edges cut, one hooked forward pass a question.
+"""The metric with a set of edges cut, by one hooked forward pass for each set.
 
-A receiver reads the residual stream. Cutting the edge from a sender to it replaces the sender's
-present contribution to what it reads by the ablated one (Conmy et al. 2023). Slow, simple, for
-whatever the bridge can hook, and the oracle for anything faster.
+Cutting the edge from a sender to a receiver replaces the sender's contribution to what the receiver
+reads by its ablated one (Conmy et al. 2023). This engine is slow and simple. It works for every
+model that has the hooks, and the fast engine is tested against it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...records.graph import Receiver, SearchGraph
 
 Cut = Bool[Tensor, "place receiver writer"]
 ReceiverGroup: TypeAlias = Sequence[tuple[Receiver, Sequence[Node]]]
-"""The receivers of one node, each with the senders to test."""
+"""The receivers of one node, each with the senders whose edges are tested."""
 
 
 class Decision(NamedTuple):
@@ -33,7 +33,7 @@ class Decision(NamedTuple):
 
 
 class ReferenceEngine:
-    """One hooked forward pass per question."""
+    """Cuts edges and measures, with one hooked forward pass for each measurement."""
 
     name = "reference"
 
@@ -49,33 +49,35 @@ class ReferenceEngine:
     # --- sets of edges -------------------------------------------------------------------------
 
     def cut_none(self) -> Cut:
+        """No edge cut."""
         size = (len(self.places), len(self.graph.receivers), len(self.graph.writers))
         return torch.zeros(size, dtype=torch.bool, device=self.model.device)
 
     def cut_all(self) -> Cut:
+        """Every edge cut."""
         cut = self.cut_none()
         for row, (node, _) in enumerate(self.graph.receivers):
             cut[:, row, : self.graph.n_senders(node)] = True
         return cut
 
     def cut_except(self, kept: Iterable[Edge]) -> Cut:
-        """Everything cut but these edges."""
+        """Every edge cut except these."""
         cut = self.cut_all()
         for edge in kept:
             cut[self.index(edge)] = False
         return cut
 
     def index(self, edge: Edge) -> tuple[int, Tensor, Tensor]:
-        """Where an edge lies in a cut."""
+        """The place, rows and columns of an edge in a cut."""
         rows = torch.tensor(self.search_graph.rows(edge.dst, edge.port))
         columns = torch.tensor(self.search_graph.columns(edge.src))
         return self.search_graph.place(edge.dst), rows[:, None], columns[None, :]
 
     @property
     def metric(self) -> float:
-        """With the edges cut until now."""
+        """The metric with the edges that are cut so far."""
         if self._metric is None:
-            self._metric = self.measured(self.cut)
+            self._metric = self.metric_of(self.cut)
         return self._metric
 
     # --- measuring -----------------------------------------------------------------------------
@@ -83,7 +85,7 @@ class ReferenceEngine:
     @torch.no_grad()
     def logits(self, cut: Cut) -> Float[Tensor, "batch vocab"]:
         """Logits at the last token of the clean prompts, with the edges of `cut` cut."""
-        change = -self.contrast.ablated  # will be: present minus ablated output
+        change = -self.contrast.ablated  # becomes the present output minus the ablated one
 
         def record(writers: slice, value: Tensor) -> None:
             change[writers] += value
@@ -95,42 +97,42 @@ class ReferenceEngine:
         return self.model.forward(self.contrast.clean, hooks)
 
     def _remove(self, cut: Cut, change: Tensor, stacked: bool) -> Callable[..., Tensor]:
-        """A hook that takes the cut senders' change out of what some receivers read."""
+        """A hook that removes the change of the cut senders from what some receivers read."""
         senders = cut.flatten(0, 1).any(0).nonzero().flatten()
         weights = cut[:, :, senders].to(change.dtype)
         places = self.places.to(change.dtype)
 
         def hook(value: Tensor, hook: Any) -> Tensor:
-            moved, removed = change[senders], torch.zeros(())
+            removed = torch.zeros(())
             for place, weight in zip(places, weights):
-                part = torch.einsum("rw,wbpd->bprd", weight, moved)
+                part = torch.einsum("rw,wbpd->bprd", weight, change[senders])
                 removed = removed + part * place[:, :, None, None]
             return value - (removed if stacked else removed[:, :, 0])
 
         return hook
 
-    def measured(self, cut: Cut) -> float:
+    def metric_of(self, cut: Cut) -> float:
         """The mean of the contrast's metric over its examples."""
         return float(self.contrast.metric(self.logits(cut)).mean())
 
     def measure(self, kept: Iterable[Edge]) -> float:
-        """The metric of a circuit: everything cut but these edges."""
-        return self.measured(self.cut_except(kept))
+        """The metric of a circuit: every edge cut except these."""
+        return self.metric_of(self.cut_except(kept))
 
     # --- deciding ------------------------------------------------------------------------------
 
     def load(self, decided: Iterable[Node], kept: Iterable[Edge]) -> None:
-        """Stand where all edges into the `decided` nodes are cut but the `kept` ones."""
+        """Cut all edges into the `decided` nodes except the `kept` ones, and no others."""
         self.cut = self.cut_none()
         for row, (node, _) in enumerate(self.graph.receivers):
-            if any(node in self.search_graph.members(one) for one in decided):
+            if any(node in self.search_graph.members(receiver) for receiver in decided):
                 self.cut[:, row, : self.graph.n_senders(node)] = True
         for edge in kept:
             self.cut[self.index(edge)] = False
         self._metric = None
 
     def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]:
-        """Decide the edges into one node in turn; those not from the given senders are cut."""
+        """Decide the edges into one node one by one; cut those whose senders are not in `group`."""
         decisions: list[Decision] = []
         for (node, port), senders in group:
             others = [sender for sender in self.search_graph.senders(node) if sender not in senders]
@@ -141,28 +143,32 @@ class ReferenceEngine:
         return decisions
 
     def test(self, edge: Edge, tau: float) -> Decision:
-        """Cut one edge and look; it stays cut if the metric worsens by less than `tau`."""
-        where, before = self.index(edge), self.metric
-        self.cut[where] = True
-        metric = self.measured(self.cut)
+        """Cut one edge. It stays cut if the metric worsens by less than `tau`."""
+        index, before = self.index(edge), self.metric
+        self.cut[index] = True
+        metric = self.metric_of(self.cut)
         effect = self.contrast.sign * (before - metric)
         kept = not effect < tau
         if kept:
-            self.cut[where] = False
+            self.cut[index] = False
         else:
             self._metric = metric
         return Decision(replace(edge, effect=effect), kept)
 
     def drop(self, receivers: Sequence[Receiver]) -> None:
-        """Cut all edges into ports that nothing kept reads."""
+        """Cut all edges into the ports of a node that no kept edge leaves."""
         for node, port in receivers:
             for sender in self.search_graph.senders(node):
                 self.cut[self.index(Edge(sender, node, port))] = True
 
     def self_check(self) -> str | None:
-        """None if nothing cut gives the clean logits and everything cut the ablated ones.
+        """Check that cutting is exact for this model.
 
-        Else what is wrong, in one sentence. The relative error allowed is 1e-4.
+        With nothing cut the logits must be the clean ones, and with everything cut the ablated
+        ones, both within a relative error of 1e-4.
+
+        Returns:
+            None if they are; else what is wrong, in a few words.
         """
         checks = (
             ("nothing cut", self.cut_none(), self.contrast.clean_run.logits),
@@ -176,7 +182,7 @@ class ReferenceEngine:
 
 
 def readers(model: Any) -> Iterable[tuple[list[int], str, bool]]:
-    """Numbers of receivers, the hook where they read, and whether it has a head dimension."""
+    """Rows of receivers, the hook where they read, and whether its value has a head dimension."""
     graph, rows = model.graph, model.graph.receiver_index
     for layer in range(graph.n_layers):
         for port in PORTS:

@@ -1,4 +1,4 @@
-"""Where a search stands: the kept edges, who still reads what, and what the kept nodes write."""
+"""The state of a search: the kept edges, the rows they read, and what decided nodes write."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from ...records.circuit import PORTS, Edge
 from ...records.graph import SearchGraph
 from .rows import Mask, StreamRows
 
-Kept = tuple[int, int]  # a writer's number and a place
+KeptSender = tuple[int, int]  # a writer's number and a place's
 
 
 class SearchState:
-    """Edges are kept or cut from the output back; nodes whose turn has not come are clean.
+    """Edges are decided from the output back; nodes that are not decided yet are clean.
 
-    `alive`: the rows at which something kept reads a node. `moved`: what a decided node writes
-    now, minus its ablated output. `values`: queries, keys and values of decided heads now.
+    Attributes:
+        kept: The kept senders of each receiver, a node's number and a port.
+        alive: By node, the rows at which something kept reads what it writes.
+        deviations: By decided node, what it writes now minus its ablated output.
+        values: By decided head, its queries, keys and values now, at all tokens.
     """
 
     def __init__(self, stream_rows: StreamRows, search_graph: SearchGraph) -> None:
         self.stream_rows, self.search_graph = stream_rows, search_graph
-        self.kept: dict[tuple[int, str | None], list[Kept]] = {}
+        self.kept: dict[tuple[int, str | None], list[KeptSender]] = {}
         self.alive: dict[int, Mask] = {stream_rows.logits: stream_rows.end_mask}
-        self.moved: dict[int, Float[Tensor, "row d_model"]] = {}
+        self.deviations: dict[int, Float[Tensor, "row d_model"]] = {}
         self.values: dict[int, dict[str, Float[Tensor, "token d_head"]]] = {}
 
     def keep(self, edge: Edge) -> None:
-        """Receivers come before their senders, so who reads the receiver is known."""
+        """Keep an edge. All edges from its receiver must have been decided before."""
         stream_rows, place = self.stream_rows, self.search_graph.place(edge.dst)
         for node in map(stream_rows.number, self.search_graph.members(edge.dst)):
             if node not in self.alive:
@@ -42,8 +45,8 @@ class SearchState:
 
     def contribution(self, writer: int) -> Float[Tensor, "row d_model"]:
         """What a kept edge from a writer adds to the stream in which everything is cut."""
-        moved = self.moved.get(writer)
-        return -self.stream_rows.change[writer] if moved is None else moved
+        deviation = self.deviations.get(writer)
+        return -self.stream_rows.change[writer] if deviation is None else deviation
 
     def read(self, node: int, port: str | None) -> Float[Tensor, "row d_model"]:
         """What a decided port reads now."""
@@ -58,7 +61,7 @@ class SearchState:
         return self.read(self.stream_rows.logits, None)[self.stream_rows.end_rows]
 
     def add(self, total: Tensor, value: Tensor, place: int) -> None:
-        """Add to the rows of a place."""
+        """Add a value to `total`, in place, at the rows of a named position."""
         if len(self.stream_rows.places) == 1:
             total += value
         else:
@@ -67,16 +70,16 @@ class SearchState:
     # --- what nodes write ----------------------------------------------------------------------
 
     def clean_values(self, node: int) -> dict[str, Float[Tensor, "token d_head"]]:
-        """Queries, keys and values of a head whose turn has not come, at all tokens."""
+        """Queries, keys and values of a head that is not decided yet, at all tokens."""
         stream_rows = self.stream_rows
         stream = stream_rows.clean_streams[stream_rows.stream(node)]
-        places = torch.arange(stream_rows.length, device=stream.device).repeat(
+        tokens = torch.arange(stream_rows.length, device=stream.device).repeat(
             stream_rows.n_prompts
         )
-        return {port: stream_rows.project(node, port, stream, places) for port in PORTS}
+        return {port: stream_rows.project(node, port, stream, tokens) for port in PORTS}
 
     def refresh(self, nodes: Iterable[int]) -> None:
-        """Compute what decided nodes write now, in the order of the forward pass."""
+        """Recompute what decided nodes write, in the order of the forward pass."""
         for node in nodes:
             if self.stream_rows.node(node).kind == "head":
                 self._refresh_values(node)
@@ -85,7 +88,7 @@ class SearchState:
                 self.set_mlp(node, self.read(node, None))
 
     def set_head(self, node: int) -> None:
-        """A head writes what follows from its values."""
+        """Recompute what a head writes from its queries, keys and values."""
         stream_rows, values = self.stream_rows, self.values[node]
         queries = stream_rows.queries(node, self.alive[node])
         pattern = stream_rows.scores(node, values["q"], values["k"], queries)
@@ -93,14 +96,14 @@ class SearchState:
         self._set(node, stream_rows.output(node)(z))
 
     def set_mlp(self, node: int, stream: Float[Tensor, "row d_model"]) -> None:
-        """An MLP writes what follows from what it reads."""
+        """Recompute what an MLP writes from the stream it reads."""
         self._set(node, self.stream_rows.mlp(node)(stream[self.alive[node]]))
 
     def _set(self, node: int, output: Float[Tensor, "some d_model"]) -> None:
         alive = self.alive[node]
-        moved = torch.zeros_like(self.stream_rows.change[node])
-        moved[alive] = output - self.stream_rows.ablated[node][alive]
-        self.moved[node] = moved
+        deviation = torch.zeros_like(self.stream_rows.change[node])
+        deviation[alive] = output - self.stream_rows.ablated[node][alive]
+        self.deviations[node] = deviation
 
     def _refresh_values(self, node: int) -> None:
         if node not in self.values:
@@ -112,7 +115,7 @@ class SearchState:
     def set_values(
         self, node: int, port: str, rows: Tensor, x: Float[Tensor, "some d_model"]
     ) -> None:
-        """A head's queries, keys or values at some rows, from what the port reads there."""
+        """Set a head's queries, keys or values at some rows, from what the port reads there."""
         stream_rows = self.stream_rows
         new = stream_rows.project(node, port, x, stream_rows.token[rows])
         values = self.values[node]

@@ -1,1 +1,1 @@
-"""A run as a whole: what was asked, and what all of it came to."""
+"""A run as a whole: what was asked, and everything that was found."""

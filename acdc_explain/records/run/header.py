@@ -1,4 +1,4 @@
-"""What a run was asked, its id, and which results this code gives."""
+"""What was asked of a run, its id, and the version of the results of this code."""
 
 from __future__ import annotations
 
@@ -12,16 +12,26 @@ from typing import Any
 from ...ids import content_id
 
 RESULTS = 2
-"""Raised whenever the same question gets another answer than before: what older code found is not
-reused then. `tests/pipeline/test_results.py` notices."""
+"""The version of the results. It is raised when the same question gets another answer than before,
+so that older runs are not reused. `tests/pipeline/test_results.py` fails when that is necessary."""
 
 
 def run_id(
     task_id: str, model_id: str, resolved: Mapping[str, Any], versions: Mapping[str, str]
 ) -> str:
-    """The same question to programs that give the same results has the same id.
+    """The id of a run: the same for the same question and the same version of the results.
 
-    Raises KeyError where `versions` does not say what program it was.
+    Args:
+        task_id: The task.
+        model_id: The model.
+        resolved: All settings, with the defaults filled in.
+        versions: See `versions`.
+
+    Returns:
+        The id.
+
+    Raises:
+        KeyError: `versions` does not name the program.
     """
     content = {
         "task_id": task_id,
@@ -33,12 +43,12 @@ def run_id(
 
 
 def results_of(versions: Mapping[str, str]) -> str:
-    """Which results a program gives; programs from before these were counted say their version."""
+    """The version of the results; of older programs without one, their own version."""
     return f"results {versions['results']}" if "results" in versions else versions["acdc-explain"]
 
 
 def versions() -> dict[str, str]:
-    """What the result may depend on."""
+    """The versions of everything on which a result may depend."""
     packages = ("acdc-explain", "torch", "transformer-lens", "transformers", "duckdb")
     return {
         "python": platform.python_version(),
@@ -55,7 +65,22 @@ def _version(package: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
-    """What was asked for. The id is a hash of the task, the model and all settings."""
+    """What was asked of a run.
+
+    Attributes:
+        id: A hash of the task, the model and all settings.
+        task, task_id: The task's name and id.
+        model, model_id: The model's name and id.
+        circuit_id: The circuit; None if it was not found yet.
+        status: "unfinished", "incomplete" (a label is still missing) or "done".
+        created_at: UTC, ISO 8601.
+        seed: Of the task's prompts.
+        settings: All settings, with the defaults filled in.
+        versions: Of the programs on which the result may depend.
+        origin: The file from which it was imported, and when; None: it was made here.
+        name: A name given by the user.
+        note: A note by the user.
+    """
 
     id: str
     task: str
@@ -63,11 +88,11 @@ class RunHeader:
     model: str
     model_id: str
     circuit_id: str | None
-    status: str  # "unfinished"; "incomplete": not all labels could be had; "done"
-    created_at: str  # UTC, ISO 8601
+    status: str
+    created_at: str
     seed: int
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
-    origin: str | None = None  # the file it was imported from and when; None: it was made here
+    origin: str | None = None
     name: str | None = None
     note: str | None = None

@@ -1,4 +1,4 @@
-"""Places where a named pattern matches, and whether they are more than chance makes."""
+"""Places where a named pattern matches, and whether there are more of them than by chance."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Any
 from ...ids import content_id
 from ..circuit import Node
 
-MOST_MATCHES = 1000  # places of one pattern that are kept with a run; all are counted
+MOST_MATCHES = 1000  # of one pattern that are stored with a run; all are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Motif:
     """A place in a run's labeled circuit where a named pattern matches.
 
-    `nodes` maps each step (numbered where a step occurs twice: `*`, `*.2`) to its node.
+    Attributes:
+        pattern: The name of the pattern.
+        run_id: The run.
+        circuit_id: Its circuit.
+        nodes: The node of each step. Steps of one name are numbered: `*`, `*.2`.
     """
 
     pattern: str
@@ -27,14 +31,17 @@ class Motif:
 
     @property
     def id(self) -> str:
+        """A hash of the content."""
         return content_id("motif", self)
 
 
 @dataclass(frozen=True, slots=True)
 class Enrichment:
-    """How often a pattern matches, beside randomised circuits with the same labels.
+    """How often a pattern matches, compared with randomised circuits that have the same labels.
 
-    `counts`: the matches in each of the randomised circuits; of several runs, the sums.
+    Attributes:
+        found: The matches in the circuit.
+        counts: The matches in each of the randomised circuits; of several runs, the sums.
     """
 
     found: int
@@ -42,34 +49,42 @@ class Enrichment:
 
     @property
     def expected(self) -> float:
+        """The mean number of matches in the randomised circuits."""
         return mean(self.counts)
 
     @property
     def score(self) -> float | None:
-        """How many standard deviations above the mean; None where no exchange changes the count."""
+        """Standard deviations above the mean; None if all randomised circuits have one count."""
         spread = pstdev(self.counts)
         return (self.found - self.expected) / spread if spread else None
 
     @property
     def p_value(self) -> float:
-        """The chance of as many matches; never less than the number of circuits can tell."""
+        """The probability of as many matches by chance, at least 1 / (1 + number of circuits)."""
         return (1 + sum(n >= self.found for n in self.counts)) / (1 + len(self.counts))
 
     @staticmethod
     def total(several: Iterable[Enrichment]) -> Enrichment:
-        """Of several circuits together."""
+        """The enrichment in several circuits together."""
         each = list(several)
-        return Enrichment(
-            sum(one.found for one in each), tuple(map(sum, zip(*(one.counts for one in each))))
-        )
+        counts = zip(*(enrichment.counts for enrichment in each))
+        return Enrichment(sum(enrichment.found for enrichment in each), tuple(map(sum, counts)))
 
 
 @dataclass(frozen=True, slots=True)
 class MotifCount:
-    """A pattern in the run that speaks for a task and a model, and in how many of their runs.
+    """How often a pattern matches in one run of a task and a model, and in how many runs it does.
 
-    Runs of one task and model are no independent witnesses: each pair has one vote.
-    `enrichment`: None where it was not asked for, or where chance always makes as many.
+    Runs of the same task and model are not independent, so one of them represents all.
+
+    Attributes:
+        pattern: The name of the pattern.
+        task, model: Their names.
+        run: The run that represents all.
+        matches: The matches in that run.
+        runs: How many runs with labels there are.
+        runs_with: In how many of them the pattern matches.
+        enrichment: None if it was not computed, or if every randomised circuit has as many matches.
     """
 
     pattern: str
@@ -77,21 +92,22 @@ class MotifCount:
     model: str
     run: str
     matches: int
-    runs: int  # with labels
+    runs: int
     runs_with: int
     enrichment: Enrichment | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        found = self.enrichment
-        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "enrichment"}
-        if found is None:
-            return {**known, "enrichment": None}
-        told = {
-            "found": found.found,
-            "expected": round(found.expected, 4),
-            "score": None if found.score is None else round(found.score, 4),
-            "p_value": round(found.p_value, 4),
-            "randomised": len(found.counts),
+        """The JSON form."""
+        others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "enrichment"}
+        enrichment = self.enrichment
+        if enrichment is None:
+            return {**others, "enrichment": None}
+        score = enrichment.score
+        numbers = {
+            "found": enrichment.found,
+            "expected": round(enrichment.expected, 4),
+            "score": None if score is None else round(score, 4),
+            "p_value": round(enrichment.p_value, 4),
+            "randomised": len(enrichment.counts),
         }
-        return {**known, "enrichment": told}
+        return {**others, "enrichment": numbers}

@@ -1,4 +1,4 @@
-"""What several runs of one question on different draws of prompts have in common."""
+"""What runs on different draws of prompts have in common."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from .run import Run
 
 @dataclass(frozen=True, slots=True)
 class LabelStability:
-    """A role of a node over all draws: the outcome in each, None where it was not proposed.
+    """A role of a node over all draws.
 
-    `in_circuit`: the draws whose circuit has the node.
+    Attributes:
+        node: The component.
+        role: The role.
+        outcomes: The outcome in each draw; None where the role was not proposed.
+        in_circuit: In how many draws the node is in the circuit.
     """
 
     node: Node
@@ -27,11 +31,12 @@ class LabelStability:
 
     @property
     def supported(self) -> int:
+        """In how many draws the role is supported."""
         return self.outcomes.count("supported")
 
     @property
     def stable(self) -> bool:
-        """Whether it is supported wherever the circuit has the node."""
+        """Whether it is supported in every draw that has the node in its circuit."""
         return self.supported == self.in_circuit > 0
 
     @property
@@ -42,13 +47,13 @@ class LabelStability:
 
 @dataclass(frozen=True, slots=True)
 class Stability:
-    """Runs of the same question on different draws of prompts."""
+    """Runs with the same settings on different draws of prompts: `runs`, in the order of seeds."""
 
     runs: tuple[Run, ...]
 
     @property
     def faithfulness(self) -> tuple[float, ...]:
-        """Of the draws in which there is a gap to be a share of."""
+        """The faithfulness of each draw, without those where it is not defined."""
         shares = [run.circuit.faithfulness.share for run in self.runs if run.circuit]
         return tuple(share for share in shares if share is not None)
 
@@ -61,20 +66,22 @@ class Stability:
     @property
     def nodes(self) -> dict[str, int]:
         """In how many circuits each component is, in the order of the forward pass."""
-        found = Counter(node for run in self.runs if run.circuit for node in run.circuit.components)
-        return {str(node): found[node] for node in sorted(found, key=depth)}
+        circuits = [run.circuit for run in self.runs if run.circuit]
+        counts = Counter(node for circuit in circuits for node in circuit.components)
+        return {str(node): counts[node] for node in sorted(counts, key=depth)}
 
     @property
     def edges(self) -> dict[str, int]:
         """In how many circuits each edge is, those of most circuits first."""
-        found = Counter(str(e) for run in self.runs if run.circuit for e in run.circuit.edges)
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        circuits = [run.circuit for run in self.runs if run.circuit]
+        counts = Counter(str(edge) for circuit in circuits for edge in circuit.edges)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def labels(self) -> tuple[LabelStability, ...]:
-        """Every role that was proposed, node by node."""
+        """Every proposed role, node by node."""
         outcomes = [_outcomes(run) for run in self.runs]
-        keys = dict.fromkeys(key for found in outcomes for key in found)
+        keys = dict.fromkeys(key for of_run in outcomes for key in of_run)
         nodes = self.nodes
         return tuple(
             LabelStability(
@@ -84,7 +91,7 @@ class Stability:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: the runs, and what of them stays the same."""
+        """The JSON form: the runs, and what they have in common."""
         shares = self.faithfulness
         return {
             "seeds": [run.header.seed for run in self.runs],
@@ -108,9 +115,9 @@ class Stability:
 
 
 def _outcomes(run: Run) -> dict[tuple[Node, str], str]:
-    """What became of every label of a run; of a role proposed twice, the worst."""
+    """The outcome of every role of a run; of a role that was proposed twice, the worst."""
     by_label: dict[tuple[Node, str], list[Any]] = {}
     for label in run.labels:
         by_label.setdefault((label.node, label.role), []).extend(run.verdicts_of(label))
-    worsts = {key: worst(verdicts) for key, verdicts in by_label.items()}
-    return {key: found.outcome if found else "untested" for key, found in worsts.items()}
+    decisive = {key: worst(verdicts) for key, verdicts in by_label.items()}
+    return {key: verdict.outcome if verdict else "untested" for key, verdict in decisive.items()}

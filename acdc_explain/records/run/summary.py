@@ -1,4 +1,4 @@
-"""What a circuit does, in sentences that cite the nodes they speak of."""
+"""What a circuit does, in sentences that cite their nodes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from ..verdict import Verdict, worst
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
+    """A sentence about the circuit, and the nodes that it cites."""
+
     text: str
     nodes: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Sentences about a run's circuit, written from its verdicts."""
+    """Sentences about a run's circuit, written by a labeler from the verdicts."""
 
     run_id: str
     labeler: str
@@ -28,18 +30,28 @@ class Summary:
 
     @property
     def id(self) -> str:
+        """A hash of the content."""
         return content_id("summary", self)
 
 
 @dataclass(frozen=True, slots=True)
 class SummaryQuestion:
-    """All that a summary is written from. `shown` are the names it may use for the nodes."""
+    """Everything from which a summary is written.
+
+    Attributes:
+        circuit: The circuit.
+        task_description: What the model does.
+        labels: All labels.
+        verdicts: By label id, the verdict that counts.
+        claims: By role, what it claims.
+        shown: The names that the summary may use for the nodes.
+    """
 
     circuit: Circuit
     task_description: str
     labels: Sequence[Label]
-    verdicts: Mapping[str, Verdict]  # the one that counts, by label id
-    claims: Mapping[str, str]  # what each role says
+    verdicts: Mapping[str, Verdict]
+    claims: Mapping[str, str]
     shown: Mapping[Node, str]
 
     @staticmethod
@@ -51,12 +63,13 @@ class SummaryQuestion:
         claims: Mapping[str, str],
         shown: Mapping[Node, str],
     ) -> SummaryQuestion:
-        counting = {x.id: worst(v for v in verdicts if v.label_id == x.id) for x in labels}
-        held = {name: verdict for name, verdict in counting.items() if verdict is not None}
-        return SummaryQuestion(circuit, task_description, labels, held, claims, shown)
+        """The question, with the verdict that counts for each label."""
+        decisive = {x.id: worst(v for v in verdicts if v.label_id == x.id) for x in labels}
+        tested = {label: verdict for label, verdict in decisive.items() if verdict is not None}
+        return SummaryQuestion(circuit, task_description, labels, tested, claims, shown)
 
     def granted(self, node: Node) -> list[Label]:
-        """The labels of a node that were supported, but for `other`, which claims nothing."""
+        """The supported labels of a node, without `other`, which claims nothing."""
         return [
             label
             for label in self.labels
@@ -68,14 +81,14 @@ class SummaryQuestion:
         return verdict.outcome if verdict else None
 
     def outcomes(self, node: Node) -> list[tuple[str, str]]:
-        """Role and outcome of every label of a node."""
+        """The role and outcome of every label of a node."""
         return [(x.role, self._outcome(x) or "untested") for x in self.labels if x.node == node]
 
     @property
     def by_role(self) -> dict[str, list[Node]]:
-        """The nodes that were granted each role, in the order of the forward pass."""
-        found: dict[str, list[Node]] = {}
+        """By role, the nodes with a supported label of it, in the order of the forward pass."""
+        nodes: dict[str, list[Node]] = {}
         for node in self.circuit.components:
             for label in self.granted(node):
-                found.setdefault(label.role, []).append(node)
-        return found
+                nodes.setdefault(label.role, []).append(node)
+        return nodes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from ...output.terminal import PlainConsole, PlainTable
-from ...records.run.behavior import doubt, told
+from ...records.run.behavior import behavior_sentences, doubt
 
 if TYPE_CHECKING:
     from ...records.run.run import Run
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show_behavior(run: Run, out: PlainConsole) -> None:
     """How the model does on the prompts: a line a split."""
-    for line in told(run.behavior):
+    for line in behavior_sentences(run.behavior):
         out.print(line)
     if reason := doubt(run.behavior):
         out.print(

@@ -17,7 +17,7 @@ from .behavior import show_behavior
 
 if TYPE_CHECKING:
     from ...plugins import Plugins
-    from ...records.circuit import Circuit, Faithfulness, Node
+    from ...records.circuit import Circuit, Node
     from ...records.run.motif import Enrichment, MotifCount
     from ...records.run.run import Run
     from ...records.run.summary import Sentence
@@ -75,7 +75,7 @@ def _number(value: float | None, form: str = ".2f") -> str:
 def show_run(run: Run, out: PlainConsole) -> None:
     """The circuit in a few lines, its components with roles and verdicts, the motifs found."""
     header, circuit = run.header, run.circuit
-    out.print(f"run {header.id}  {header.task} on {header.model}  ({header.status})", style="bold")
+    out.print(run.title, style="bold")
     for what, told in (("name", header.name), ("note", header.note), ("origin", header.origin)):
         if told is not None:
             out.print(f"{what}: {told}")
@@ -83,19 +83,8 @@ def show_run(run: Run, out: PlainConsole) -> None:
     if circuit is None:
         out.print("No circuit yet; repeat the same command to go on.")
         return
-    found = circuit.faithfulness
-    share = "-" if found.share is None else f"{found.share:.0%}"
-    out.print(
-        f"circuit: {len(circuit.edges)} of {circuit.n_edges_total} edges "
-        f"({circuit.n_edges_tested} tested by {circuit.discoverer} in {circuit.seconds:.1f} s), "
-        f"{len(circuit.components)} components"
-    )
-    out.print(
-        f"{found.metric} on held-out examples: whole model {found.clean:.3f}, circuit "
-        f"{found.circuit:.3f}, everything {_ablated(circuit)} {found.corrupt:.3f}; "
-        f"faithfulness {share}"
-        f"{_beside_random(found)}"
-    )
+    out.print(f"circuit: {circuit.size_in_words}")
+    out.print(circuit.faithfulness_in_words)
     if circuit.alternatives or any(edge.share is not None for edge in circuit.edges):
         out.print(_stability(circuit))
     layers = [str(node) for node in circuit.nodes if node.kind == "attn"]
@@ -146,17 +135,6 @@ def show_bill(bill: Mapping[str, Any], labeler: str, out: PlainConsole) -> None:
     )
     if labeler == "agent":
         out.print("These are the next turns only; each component takes several.")
-
-
-def _ablated(circuit: Circuit) -> str:
-    how = circuit.settings.get("ablation", "corrupt")
-    return "corrupted" if how == "corrupt" else f"ablated ({how})"
-
-
-def _beside_random(found: Faithfulness) -> str:
-    if found.random_share is None:
-        return ""
-    return f" (random circuits {found.random_share:.0%})"
 
 
 def _stability(circuit: Circuit) -> str:

@@ -277,14 +277,14 @@ def _attach(path: Path, read_only: bool, folder: Path | None) -> Connection:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"{path} is in use by {_holder(error)}, still after "
-                    f"{LOCK_SECONDS:.0f} s; wait for it, stop it, or use another --db."
+                    f"{LOCK_SECONDS:.0f} s; wait for it, stop it, or use another `store=`."
                 ) from error
             time.sleep(random.uniform(0.005, 0.05))  # or two that wait always meet again
         except (duckdb.Error, RuntimeError) as error:
             stop_engine()
             pass_on_interrupt(error)
             raise UserError(
-                f"{path} is no DuckDB store ({first_line(error)}); give another --db."
+                f"{path} is no DuckDB store ({first_line(error)}); give another `store=`."
             ) from error
         except BaseException:  # Ctrl-C: the file may be attached or not
             stop_engine()

@@ -306,11 +306,11 @@ def component(name: str) -> tuple[str, Node]:
     """RUN:NODE. Raises UserError."""
     run, colon, node = name.partition(":")
     if not colon:
-        raise UserError(f"--like takes RUN:NODE, like last:a1.h3; {name[:80]!r} has no colon.")
+        raise UserError(f"`like=` takes RUN:NODE, like last:a1.h3; {name[:80]!r} has no colon.")
     try:
         return run, Node.parse(node)
     except ValueError as error:
-        raise UserError(f"--like: {str(error)[:200]}.") from None
+        raise UserError(f"`like=`: {str(error)[:200]}.") from None
 
 
 def nearest(
