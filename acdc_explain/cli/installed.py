@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError, for_command_line
-from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
-from ..llm.session import DEFAULT_CONCURRENCY
+from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..models.options import DEFAULT_MODEL
 from ..output.text import print_json, say
 from ..plugins import load_plugins

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
-from ..llm.session import DEFAULT_CONCURRENCY
+from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..output.files import check_output
 from ..output.text import say, say_lines
 from ..progress import on_terminal

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import WrongUsage, unknown
-from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
-from ..llm.session import DEFAULT_CONCURRENCY
+from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..models.options import DEFAULT_MEMORY, DEFAULT_MODEL
 from ..output.files import check_output
 from ..output.text import print_json, say

@@ -14,12 +14,9 @@ from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from ..errors import UserError
-from .exchange import Exchange, Request
+from .exchange import DEFAULT_TIMEOUT, Exchange, Request
 from .key import api_key, base_url, check_key
 from .reply import exchange_of, read_json
-
-DEFAULT_TIMEOUT = 60.0
-DEFAULT_LLM = "gpt-4.1-mini"
 
 RETRIES = 4  # on 429, 5xx and lost connections
 LONGEST_PAUSE = 120.0  # seconds that a server may ask for before the next attempt

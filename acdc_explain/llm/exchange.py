@@ -8,6 +8,10 @@ from typing import Any, Protocol, TypeVar
 
 from ..ids import content_id, plain
 
+DEFAULT_LLM = "gpt-4.1-mini"
+DEFAULT_TIMEOUT = 60.0  # seconds
+DEFAULT_CONCURRENCY = 4  # requests at once
+
 MOST_REPLY_TOKENS = 1000
 _ADDED_LATER = ("request_id", "cost_usd")  # fields that exchanges in the first stores lack
 

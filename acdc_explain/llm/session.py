@@ -14,14 +14,12 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import ValidationError
 
 from .client import Transport
-from .exchange import Exchange, NotAsked, Request, UnusableReply
+from .exchange import DEFAULT_CONCURRENCY, Exchange, NotAsked, Request, UnusableReply
 from .key import json_in
 from .lease import Holder
 from .prices import Prices, tokens_in
 from .reply import REFUSED, is_empty
 from .templates import Templates
-
-DEFAULT_CONCURRENCY = 4
 
 REPAIR = "repair"  # the template that shows an unusable reply and what is wrong with it
 SHOWN_CHARACTERS = 2000  # of an unusable reply

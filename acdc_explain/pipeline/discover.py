@@ -97,17 +97,17 @@ def _search(
     contrast.checkpoints = StoredCheckpoints.of(run)
     discoverer, started = run.plugins.discoverers()[name], time.monotonic()
     with must_work(run.name_of("discoverer", name)):
-        edges = discoverer.function(contrast, run.progress, **discoverer_settings)
-        if not isinstance(edges, Discovery):
-            raise Unfit(f"it returned {type(edges).__name__}, not Discovery")
+        discovery = discoverer.function(contrast, run.progress, **discoverer_settings)
+        if not isinstance(discovery, Discovery):
+            raise Unfit(f"it returned {type(discovery).__name__}, not Discovery")
     seconds = time.monotonic() - started
-    return _circuit(run, contrast, edges, settings, seconds)
+    return _circuit(run, contrast, discovery, settings, seconds)
 
 
 def _circuit(
     run: RunContext,
     contrast: Contrast,
-    found: Discovery,
+    discovery: Discovery,
     settings: Mapping[str, Any],
     seconds: float,
 ) -> Circuit:
@@ -119,13 +119,13 @@ def _circuit(
         model_id=run.header.model_id,
         discoverer=run.plan.discoverer,
         settings=settings,
-        edges=tuple(found.edges),
-        n_edges_total=found.n_edges_total or graph.n_edges,
-        n_edges_tested=found.n_edges_tested,
-        faithfulness=faithfulness(run.held_out, found.edges),
+        edges=tuple(discovery.edges),
+        n_edges_total=discovery.n_edges_total or graph.n_edges,
+        n_edges_tested=discovery.n_edges_tested,
+        faithfulness=faithfulness(run.held_out, discovery.edges),
         seconds=round(seconds, 3),
         forward_seconds=contrast.model.forward_seconds(contrast.clean),
-        alternatives=found.alternatives,
+        alternatives=discovery.alternatives,
         n_layers=graph.n_layers,
     )
 

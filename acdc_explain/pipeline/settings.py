@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WrongUsage
-from ..llm.client import DEFAULT_LLM, DEFAULT_TIMEOUT
-from ..llm.session import DEFAULT_CONCURRENCY
+from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..models.options import ABLATIONS, DEFAULT_MEMORY
 
 DEFAULT_EXAMPLES = 16  # to discover on, and twice as many held out

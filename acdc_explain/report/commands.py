@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..llm.client import DEFAULT_LLM
+from ..llm.exchange import DEFAULT_LLM
 from ..plugins import Plugins, with_shared
 
 if TYPE_CHECKING:
