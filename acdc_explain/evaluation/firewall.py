@@ -34,7 +34,7 @@ def firewall(
     """
     work = reopen(run, store, settings, progress)
     assert run.circuit is not None
-    labels = replace(work.labels, session=replace(work.session, run_id=None))
+    labels = replace(work.labels, session=replace(work.session, cache=store.replies))
     blind = [asked.question for asked in labels.questions(run.circuit, evidence_of(run, work))]
     other = _others([question.node for question in blind], settings.seed)
     shown = true_names(run.circuit)

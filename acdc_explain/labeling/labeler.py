@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ..errors import UserError
@@ -122,9 +121,14 @@ class LabelingStage:
         """
         asked = self.questions(circuit, evidence)
         answers = {a.question_id: a for a in self.store.find_label_results([x.id for x in asked])}
-        self.store.link_label_results(self.run_id, list(answers.values()))
+        writer = self.store.writer(self.run_id)
+        writer.link_label_results(list(answers.values()))
         missing = [one for one in asked if one.id not in answers]
-        with WriteBuffer(partial(self.store.add_label_results, self.run_id)) as buffer:
+
+        def write(results: Sequence[LabelResult]) -> None:
+            answers.update({x.question_id: x for x in writer.add_label_results(results)})
+
+        with WriteBuffer(write) as buffer:
 
             def keep(answer: LabelResult) -> None:
                 buffer.put(answer)

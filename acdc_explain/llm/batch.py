@@ -51,10 +51,10 @@ class CacheOverlay:
         found = self._shelf.find_replies(request_id)
         return [*found, own] if own is not None and own.reply is not None else found
 
-    def add_exchange(self, run_id: str | None, exchange: Exchange) -> None:
+    def add_exchange(self, exchange: Exchange) -> None:
         pass
 
-    def claim(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
+    def lease(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
         return self.find_replies(request_id)
 
     def release(self, request_id: str, holder: Holder) -> None:

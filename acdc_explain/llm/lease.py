@@ -26,25 +26,25 @@ class Holder:
         process = os.getpid()
         return Holder(socket.gethostname(), process, _started(process), secrets.token_hex(8))
 
-    def claim(self, seconds: float) -> dict[str, Any]:
+    def lease(self, seconds: float) -> dict[str, Any]:
         """What is written down: it ends by itself, if nothing else ends it."""
         return {**asdict(self), "until": time.time() + seconds}
 
-    def respects(self, claim: Mapping[str, Any] | None) -> bool:
+    def respects(self, lease: Mapping[str, Any] | None) -> bool:
         """Whether what is written there keeps this one from asking.
 
         A process that was killed does not, nor one that is on another machine and late.
         """
-        if claim is None or claim.get("token") == self.token:
+        if lease is None or lease.get("token") == self.token:
             return False
-        if time.time() > claim.get("until", 0.0):
+        if time.time() > lease.get("until", 0.0):
             return False
-        return claim.get("host") != self.host or _runs(claim)
+        return lease.get("host") != self.host or _runs(lease)
 
 
-def _runs(claim: Mapping[str, Any]) -> bool:
+def _runs(lease: Mapping[str, Any]) -> bool:
     """Whether a process of this machine is there still, and is not another of the same number."""
-    process = claim["process"]
+    process = lease["process"]
     if os.name == "posix":
         try:
             os.kill(process, 0)
@@ -52,7 +52,7 @@ def _runs(claim: Mapping[str, Any]) -> bool:
             return False
         except PermissionError:
             pass  # it is somebody else's
-    return bool(_started(process) == claim["started"])
+    return bool(_started(process) == lease["started"])
 
 
 def _started(process: int) -> str:

@@ -37,9 +37,9 @@ class ReplyCache(Protocol):
 
     def find_replies(self, request_id: str) -> list[Exchange]: ...
 
-    def add_exchange(self, run_id: str | None, exchange: Exchange) -> None: ...
+    def add_exchange(self, exchange: Exchange) -> None: ...
 
-    def claim(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
+    def lease(self, request_id: str, holder: Holder, seconds: float) -> list[Exchange] | None:
         """Keep others from asking the same. The replies there are; None: another asks just now."""
         ...
 
@@ -57,7 +57,6 @@ class Session:
     templates: Templates
     transport: Transport
     cache: ReplyCache
-    run_id: str | None
     prices: Prices = field(default_factory=Prices.read)
     max_cost: float | None = None
     concurrency: int = DEFAULT_CONCURRENCY
@@ -85,20 +84,20 @@ class Session:
             if not self.transport.longest:  # it asks nobody, and says why
                 return await self.transport(request, lambda: False)
             async with self._limit:  # until it is kept: a kill loses no more than is under way
-                return await self._claimed(request, problem_of, {exchange.id for exchange in found})
+                return await self._leased(request, problem_of, {exchange.id for exchange in found})
 
     def _best(self, found: Sequence[Exchange], problem_of: ReplyCheck) -> Exchange | None:
         held = [replace(exchange, error=problem_of(exchange)) for exchange in found]
         held.sort(key=lambda exchange: exchange.error is not None)
         return held[0] if held and not (self.again and held[0].error) else None
 
-    async def _claimed(
+    async def _leased(
         self, request: Request, problem_of: ReplyCheck, known: AbstractSet[str]
     ) -> Exchange:
         """Asked by this command, or by another one that asks the same at the same time."""
         self._check(request)
         while True:
-            found = self.cache.claim(request.id, self._holder, self.transport.longest)
+            found = self.cache.lease(request.id, self._holder, self.transport.longest)
             if found is not None:
                 break
             await asyncio.sleep(WAIT)
@@ -110,7 +109,7 @@ class Session:
             self.cache.release(request.id, self._holder)
 
     async def _keep(self, exchange: Exchange) -> Exchange:
-        await asyncio.to_thread(self.cache.add_exchange, self.run_id, exchange)
+        await asyncio.to_thread(self.cache.add_exchange, exchange)
         return exchange
 
     async def _send(self, request: Request) -> Exchange:

@@ -29,6 +29,7 @@ from ..records.run.header import RESULTS, RunHeader, results_of
 from ..records.task import Task
 from ..records.verdict import JudgeResult, Verdict
 from ..store.buffer import WriteBuffer
+from ..store.run_writer import RunWriter
 from ..store.store import Store
 from .plan import Plan
 from .settings import Settings
@@ -124,19 +125,21 @@ class RunContext:
         return self.behavior
 
     @property
+    def writer(self) -> RunWriter:
+        return self.store.writer(self.header.id)
+
+    @property
     def finished(self) -> bool:
         return self.store.status(self.header.id) == "done"
 
     def begin(self, behavior: Mapping[str, Behavior]) -> None:
         """Store what is known before the work: the task, the run, how the model does."""
-        self.store.add_task(self.task)
-        self.store.add_header(self.header)
-        self.store.add_behavior(self.header.id, behavior)
+        self.writer.begin(self.header, self.task, behavior)
 
     def end(self, *, complete: bool) -> None:
         """A run in which a component got no usable label can be repeated to ask again."""
         self.header = replace(self.header, status="done" if complete else "incomplete")
-        self.store.add_header(self.header)
+        self.writer.write_header(self.header)
 
     # --- task -> circuit -----------------------------------------------------------------------
 
@@ -148,7 +151,7 @@ class RunContext:
                 "that it would keep; allow more edges (--max-edges) or a smaller --tau."
             )
         self.header = replace(self.header, circuit_id=circuit.id)
-        self.store.add_header(self.header)
+        self.writer.write_header(self.header)
         return circuit
 
     def circuit(self) -> Circuit:
@@ -217,7 +220,7 @@ class RunContext:
         done, total = len(held), len(circuit.components)
         self.progress(name, done, total)
         missing = [n for n in circuit.components if n not in {item.node for item in held}]
-        with WriteBuffer(partial(self.store.add_evidence, self.header.id)) as buffer:
+        with WriteBuffer(self.writer.add_evidence) as buffer:
             for item in held:
                 buffer.put(item)
             if not missing:
@@ -287,8 +290,7 @@ class RunContext:
             llm=llm,
             templates=templates(self.plugins, self.settings),
             transport=self.transport or Llm(self.settings.timeout),
-            cache=self.store,
-            run_id=self.header.id,
+            cache=self.writer.replies,
             prices=prices,
             max_cost=self.settings.max_cost,
             concurrency=self.settings.concurrency,
@@ -308,7 +310,7 @@ class RunContext:
             held = self.store.find_judge_results(asked.values())
             missing = [x for x in labels if asked[x.id] not in {h.question_id for h in held}]
             done = len(held)
-            with WriteBuffer(partial(self.store.add_judge_results, self.header.id)) as buffer:
+            with WriteBuffer(self.writer.add_judge_results) as buffer:
                 for judging in held:
                     buffer.put(judging)
                 if not missing:
@@ -383,7 +385,7 @@ class RunContext:
             except PluginFault as fault:
                 self.set_aside.append(str(fault))
             if summary is not None:
-                self.store.add_summary(summary)
+                self.writer.add_summary(summary)
                 break
         return had
 

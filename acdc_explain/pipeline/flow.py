@@ -67,7 +67,7 @@ def finish(work: RunContext, circuit: Circuit, answers: Sequence[LabelResult]) -
     work.judge(labels)
     told = work.summarise(circuit)
     motifs = work.store.match(work.header.id, work.plugins.patterns())
-    work.store.add_motifs(work.header.id, motifs)
+    work.writer.add_motifs(motifs)
     work.end(complete=told and not work.set_aside and all(answer.labels for answer in answers))
     return replace(work.store.get(work.header.id), set_aside=tuple(work.set_aside))
 
@@ -94,9 +94,8 @@ def label(
     evidence = evidence_of(run, work)
     taken = _taken(work, run.circuit, evidence, answers) if answers is not None else []
     work.begin(run.behavior)
-    store.add_evidence(work.header.id, [item for items in evidence.values() for item in items])
-    for exchange in taken:
-        store.add_exchange(work.header.id, exchange)
+    work.writer.add_evidence([item for items in evidence.values() for item in items])
+    work.writer.add_exchanges(taken)
     labeled = work.label(run.circuit, evidence)
     if judge:
         return finish(work, run.circuit, labeled)
@@ -111,7 +110,7 @@ def would_ask(
 
     The work must have been prepared with `RecordingTransport` as its transport.
     """
-    return list(_asked_now(work, circuit, evidence, CacheOverlay(work.store)).values())
+    return list(_asked_now(work, circuit, evidence, CacheOverlay(work.store.replies)).values())
 
 
 def _asked_now(
@@ -147,7 +146,7 @@ def _taken(
     work: RunContext, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]], file: Path
 ) -> list[Exchange]:
     """The answers in a batch file, if all of them are to questions of this work."""
-    cache = CacheOverlay(work.store)
+    cache = CacheOverlay(work.store.replies)
     return take(
         file, cache, work.session.prices, lambda: _asked_now(work, circuit, evidence, cache)
     )
@@ -158,7 +157,7 @@ def judge(run: Run, store: Store, settings: Settings, progress: Progress = silen
     work = reopen(run, store, settings, progress, relabel=False)
     work.begin(run.behavior)
     assert run.circuit is not None
-    store.add_labeled(work.header.id, run)
+    work.writer.add_labels_of(run)
     labels = [LabelResult("", (label,)) for label in run.labels]
     open_ = [LabelResult("", ()) for node in run.circuit.components if not run.labels_of(node)]
     return finish(work, run.circuit, [*labels, *open_])

@@ -79,9 +79,9 @@ def session(monkeypatch, tmp_path):
 
     def make(url: str, **options: Any) -> Session:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        cache = Store(tmp_path / "shelf.duckdb")
+        cache = Store(tmp_path / "shelf.duckdb").replies
         llm = Llm(options.pop("timeout", 30))
-        return Session("scripted", Templates([PROMPTS]), llm, cache, None, prices=PRICES, **options)
+        return Session("scripted", Templates([PROMPTS]), llm, cache, prices=PRICES, **options)
 
     return make
 
@@ -232,34 +232,34 @@ def test_a_command_that_was_killed_keeps_nobody_waiting(labeled, server):  # noq
     assert len(questions(good)) == len(run.circuit.components)
 
 
-class TestClaims:
+class TestLeases:
     def test_one_at_a_time_until_it_is_released(self, tmp_path):
-        store, first, second = Store(tmp_path / "c.duckdb"), Holder.new(), Holder.new()
-        assert store.claim("r", first, 60) == []
-        assert store.claim("r", first, 60) == []
-        assert store.claim("r", second, 60) is None
-        assert store.claim("other", second, 60) == []
-        store.release("r", second)  # it is not its own
-        assert store.claim("r", second, 60) is None
-        store.release("r", first)
-        assert store.claim("r", second, 60) == []
+        replies, first, second = Store(tmp_path / "c.duckdb").replies, Holder.new(), Holder.new()
+        assert replies.lease("r", first, 60) == []
+        assert replies.lease("r", first, 60) == []
+        assert replies.lease("r", second, 60) is None
+        assert replies.lease("other", second, 60) == []
+        replies.release("r", second)  # it is not its own
+        assert replies.lease("r", second, 60) is None
+        replies.release("r", first)
+        assert replies.lease("r", second, 60) == []
 
     def test_what_was_replied_in_the_meantime_is_told(self, tmp_path):
-        store, run = Store(tmp_path / "c.duckdb"), make_run()
-        store.add_exchange(None, run.exchanges[0])
-        assert store.claim("r1", Holder.new(), 60) == list(run.exchanges)
+        replies, run = Store(tmp_path / "c.duckdb").replies, make_run()
+        replies.add_exchange(run.exchanges[0])
+        assert replies.lease("r1", Holder.new(), 60) == list(run.exchanges)
 
-    def test_a_claim_ends_with_its_time_or_its_process(self, tmp_path):
+    def test_a_lease_ends_with_its_time_or_its_process(self, tmp_path):
         here = Holder.new()
         away = replace(here, host="elsewhere", token="t")
-        assert here.respects(away.claim(60))
-        assert not here.respects(away.claim(-1))
+        assert here.respects(away.lease(60))
+        assert not here.respects(away.lease(-1))
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
-        assert not here.respects(replace(here, process=ended.pid, token="t").claim(60))
-        assert not here.respects(replace(here, started="long ago", token="t").claim(60))
-        assert here.respects(replace(here, token="t").claim(60))
-        assert not here.respects(here.claim(60))
+        assert not here.respects(replace(here, process=ended.pid, token="t").lease(60))
+        assert not here.respects(replace(here, started="long ago", token="t").lease(60))
+        assert here.respects(replace(here, token="t").lease(60))
+        assert not here.respects(here.lease(60))
 
 
 def test_a_question_keeps_the_first_answer(tmp_path):
@@ -271,7 +271,8 @@ def test_a_question_keeps_the_first_answer(tmp_path):
     before = len(store.get(run.id).labels)
     for role in ("induction", "name_mover"):
         label = Label(run.circuit.id, node, "llm", role, (), "It does.", 0.5, ())
-        store.add_label_results(run.id, [LabelResult("question", (label,))])
+        (result,) = store.writer(run.id).add_label_results([LabelResult("question", (label,))])
+        assert result.labels[0].role == "induction"  # what is stored
     labels = store.get(run.id).labels
     assert len(labels) == before + 1
     assert [x.role for x in labels if x.labeler == "llm"] == ["induction"]
@@ -285,11 +286,11 @@ def test_a_retry_that_another_command_made_is_taken(session):
         bad = problem.exchange
         at, other = session(running.url, again=True), Holder.new()
         first = Request("t", "scripted", f"Question 0? {'x' * 2000}", SCHEMA)
-        assert at.cache.claim(first.id, other, 60)
+        assert at.cache.lease(first.id, other, 60)
 
         def answer() -> None:
             good = replace(bad, template="t", prompt=first.prompt, request_id=first.id)
-            at.cache.add_exchange(None, replace(good, reply='{"a": "new"}', error=None))
+            at.cache.add_exchange(replace(good, reply='{"a": "new"}', error=None))
             at.cache.release(first.id, other)
 
         threading.Timer(0.7, answer).start()

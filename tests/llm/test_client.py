@@ -71,11 +71,11 @@ class ReplyCache:
     def find_replies(self, request_id):
         return [x for x in self.exchanges if x.request_id == request_id and x.reply is not None]
 
-    def add_exchange(self, run_id, exchange):
+    def add_exchange(self, exchange):
         if exchange.id not in {x.id for x in self.exchanges}:
             self.exchanges.append(exchange)
 
-    def claim(self, request_id, holder, seconds):
+    def lease(self, request_id, holder, seconds):
         return self.find_replies(request_id)
 
     def release(self, request_id, holder):
@@ -91,8 +91,8 @@ def session(monkeypatch):
     def make(url: str, **options) -> Session:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         timeout = options.pop("timeout", 60)
-        cache = options.pop("shelf", None) or ReplyCache()
-        return Session("scripted", Templates([PROMPTS]), Llm(timeout), cache, "run", **options)
+        cache = options.pop("cache", None) or ReplyCache()
+        return Session("scripted", Templates([PROMPTS]), Llm(timeout), cache, **options)
 
     return make
 
@@ -286,7 +286,7 @@ DEEP = b"[" * 100_000
 def test_what_cannot_be_text_is_an_unusable_reply(session, reply, complaint, tmp_path):
     """It can be stored, printed and exported."""
     with serve(lambda number, body: reply) as server:
-        at = replace(session(server.url, cache=Store(tmp_path / "s.duckdb")), run_id=None)
+        at = session(server.url, cache=Store(tmp_path / "s.duckdb").replies)
         reason, ask = describe(at)
     assert isinstance(reason, UnusableReply)
     assert complaint in ask.exchanges[0].error

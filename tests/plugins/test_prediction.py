@@ -97,7 +97,7 @@ def guesser(number: int, body: dict[str, Any]):
 def session(monkeypatch):
     with serve(guesser) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        session = Session("x", Templates([PROMPTS]), Llm(), ReplyCache(), "run")
+        session = Session("x", Templates([PROMPTS]), Llm(), ReplyCache())
         yield session, server
 
 
@@ -122,7 +122,7 @@ def test_a_useless_predictor_decides_nothing(ioi, monkeypatch):
         lambda number, body: completion('{"tokens": [9999], "cutting": "lowers"}')
     ) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        session = Session("x", Templates([PROMPTS]), Llm(), ReplyCache(), "run")
+        session = Session("x", Templates([PROMPTS]), Llm(), ReplyCache())
         labels = [label("a1.h1", "name_mover", "one"), label("a1.h2", "other", "two")]
         found = list(prediction_llm(ioi, labels, ROLES, lambda: session))
     assert [(v.outcome, v.n) for v in found] == [("inconclusive", 0)] * 2

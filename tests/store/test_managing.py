@@ -120,7 +120,7 @@ class TestNames:
         assert "induction" in cli(store, "search", "--like", "first-one:a1.h0")
         listed = cli(store, "runs")
         assert "first-one" in listed
-        store.add_header(whole_run().header)  # the run goes on
+        store.writer(whole_run().id).write_header(whole_run().header)  # the run goes on
         assert store.header("first-one").note == "with the old prompts"
         assert store.verify() == []
         assert "has no name" in cli(store, "name", "first-one", "")

@@ -20,11 +20,11 @@ from acdc_explain.records.graph import Graph
 from acdc_explain.records.pattern import Pattern
 from acdc_explain.records.run.motif import Enrichment
 from acdc_explain.store.duck.engine import CONFIG
-from acdc_explain.store.motifs import enrich, motif_counts
+from acdc_explain.store.motifs import enrich, motif_counts, read_enrichments
 from acdc_explain.store.search.fingerprint import HEADS, SIZE, fingerprint, sign
 from acdc_explain.store.search.null_circuits import randomised
 from acdc_explain.store.store import Store
-from acdc_explain.store.tables.rows import node_key, node_of
+from acdc_explain.store.tables.keys import node_key, node_of
 
 from ..samples import make_run, whole_run
 from .test_patterns import brute_force
@@ -255,7 +255,8 @@ class TestEnrichment:
             expected.append(len(brute_force(replace(run, circuit=circuit), Pattern.parse(text))))
         assert found.found == len(brute_force(run, Pattern.parse(text)))
         assert list(found.counts[:10]) == expected
-        assert store.enrichments(run.id) == {text: found}  # computed once
+        with store.database.reading() as connection:
+            assert read_enrichments(connection, run.id) == {text: found}  # computed once
         store.add_run(run)
         assert enrich(store, run.id, [text]) == {text: found}
 
