@@ -94,13 +94,13 @@ def motifs(
     as_json: Json = False,
 ) -> None:
     """Count motifs by task and model, beside randomised circuits."""
-    from ..store.motifs import motif_counts
+    from ..store.motifs import motifs
 
     named = installed().patterns()
     wanted = {text: named.get(text, text) for text in patterns} if patterns else named
     store = open_store(db)
     with interruptible(db), on_terminal() as report:
-        counts = motif_counts(
+        counts = motifs(
             store, wanted, chance=chance, any_verdict=any_verdict, progress=report
         )
     if as_json:

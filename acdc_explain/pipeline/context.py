@@ -184,18 +184,18 @@ class RunContext:
         self.header = replace(self.header, status="done" if complete else "incomplete")
         self.writer.write_header(self.header)
         before = self.earlier or Run(self.header, circuit, [], [], [], [], [])
-        reused_evidence, reused_exchanges = self.store.behind(results)
+        cited, exchanges = self.store.read_cited(results)
         asked = self.session.exchanges.values() if "session" in vars(self) else ()
         labels = [label for result in results for label in result.labels]
         collected = [item for items in evidence.values() for item in items]
         return Run(
             header=self.header,
             circuit=circuit,
-            evidence=_merged(before.evidence, collected, reused_evidence, _findings(results)),
+            evidence=_merged(before.evidence, collected, cited, _findings(results)),
             labels=_merged(before.labels, labels),
             verdicts=_merged(before.verdicts, verdicts),
             motifs=sorted(motifs, key=lambda one: (one.pattern, canonical_json(one.nodes))),
-            exchanges=_merged(before.exchanges, reused_exchanges, asked),
+            exchanges=_merged(before.exchanges, exchanges, asked),
             failures=_failures(before, results),
             summary=summary or before.summary,
             behavior=self.behavior,

@@ -13,13 +13,14 @@ R = TypeVar("R")
 
 
 class WriteBuffer(Generic[R]):
-    """Writes what took long at once, and what comes quickly together.
+    """Writes slow records one by one, and fast ones in groups.
 
-    Opening the store costs tens of milliseconds, so records that cost less to make wait for each
-    other, at most half a second. Leaving the block, by an error or Ctrl-C too, writes the rest.
+    Opening the store takes tens of milliseconds, so records that come faster wait for each other,
+    at most half a second. The end of the `with` block writes the rest, after an error or Ctrl-C,
+    too. What `write` returns is dropped.
     """
 
-    def __init__(self, write: Callable[[list[R]], None]) -> None:
+    def __init__(self, write: Callable[[list[R]], object]) -> None:
         self._write = write
         self._waiting: list[R] = []
         self._written = time.monotonic()

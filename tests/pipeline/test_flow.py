@@ -353,14 +353,14 @@ def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):
 
 def _count(store: Store, table: str) -> int:
     try:
-        with store._open() as connection:
+        with store.database.writing() as connection:
             return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
     except UserError:
         return 0
 
 
 def _evidence_ids(store: Store) -> set[str]:
-    with store._open() as connection:
+    with store.database.writing() as connection:
         return {row[0] for row in connection.execute("SELECT id FROM evidence").fetchall()}
 
 

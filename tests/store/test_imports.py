@@ -104,7 +104,7 @@ def test_a_node_beyond_the_bits_of_a_key_is_refused_everywhere(name, tmp_path):
 
 
 def test_the_last_nodes_that_are_allowed_have_keys_of_their_own():
-    from acdc_explain.store.tables.rows import node_key, node_of
+    from acdc_explain.store.tables.keys import node_key, node_of
 
     names = ["input", "a0", "a0.h4093", "m0", "a1", "a524285.h4093", "m524285", "logits"]
     nodes = [Node.parse(name) for name in names]
@@ -245,11 +245,11 @@ def with_own_id(run: Run) -> Run:
 def test_replies_of_others_are_not_replies_to_ones_own_questions(store):
     run = whole_run()
     store.add_run(imported(run))
-    assert store.find_replies("r1") == []
-    store.add_exchange(None, run.exchanges[0])  # asked here, with the same reply
-    assert store.find_replies("r1") == list(run.exchanges)
+    assert store.replies.find_replies("r1") == []
+    store.replies.add_exchange(run.exchanges[0])  # asked here, with the same reply
+    assert store.replies.find_replies("r1") == list(run.exchanges)
     store.add_run(imported(make_run("induction")))
-    assert store.find_replies("r1") == list(run.exchanges)
+    assert store.replies.find_replies("r1") == list(run.exchanges)
 
 
 def test_evidence_of_others_is_not_ones_own_measurement(store):
@@ -261,10 +261,10 @@ def test_evidence_of_others_is_not_ones_own_measurement(store):
     assert store.find_evidence(circuit.id, "weights", {}) == []
     mine = make_run()
     header = replace(mine.header, id="a" * 16, origin=None)
-    store.add_header(header)
+    store.writer(header.id).write_header(header)
     own = Evidence(circuit.id, run.evidence[0].node, "weights", {}, {"text": "measured here"})
     store.add_circuit(circuit)
-    store.add_evidence(header.id, [own, run.evidence[1]])
+    store.writer(header.id).add_evidence([own, run.evidence[1]])
     assert {e.id for e in store.find_evidence(circuit.id, "weights", {})} == {
         own.id, run.evidence[1].id,
     }  # fmt: skip
@@ -276,7 +276,7 @@ def test_evidence_of_others_is_not_ones_own_measurement(store):
 def test_an_import_does_not_complete_a_run_of_ones_own(store):
     done = whole_run()
     header = replace(done.header, status="unfinished", circuit_id=None)
-    store.add_header(header)
+    store.writer(header.id).write_header(header)
     assert not store.add_run(imported(done))
     assert store.get(done.id).header == header
     assert store.get(done.id).labels == []
@@ -286,7 +286,7 @@ def test_a_run_of_ones_own_is_not_continued_as_an_imported_one(store):
     done = whole_run()
     store.add_run(done)
     with pytest.raises(UserError, match="holds a run .* of its own"):
-        store.add_header(replace(done.header, origin="f.json"))
+        store.writer(done.id).write_header(replace(done.header, origin="f.json"))
 
 
 def test_names_of_imports_give_way(store):

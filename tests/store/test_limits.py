@@ -16,8 +16,10 @@ import pytest
 from acdc_explain.errors import UserError
 from acdc_explain.records.graph import Graph
 from acdc_explain.records.run.run import Run
-from acdc_explain.store.duck import engine as connecting
-from acdc_explain.store.duck.engine import LOCK_SECONDS, SEARCH_SECONDS, memory, search_limits
+from acdc_explain.store.duck import attach
+from acdc_explain.store.duck.attach import LOCK_SECONDS
+from acdc_explain.store.duck.engine import memory, stop_engine
+from acdc_explain.store.duck.limits import SEARCH_SECONDS, search_limits
 from acdc_explain.store.store import Store
 
 from ..samples import make_run, stored, whole_run
@@ -88,7 +90,7 @@ class TestLimits:
         started = time.monotonic()
         with (
             pytest.raises(UserError, match=r"took longer than 0.5 s and was stopped; name more"),
-            store._searching() as connection,
+            store.database.searching() as connection,
         ):
             connection.execute(SLOW).fetchall()
         assert time.monotonic() - started < 5
@@ -96,17 +98,17 @@ class TestLimits:
 
     def test_a_search_that_needs_too_much_memory_too(self, store, monkeypatch):
         monkeypatch.setenv("ACDC_EXPLAIN_STORE_MEMORY", "100MB")
-        connecting.stop_engine()
+        stop_engine()
         with (
             pytest.raises(UserError, match="needs more than 100MB of memory and was stopped"),
-            store._searching() as connection,
+            store.database.searching() as connection,
         ):
             connection.execute(
                 "SELECT count(*) FROM (SELECT DISTINCT a.range * 10000 + b.range "
                 "FROM range(10000) a, range(10000) b)"
             ).fetchall()
         assert not list(store.path.parent.glob("*tmp*"))  # nothing was written beside the store
-        connecting.stop_engine()
+        stop_engine()
         assert len(store.runs()) == 1
 
     @pytest.mark.parametrize(("name", "value"), [
@@ -114,7 +116,7 @@ class TestLimits:
         ("STORE_MEMORY", "much"),
     ])  # fmt: skip
     def test_limits_that_are_none(self, name, value, store, monkeypatch):
-        connecting.stop_engine()
+        stop_engine()
         monkeypatch.setenv(f"ACDC_EXPLAIN_{name}", value)
         with pytest.raises(UserError, match=f"ACDC_EXPLAIN_{name} is '{value}'; give"):
             store.search(role="induction")
@@ -144,14 +146,14 @@ PREAMBLE = """
 import os, signal, sys, threading, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from acdc_explain.store import Store
+from acdc_explain.store.store import Store
 """
 
 
 def test_readers_do_not_wait_for_each_other(store):
     """A search of another process is under way, and others are answered."""
     reader = start(
-        "with Store(sys.argv[1])._searching() as connection:\n"
+        "with Store(sys.argv[1]).database.searching() as connection:\n"
         "    print('here', flush=True)\n    sys.stdin.readline()\n",
         str(store.path),
     )
@@ -207,8 +209,8 @@ def test_ctrl_c_in_any_query_of_any_command(command, form, store, tmp_path, monk
                 return self.engine.execute(query, *values)
             raise error
 
-    real = connecting._engine
-    monkeypatch.setattr(connecting, "_engine", lambda reach: Interrupted(real(reach)))
+    real = attach.engine_for
+    monkeypatch.setattr(attach, "engine_for", lambda reach: Interrupted(real(reach)))
     if command == ["compact"]:
         monkeypatch.setattr(Interrupted, "execute", _copy_is_interrupted(error))
     monkeypatch.setattr(sys, "argv", ["acdc-explain", *arguments, "--db", str(store.path)])
@@ -237,7 +239,7 @@ def test_ctrl_c_in_a_long_query_is_ctrl_c(store):
         "sys.argv[1:] = ['search', '--like', 'last:a1.h0', '--db', path]\n"
         "Store._search_like = lambda *a: slow(path)\n"
         "def slow(path):\n"
-        "    with Store(path)._searching() as connection:\n"
+        "    with Store(path).database.searching() as connection:\n"
         "        print('here', flush=True)\n"
         f"        connection.execute({SLOW!r}).fetchall()\n"
         "main()\n",
@@ -261,7 +263,7 @@ class TestForks:
             "path = sys.argv[1]\n"
             "inside = threading.Event()\n"
             "def hold():\n"
-            "    with Store(path)._reading() as connection:\n"
+            "    with Store(path).database.reading() as connection:\n"
             "        inside.set(); time.sleep(1)\n"
             "threading.Thread(target=hold).start()\n"
             "inside.wait()\n"
@@ -341,7 +343,7 @@ class TestCompacting:
 
         def replace_slowly(self: Path, target: Path) -> Path:
             other = start(
-                "from acdc_explain.store.duck.engine import _not_while_replaced\n"
+                "from acdc_explain.store.duck.attach import _not_while_replaced\n"
                 "with _not_while_replaced(Path(sys.argv[1])): print('opened', flush=True)\n",
                 str(store.path),
             )

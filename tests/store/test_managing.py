@@ -16,7 +16,7 @@ from acdc_explain.records.pattern import Pattern
 from acdc_explain.records.run.run import Run
 from acdc_explain.records.verdict import Verdict
 from acdc_explain.store.document.write import to_document
-from acdc_explain.store.motifs import motif_counts
+from acdc_explain.store.motifs import motifs
 from acdc_explain.store.store import Store
 
 from ..conftest import word_task
@@ -118,7 +118,7 @@ class TestNames:
         assert "induction" in cli(store, "search", "--like", "first-one:a1.h0")
         listed = cli(store, "runs")
         assert "first-one" in listed
-        store.add_header(whole_run().header)  # the run goes on
+        store.writer(whole_run().id).write_header(whole_run().header)  # the run goes on
         assert store.header("first-one").note == "with the old prompts"
         assert store.verify() == []
         assert "has no name" in cli(store, "name", "first-one", "")
@@ -233,7 +233,7 @@ class TestOnlyWhatPassed:
             assert len(mixed.match(run, {"it": pattern}, any_verdict=any_verdict)) == n
             counted = mixed.count(Pattern.parse(pattern), any_verdict=any_verdict)
             assert counted.get(run, 0) == n
-            (count,) = motif_counts(mixed, {"it": pattern}, any_verdict=any_verdict)
+            (count,) = motifs(mixed, {"it": pattern}, any_verdict=any_verdict)
             assert count.matches == n
             if count.enrichment is not None:
                 assert count.enrichment.found == n
@@ -275,7 +275,7 @@ def test_runs_of_one_task_and_model_have_one_vote(store):
             run.header, status=status, origin=origin, created_at=f"{created}T00:00:00Z"
         )
         store.add_run(replace(run, header=header))
-    found = motif_counts(store, {"it": "induction -> name_mover"}, chance=False)
+    found = motifs(store, {"it": "induction -> name_mover"}, chance=False)
     (count,) = [count for count in found if count.task == "ioi"]
     assert (count.matches, count.runs, count.runs_with) == (1, 5, 5)
     assert store.header(count.run).created_at == "2026-02-02T00:00:00Z"

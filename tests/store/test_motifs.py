@@ -20,11 +20,11 @@ from acdc_explain.records.graph import Graph
 from acdc_explain.records.pattern import Pattern
 from acdc_explain.records.run.motif import Enrichment
 from acdc_explain.store.duck.engine import CONFIG
-from acdc_explain.store.motifs import enrich, motif_counts
+from acdc_explain.store.motifs import enrich, motifs, read_enrichments
 from acdc_explain.store.search.fingerprint import HEADS, SIZE, fingerprint, sign
 from acdc_explain.store.search.null_circuits import randomised
 from acdc_explain.store.store import Store
-from acdc_explain.store.tables.rows import node_key, node_of
+from acdc_explain.store.tables.keys import node_key, node_of
 
 from ..samples import make_run, stored, whole_run
 from .test_patterns import brute_force
@@ -256,7 +256,8 @@ class TestEnrichment:
             expected.append(len(brute_force(replace(run, circuit=circuit), Pattern.parse(text))))
         assert found.found == len(brute_force(run, Pattern.parse(text)))
         assert list(found.counts[:10]) == expected
-        assert store.enrichments(run.id) == {text: found}  # computed once
+        with store.database.reading() as connection:
+            assert read_enrichments(connection, run.id) == {text: found}  # computed once
         store.add_run(run)
         assert enrich(store, run.id, [text]) == {text: found}
 
@@ -279,7 +280,7 @@ class TestEnrichment:
             replace(again, header=header, labels=labels, verdicts=[], motifs=[], summary=None)
         )
         named = {"chain": "previous_token -k-> induction"}
-        counts = motif_counts(store, named)
+        counts = motifs(store, named)
         assert {(c.task, c.model): (c.run, c.runs, c.runs_with, c.matches) for c in counts} == {
             ("ioi", "mini"): ("f" * 16, 2, 1, 0),
             ("ioi", "big"): (make_run("ioi", "big").id, 1, 1, 1),
@@ -291,7 +292,7 @@ class TestEnrichment:
             ({"c": "induction"}, True),
             ({"c": "m1 -> logits"}, True),
         ):
-            assert {c.enrichment for c in motif_counts(store, other, chance=chance)} == {None}
+            assert {c.enrichment for c in motifs(store, other, chance=chance)} == {None}
 
     def test_the_command(self, tmp_path):
         store = Store(tmp_path / "s.duckdb")

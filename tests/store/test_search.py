@@ -73,7 +73,7 @@ def test_a_contradicted_label_is_downgraded(tmp_path):
     store.add_run(run)
     label = run.labels[0]
     verdict = Verdict(label.id, "transfer", "refuted", 0.0, 0.0, 0.5, 9, "fails")
-    store.add_judge_results(run.id, [JudgeResult("j", verdict)])
+    store.writer(run.id).add_judge_results([JudgeResult("j", verdict)])
     assert not store.search(role=label.role, verdict="supported")
     assert len(store.search(role=label.role, verdict="refuted")) == 1
 

@@ -22,7 +22,7 @@ from acdc_explain.records.task import Example, Task
 from acdc_explain.records.verdict import JudgeResult
 from acdc_explain.store.document.read import from_document
 from acdc_explain.store.document.write import to_document
-from acdc_explain.store.duck import engine as connecting
+from acdc_explain.store.duck import attach
 from acdc_explain.store.store import Store
 from acdc_explain.store.tables.schema import MIGRATIONS
 
@@ -68,30 +68,31 @@ def test_adding_twice_adds_nothing(store):
 
 def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
     run, whole = make_run(), Store(tmp_path / "whole.duckdb")
+    writer = store.writer(run.id)
     whole.add_run(run)
     for _ in range(2):  # twice: every addition is idempotent
-        store.add_header(replace(run.header, status="unfinished", circuit_id=None))
+        writer.write_header(replace(run.header, status="unfinished", circuit_id=None))
         store.add_circuit(run.circuit)
-        store.add_header(replace(run.header, status="unfinished"))
-        store.add_evidence(run.id, run.evidence)
+        writer.write_header(replace(run.header, status="unfinished"))
+        writer.add_evidence(run.evidence)
         for number, label in enumerate(run.labels):
-            store.add_exchange(run.id, run.exchanges[0])
-            store.add_label_results(
-                run.id, [LabelResult(f"q{number}", (label,), (label.exchange_id,))]
+            writer.add_exchanges(run.exchanges[:1])
+            store.writer(run.id).add_label_results(
+                [LabelResult(f"q{number}", (label,), (label.exchange_id,))]
             )
-        store.add_judge_results(run.id, [JudgeResult(f"j{v.id}", v) for v in run.verdicts])
-        store.add_motifs(run.id, run.motifs)
-        store.add_summary(run.summary)
-        store.add_label_results(run.id, [LabelResult("q9", (), failure=run.failures[0])])
-        store.add_header(run.header)
+        writer.add_judge_results([JudgeResult(f"j{v.id}", v) for v in run.verdicts])
+        writer.add_motifs(run.motifs)
+        writer.add_summary(run.summary)
+        store.writer(run.id).add_label_results([LabelResult("q9", (), failure=run.failures[0])])
+        writer.write_header(run.header)
     n = len(run.labels)
     assert rows(store) == rows(whole) | {"labelings": n, "judgings": n}
     assert store.get("last").header == run.header
     assert sorted(store.find_label_results(["q0", "q2", "none"]), key=lambda x: x.question_id) == [
         LabelResult(f"q{n}", (run.labels[n],), (run.exchanges[0].id,)) for n in (0, 2)
     ]
-    assert store.find_replies("r1") == list(run.exchanges)
-    assert store.find_replies("none") == []
+    assert store.replies.find_replies("r1") == list(run.exchanges)
+    assert store.replies.find_replies("none") == []
     verdict = run.verdicts[1]
     assert store.find_judge_results([f"j{verdict.id}", "none"]) == [
         JudgeResult(f"j{verdict.id}", verdict)
@@ -103,9 +104,9 @@ def test_a_failure_ends_when_there_is_a_label(store):
     store.add_run(replace(run, failures=()))
     for reason in ("first", "second"):
         failure = Failure(run.labels[0].node, "llm", reason)
-        store.add_label_results(run.id, [LabelResult("q", (), failure=failure)])
+        store.writer(run.id).add_label_results([LabelResult("q", (), failure=failure)])
         assert store.get(run.id).failures == [failure]
-    store.add_label_results(run.id, [LabelResult("q", (run.labels[0],))])
+    store.writer(run.id).add_label_results([LabelResult("q", (run.labels[0],))])
     assert store.get(run.id).failures == []
 
 
@@ -385,7 +386,7 @@ class TestSeveralProcesses:
 
     def test_a_lock_that_stays_is_named(self, store, monkeypatch):
         store.add_run(make_run())
-        monkeypatch.setattr("acdc_explain.store.duck.engine.LOCK_SECONDS", 0.2)
+        monkeypatch.setattr("acdc_explain.store.duck.attach.LOCK_SECONDS", 0.2)
         held = self.context.Event()
         holder = self.context.Process(target=_hold, args=(str(store.path), held))
         holder.start()
@@ -445,8 +446,8 @@ def test_ctrl_c_at_any_moment(store, monkeypatch, statement, interrupt, after):
                 self.engine.execute(query, *values)
             raise interrupt("Interrupted!")
 
-    real = connecting._engine
-    monkeypatch.setattr(connecting, "_engine", lambda reach: Interrupted(real(reach)))
+    real = attach.engine_for
+    monkeypatch.setattr(attach, "engine_for", lambda reach: Interrupted(real(reach)))
     with suppress(KeyboardInterrupt):
         store.add_run(whole_run("during"))
     assert {header.task for header in store.runs()} <= {"before", "during"}
@@ -522,7 +523,7 @@ def test_edges_at_places_come_back(store):
     circuit = replace(run.circuit, edges=tuple(map(Edge.parse, names)))
     store.add_circuit(circuit)
     header = replace(run.header, circuit_id=circuit.id)
-    store.add_header(header)
+    store.writer(header.id).write_header(header)
     held = store.get(header.id).circuit
     assert held is not None
     assert [str(edge) for edge in held.edges] == list(names)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...records.run.run import Run
     from ...records.run.summary import Sentence
     from ...records.verdict import Verdict
-    from ...store.search.queries import Match
+    from ...store.search.matches import Match
     from ...store.tables.read import Listed
     from ..comparison import Comparison, Shared
 

@@ -1,4 +1,4 @@
-"""An exported document as a run: nothing it says of ids and references is believed."""
+"""Reading an exported document: ids are derived again, and references and numbers checked."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any
 
 from ...errors import UserError
 from ...ids import ID_LENGTH, canonical_json
-from ...llm.exchange import Exchange
-from ...records.circuit import Circuit, Edge, Faithfulness, Node
-from ...records.evidence import Evidence, finite
-from ...records.label import Failure, Label
+from ...records.circuit import Circuit, Edge, Node
+from ...records.evidence import finite
 from ...records.run.behavior import parse_behavior
 from ...records.run.header import RunHeader
-from ...records.run.motif import Motif
-from ...records.run.run import Run, to_sentences
-from ...records.run.summary import Summary
+from ...records.run.run import Run
 from ...records.task import Task
 from ...records.verdict import WORST_FIRST, Verdict
+from ..tables import codec
 from .check import mistakes
 from .write import SCHEMA, to_document
 
@@ -27,26 +24,35 @@ REQUIRED = (
     *("id", "task", "task_id", "model", "model_id", "status", "created_at", "seed"),
     *("settings", "versions"),
 )
-"""What an exported run says of itself; other entries came later and may be missing."""
+"""What the entry of a run must have; other values came later and may be missing."""
+LATER: Mapping[str, Any] = {"alternatives": {}, "n_layers": None}
+"""Values of circuits that older documents do not have."""
 
 
 def from_document(document: Any, where: str) -> Run:
-    """The run in an exported document, with its origin. Raises UserError that begins with `where`.
+    """Read an exported document, in which ids, references and numbers are checked.
 
-    Nothing that the document says of ids and references is believed; numbers must be.
+    Args:
+        document: What JSON gave.
+        where: The name of the file, which becomes the origin of the run and begins error messages.
+
+    Raises:
+        UserError: It is not an exported run, or something in it is wrong or missing.
     """
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
+        schema = (
+            document.get("schema") if isinstance(document, Mapping) else type(document).__name__
+        )
         raise UserError(
-            f"{where} is no exported run: its schema is {found!r} where {SCHEMA!r} is expected; "
+            f"{where} is no exported run: its schema is {schema!r} where {SCHEMA!r} is expected; "
             "write one with `acdc-explain export RUN`."
         )
     try:
         run = _read(document, f"{where}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
         canonical_json(to_document(run))  # no value that JSON cannot hold
         _check(run)
-        for wrong in mistakes(run, document):
-            raise ValueError(wrong)
+        for mistake in mistakes(run, document):
+            raise ValueError(mistake)
         return run
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -55,9 +61,21 @@ def from_document(document: Any, where: str) -> Run:
         ) from error
 
 
+# --- checks of the values ----------------------------------------------------------------------
+
+
 def _check(run: Run) -> None:
-    """What the types cannot say. Raises ValueError."""
-    header = run.header
+    """Check what the types of the records do not. Raises ValueError."""
+    _check_header(run.header)
+    if run.task is not None and run.task.id != run.header.task_id:
+        raise ValueError("task: these are not the prompts that the run's task_id stands for")
+    for verdict in run.verdicts:
+        _check_verdict(verdict)
+    if run.circuit is not None:
+        _check_circuit(run.circuit, run.header.seed)
+
+
+def _check_header(header: RunHeader) -> None:
     texts = (header.id, header.task, header.model, header.task_id, header.model_id)
     if not all(isinstance(text, str) and text for text in texts):
         raise ValueError("run: id, task and model must be texts")
@@ -68,77 +86,62 @@ def _check(run: Run) -> None:
     if not all(text is None or isinstance(text, str) for text in (header.name, header.note)):
         raise ValueError("run: name and note must be texts")
     datetime.fromisoformat(header.created_at)
-    if run.task is not None and run.task.id != header.task_id:
-        raise ValueError("task: these are not the prompts that the run's task_id stands for")
-    for verdict in run.verdicts:
-        if verdict.outcome not in WORST_FIRST:
-            raise ValueError(f"there is no verdict {verdict.outcome!r}")
-        told = (verdict.score, verdict.chance, verdict.percentile, verdict.low, verdict.high)
-        if any(x is not None and finite(x) is None for x in told) or type(verdict.n) is not int:
-            raise ValueError("verdict: score, chance, percentile, low, high and n must be numbers")
-        if not all(
-            isinstance(x, str | None) for x in (verdict.reason, verdict.measure, verdict.unit)
-        ):
-            raise ValueError("verdict: reason, measure and unit must be texts")
-    if run.circuit is not None:
-        found = run.circuit.faithfulness
-        numbers = [found.clean, found.circuit, found.corrupt, run.circuit.seconds]
-        numbers += [
-            run.circuit.forward_seconds,
-            header.seed,
-            *(e.effect for e in run.circuit.edges),
-        ]
-        if run.circuit.n_layers is not None:
-            numbers.append(run.circuit.n_layers)
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            raise ValueError("circuit: metric, seconds and effects must be numbers")
+
+
+def _check_verdict(verdict: Verdict) -> None:
+    if verdict.outcome not in WORST_FIRST:
+        raise ValueError(f"there is no verdict {verdict.outcome!r}")
+    numbers = (verdict.score, verdict.chance, verdict.percentile, verdict.low, verdict.high)
+    if any(x is not None and finite(x) is None for x in numbers) or type(verdict.n) is not int:
+        raise ValueError("verdict: score, chance, percentile, low, high and n must be numbers")
+    texts = (verdict.reason, verdict.measure, verdict.unit)
+    if not all(isinstance(text, str | None) for text in texts):
+        raise ValueError("verdict: reason, measure and unit must be texts")
+
+
+def _check_circuit(circuit: Circuit, seed: Any) -> None:
+    measured = circuit.faithfulness
+    numbers = [measured.clean, measured.circuit, measured.corrupt, seed]
+    numbers += [circuit.seconds, circuit.forward_seconds, *(e.effect for e in circuit.edges)]
+    if circuit.n_layers is not None:
+        numbers.append(circuit.n_layers)
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("circuit: metric, seconds and effects must be numbers")
+
+
+# --- from the document to records --------------------------------------------------------------
 
 
 def _read(document: Mapping[str, Any], origin: str) -> Run:
     head = document["run"]
     circuit = _read_circuit(document["circuit"], head) if document["circuit"] else None
-    header = RunHeader(
-        circuit_id=circuit.id if circuit else None,
-        origin=origin,
-        name=head.get("name"),
-        note=head.get("note"),
-        **{key: head[key] for key in REQUIRED},
+    header = codec.HEADER.decode(
+        {
+            **{key: head[key] for key in REQUIRED},
+            "circuit_id": circuit.id if circuit else None,
+            "origin": origin,
+            "name": head.get("name"),
+            "note": head.get("note"),
+        }
     )
     evidence, labels, verdicts, failures = [], [], [], []
     for component in document["components"]:
         if circuit is None:
             raise ValueError("there are components without a circuit")
-        node = Node.parse(component["node"])
-        for e in component["evidence"]:
-            evidence.append(Evidence(circuit.id, node, e["collector"], e["settings"], e["facts"]))
-        if failed := component.get("failed"):
-            failures.append(Failure(node, failed["labeler"], failed["reason"]))
+        place = {"circuit_id": circuit.id, "node": component["node"]}
+        Node.parse(component["node"])  # it must be a node even if nothing is known of it
+        evidence += [codec.EVIDENCE.decode({**x, **place}) for x in component["evidence"]]
+        if failure := component.get("failed"):
+            failures.append(codec.FAILURE.decode({**failure, **place}))
         for entry in component["labels"]:
-            label = Label(
-                circuit_id=circuit.id,
-                node=node,
-                labeler=entry["labeler"],
-                role=entry["role"],
-                positions=tuple(entry["positions"]),
-                description=entry["description"],
-                confidence=entry["confidence"],
-                evidence_ids=tuple(entry["evidence_ids"]),
-                exchange_id=entry["exchange_id"],
-            )
+            label = codec.LABEL.decode({**entry, **place})
             labels.append(label)
-            verdicts += [Verdict(label_id=label.id, **verdict) for verdict in entry["verdicts"]]
-    motifs = [
-        Motif(
-            m["pattern"],
-            header.id,
-            header.circuit_id or "",
-            {step: Node.parse(name) for step, name in m["nodes"].items()},
-        )
-        for m in document["motifs"]
-    ]
-    exchanges = [Exchange(**entry) for entry in document["exchanges"]["records"]]
-    summary = _read_summary(document.get("summary"), header.id)
-    behavior = parse_behavior(document.get("behavior") or {})
+            verdicts += [  # TypeError for one that names a label itself
+                codec.VERDICT.decode(dict(**verdict, label_id=label.id))
+                for verdict in entry["verdicts"]
+            ]
+    run = {"run_id": header.id, "circuit_id": header.circuit_id or ""}
+    summary = document.get("summary")
     task = document.get("task")
     return Run(
         header,
@@ -146,41 +149,25 @@ def _read(document: Mapping[str, Any], origin: str) -> Run:
         evidence,
         labels,
         verdicts,
-        motifs,
-        exchanges,
+        [codec.MOTIF.decode({**motif, **run}) for motif in document["motifs"]],
+        [codec.EXCHANGE.decode(entry) for entry in document["exchanges"]["records"]],
         failures,
-        summary,
-        behavior=behavior,
+        None if summary is None else codec.SUMMARY.decode({**summary, **run}),
+        behavior=parse_behavior(document.get("behavior") or {}),
         task=None if task is None else Task.parse(task),
     )
 
 
-def _read_summary(entry: Mapping[str, Any] | None, run_id: str) -> Summary | None:
-    if entry is None:
-        return None
-    sentences = to_sentences(entry["sentences"])
-    return Summary(run_id, entry["labeler"], sentences, entry["exchange_id"])
-
-
 def _read_circuit(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Circuit:
     metric = entry["metric"]
-    return Circuit(
-        task_id=head["task_id"],
-        model_id=head["model_id"],
-        discoverer=entry["discoverer"],
-        settings=entry["settings"],
-        edges=tuple(Edge.parse(e["edge"], e["effect"], e.get("share")) for e in entry["edges"]),
-        n_edges_total=entry["n_edges_total"],
-        n_edges_tested=entry["n_edges_tested"],
-        faithfulness=Faithfulness(
-            metric["name"],
-            metric["clean"],
-            metric["circuit"],
-            metric["corrupt"],
-            entry.get("random", {}).get("metric"),
-        ),
-        seconds=entry["seconds"],
-        forward_seconds=entry["forward_seconds"],
-        alternatives={Edge.parse(e): share for e, share in entry.get("alternatives", {}).items()},
-        n_layers=entry.get("n_layers"),
-    )
+    edges = [Edge.parse(edge["edge"], edge["effect"], edge.get("share")) for edge in entry["edges"]]
+    values = {
+        **LATER,
+        **entry,
+        "task_id": head["task_id"],
+        "model_id": head["model_id"],
+        "metric": metric["name"],
+        **{name: metric[name] for name in ("clean", "circuit", "corrupt")},
+        "random": entry.get("random", {}).get("metric"),
+    }
+    return codec.to_circuit(values, edges)

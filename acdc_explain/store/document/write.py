@@ -2,78 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from ...ids import plain
 from ...records.circuit import Circuit, Edge, Node
 from ...records.label import Label
 from ...records.run.run import WAITS, Run
-from ...records.run.summary import Summary
+from ..tables import codec
+from ..tables.codec import NESTED, Codec
 
 SCHEMA = "acdc-explain/run/1"
 
+R = TypeVar("R")
+
 
 def to_document(run: Run) -> dict[str, Any]:
-    """The run as the JSON document of the contract `acdc-explain/run/1`."""
-    header, circuit = run.header, run.circuit
+    """A run as an object of JSON types."""
+    circuit = run.circuit
     document: dict[str, Any] = {
         "schema": SCHEMA,
-        "run": {
-            "id": header.id,
-            "task": header.task,
-            "model": header.model,
-            "status": header.status,
-            "created_at": header.created_at,
-            "seed": header.seed,
-            "settings": plain(header.settings),
-            "versions": plain(header.versions),
-            "task_id": header.task_id,
-            "model_id": header.model_id,
-            "origin": header.origin,
-            "name": header.name,
-            "note": header.note,
-        },
+        "run": _entry(codec.HEADER, run.header, without={"circuit_id"}),
         "behavior": plain(run.behavior),
         "task": None if run.task is None else plain(run.task),
         "circuit": None if circuit is None else circuit_document(circuit),
         "components": [_component(run, node) for node in (circuit.components if circuit else ())],
-        "motifs": [{"pattern": m.pattern, "nodes": plain(m.nodes)} for m in run.motifs],
-        "summary": None if run.summary is None else _summary(run.summary),
+        "motifs": [_entry(codec.MOTIF, x, without={"run_id", "circuit_id"}) for x in run.motifs],
+        "summary": run.summary and _entry(codec.SUMMARY, run.summary, without={"run_id"}),
         "exchanges": _exchanges(run),
     }
     return document
 
 
-def _summary(summary: Summary) -> dict[str, Any]:
+def _entry(kind: Codec[R], record: R, without: Iterable[str]) -> dict[str, Any]:
+    """The values of a record but for those that follow from where the entry stands."""
     return {
-        "labeler": summary.labeler,
-        "sentences": plain(summary.sentences),
-        "exchange_id": summary.exchange_id,
+        name: plain(value) if name in NESTED else value
+        for name, value in kind.encode(record).items()
+        if name not in without
     }
 
 
 def circuit_document(circuit: Circuit) -> dict[str, Any]:
-    found = circuit.faithfulness
+    """The entry of a circuit, as an object of JSON types."""
+    values, measured = codec.CIRCUIT.encode(circuit), circuit.faithfulness
+    first = ("discoverer", "settings", "n_edges_total", "n_edges_tested", "n_layers")
     return {
         "id": circuit.id,
-        "discoverer": circuit.discoverer,
-        "settings": plain(circuit.settings),
-        "n_edges_total": circuit.n_edges_total,
-        "n_edges_tested": circuit.n_edges_tested,
-        "n_layers": circuit.n_layers,
+        **{name: plain(values[name]) for name in first},
         "nodes": [str(node) for node in circuit.nodes],
         "edges": [_edge(edge) for edge in circuit.edges],
-        "alternatives": {str(edge): share for edge, share in circuit.alternatives.items()},
+        "alternatives": values["alternatives"],
         "metric": {
-            "name": found.metric,
-            "clean": found.clean,
-            "circuit": found.circuit,
-            "corrupt": found.corrupt,
+            "name": values["metric"],
+            **{name: values[name] for name in ("clean", "circuit", "corrupt")},
         },
-        "faithfulness": found.share,
-        "random": {"metric": found.random, "faithfulness": found.random_share},
-        "seconds": circuit.seconds,
-        "forward_seconds": circuit.forward_seconds,
+        "faithfulness": measured.share,
+        "random": {"metric": values["random"], "faithfulness": measured.random_share},
+        **{name: values[name] for name in ("seconds", "forward_seconds")},
     }
 
 
@@ -83,21 +69,17 @@ def _edge(edge: Edge) -> dict[str, Any]:
 
 
 def _component(run: Run, node: Node) -> dict[str, Any]:
-    failed = next((failure for failure in run.failures if failure.node == node), None)
+    belongs = {"circuit_id", "node"}
+    failure = next((failure for failure in run.failures if failure.node == node), None)
     return {
         "node": str(node),
         "evidence": [
-            {
-                "id": evidence.id,
-                "collector": evidence.collector,
-                "settings": plain(evidence.settings),
-                "facts": plain(evidence.facts),
-            }
+            {"id": evidence.id, **_entry(codec.EVIDENCE, evidence, without=belongs)}
             for evidence in run.evidence
             if evidence.node == node
         ],
         "labels": [_label(run, label) for label in run.labels_of(node)],
-        **({"failed": {"labeler": failed.labeler, "reason": failed.reason}} if failed else {}),
+        **({"failed": _entry(codec.FAILURE, failure, without={"node"})} if failure else {}),
         **({"waiting": WAITS} if run.waits(node) else {}),
     }
 
@@ -105,15 +87,9 @@ def _component(run: Run, node: Node) -> dict[str, Any]:
 def _label(run: Run, label: Label) -> dict[str, Any]:
     return {
         "id": label.id,
-        "role": label.role,
-        "labeler": label.labeler,
-        "confidence": label.confidence,
-        "description": label.description,
-        "positions": list(label.positions),
-        "evidence_ids": list(label.evidence_ids),
-        "exchange_id": label.exchange_id,
+        **_entry(codec.LABEL, label, without={"circuit_id", "node"}),
         "verdicts": [
-            {key: value for key, value in plain(verdict).items() if key != "label_id"}
+            plain(_entry(codec.VERDICT, verdict, without={"label_id"}))
             for verdict in run.verdicts_of(label)
         ],
     }
@@ -127,5 +103,5 @@ def _exchanges(run: Run) -> dict[str, Any]:
         "tokens_in": sum(exchange.tokens_in or 0 for exchange in exchanges),
         "tokens_out": sum(exchange.tokens_out or 0 for exchange in exchanges),
         "cost_usd": run.cost_usd,
-        "records": [plain(exchange) for exchange in exchanges],
+        "records": [plain(codec.EXCHANGE.encode(exchange)) for exchange in exchanges],
     }

@@ -1,4 +1,4 @@
-"""What a component does, as a vector that compares across layers, heads, tasks and models."""
+"""What a component does, as a vector that can be compared across layers, tasks and models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADS: Mapping[str, float] = {
     "direct_effect": 0.3,
     "ablation_effect": 0.3,
 }
-"""The measures in a head's fingerprint, in this order, and which size of each is large."""
+"""The measures in a head's fingerprint, in this order, each with a value that counts as large."""
 
 OTHERS: Mapping[str, float] = {
     "token_share": 0.3,
@@ -36,42 +36,42 @@ OTHERS: Mapping[str, float] = {
     "direct_effect": 0.3,
     "ablation_effect": 0.3,
 }
-"""The same for MLPs and attention layers: only components of a kind are compared."""
+"""The same for MLPs and attention layers; only components of the same kind are compared."""
 
 SIZE = len(HEADS)
-INTRINSIC = tuple(HEADS)[:4]  # on random tokens: the same for every task
+INTRINSIC = tuple(HEADS)[:4]  # measured on random tokens, so the same for every task
 WEIGHTS: Mapping[str, float] = dict.fromkeys(INTRINSIC, 3.0)
 
 Measure = Mapping[str, Any]  # its value and, where there is a null, its percentile
 
 
 def fingerprint(kind: Kind, measures: Mapping[str, Measure]) -> tuple[float, ...] | None:
-    """Strength times how unusual it is, for each measure; None where nothing stands out.
+    """For each measure its strength times how unusual it is, scaled to length 1; None if all are 0.
 
-    Strength is tanh(value / typical size). It counts by how far the value lies above the median
-    of the model's components of the same kind (below it, for negative values), from 0 at the
-    median to 1 at the extreme, so that what all heads of a small model do is nobody's mark. What
-    was not measured, or has no null, is 0 or counts in full. Length 1.
+    The strength is tanh(value / large value). How unusual it is goes from 0 at the median of the
+    model's components of the same kind to 1 at the highest value (for negative values, the lowest):
+    what all heads of a small model do distinguishes none of them. A measure without a null counts
+    in full; one that was not measured is 0.
     """
-    typical = HEADS if kind == "head" else OTHERS
-    vector = [_entry(name, size, measures.get(name)) for name, size in typical.items()]
+    large = HEADS if kind == "head" else OTHERS
+    vector = [_entry(name, size, measures.get(name)) for name, size in large.items()]
     vector += [0.0] * (SIZE - len(vector))
     length = math.sqrt(sum(x * x for x in vector))
     return None if length < 1e-9 else tuple(x / length for x in vector)
 
 
-def _entry(name: str, size: float, found: Measure | None) -> float:
-    value = _number(found, "value")
+def _entry(name: str, large: float, measure: Measure | None) -> float:
+    value = _number(measure, "value")
     if value is None:
         return 0.0
-    percentile, unusual = _number(found, "percentile"), 1.0
+    percentile, unusual = _number(measure, "percentile"), 1.0
     if percentile is not None:
         unusual = 2 * percentile - 1 if value > 0 else 1 - 2 * percentile
-    return math.tanh(value / size) * min(max(unusual, 0.0), 1.0) * WEIGHTS.get(name, 1.0)
+    return math.tanh(value / large) * min(max(unusual, 0.0), 1.0) * WEIGHTS.get(name, 1.0)
 
 
 def sign(measures: Mapping[str, Measure]) -> int | None:
-    """Whether a component raises the metric or lowers it: by itself, else by what it is worth."""
+    """1 if a component raises the metric, -1 if it lowers it; None if neither effect is measured."""
     for name in ("direct_effect", "ablation_effect"):
         value = _number(measures.get(name), "value")
         if value:
@@ -79,6 +79,6 @@ def sign(measures: Mapping[str, Measure]) -> int | None:
     return None
 
 
-def _number(found: Measure | None, key: str) -> float | None:
-    """Evidence from elsewhere may hold anything: what is no finite number was not measured."""
-    return None if found is None else finite(found.get(key))
+def _number(measure: Measure | None, key: str) -> float | None:
+    """A finite number; None for anything else, which imported evidence may have."""
+    return None if measure is None else finite(measure.get(key))

@@ -1,8 +1,8 @@
-"""Circuits with the same degrees and layers whose edges lead elsewhere: the null of a motif.
+"""Randomised circuits with the same degrees and layers: the null distribution of a motif's count.
 
-Edges exchange receivers, as in Milo et al. 2002: of `a->b` and `c->d` become `a->d` and `c->b`,
-where a and c are in the same layer or b and d are. So every sender keeps how many edges leave it,
-every port how many enter it, and every pair of layers how many run between them.
+Pairs of edges exchange their receivers, as in Milo et al. 2002: `a->b` and `c->d` become `a->d` and
+`c->b`, where a and c are in the same layer or b and d are. This keeps how many edges leave each
+sender, how many enter each port, and how many run between each pair of layers.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from jaxtyping import Bool, Int
 from ...records.circuit import Edge, Node
 from ...records.graph import Receiver
 
-ROUNDS = 10  # exchanges tried per edge, by either rule
+ROUNDS = 10  # exchanges tried for each edge, by each of the two rules
 
 
 def randomised(edges: Sequence[Edge], n: int, seed: int) -> list[list[tuple[Node, Receiver]]]:
-    """`n` circuits, each the senders and receivers of as many edges. Places are left out."""
+    """`n` randomised circuits, each as pairs of sender and receiver without token positions."""
     pairs = sorted({(e.src.base, (e.dst.base, e.port)) for e in edges}, key=str)
     senders = list(dict.fromkeys(src for src, _ in pairs))
     receivers = list(dict.fromkeys(receiver for _, receiver in pairs))
@@ -46,19 +46,22 @@ def _exchange(
     stages: tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " receivers"]],
     rng: np.random.Generator,
 ) -> None:
-    """Exchange receivers in place, in all circuits at once; no edge occurs twice."""
+    """Exchange receivers in place, in all circuits at once, so that no edge occurs twice.
+
+    `stages`: the layer of each edge's sender, and of each receiver.
+    """
     n, width = targets.shape
     rows = np.arange(n)
-    held: Bool[np.ndarray, "n senders receivers"] = np.zeros(
+    exists: Bool[np.ndarray, "n senders receivers"] = np.zeros(
         (n, int(sources.max()) + 1, int(targets.max()) + 1), dtype=bool
     )
-    held[rows[:, None], sources[None], targets] = True
+    exists[rows[:, None], sources[None], targets] = True
     of_source, of_target = stages
     everywhere = np.ones(n, dtype=bool)
-    mates = [np.flatnonzero(of_source == stage) for stage in of_source]
-    counts = np.array([len(group) for group in mates])
-    table: Int[np.ndarray, "edges mates"] = np.stack(
-        [np.resize(group, counts.max()) for group in mates]
+    same_layer = [np.flatnonzero(of_source == stage) for stage in of_source]
+    counts = np.array([len(group) for group in same_layer])
+    table: Int[np.ndarray, "edges same_layer"] = np.stack(
+        [np.resize(group, counts.max()) for group in same_layer]
     )
     one: Any
     other: Any  # rng.integers of a size is an array, whatever its stub says
@@ -71,9 +74,9 @@ def _exchange(
             other = rng.integers(width, size=n)
             allowed = of_target[targets[rows, one]] == of_target[targets[rows, other]]
         first, second = targets[rows, one], targets[rows, other]
-        free = ~held[rows, sources[one], second] & ~held[rows, sources[other], first]
+        free = ~exists[rows, sources[one], second] & ~exists[rows, sources[other], first]
         chosen = rows[free & allowed]
         one, other, first, second = (x[chosen] for x in (one, other, first, second))
-        held[chosen, sources[one], first] = held[chosen, sources[other], second] = False
-        held[chosen, sources[one], second] = held[chosen, sources[other], first] = True
+        exists[chosen, sources[one], first] = exists[chosen, sources[other], second] = False
+        exists[chosen, sources[one], second] = exists[chosen, sources[other], first] = True
         targets[chosen, one], targets[chosen, other] = second, first

@@ -1,4 +1,4 @@
-"""Does a file hold tables of ours and nothing else? Views and macros of others could read files."""
+"""Does a file have the tables of a store and nothing else? A view or macro could read files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .schema import MIGRATIONS
 
 TABLES = frozenset({"meta", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))})
 INDEXES = frozenset({"exchanges_by_request"})
-CONSTANTS = frozenset({None, "NULL", "'{}'", "'[]'"})  # the defaults of our columns
+CONSTANTS = frozenset({None, "NULL", "'{}'", "'[]'"})  # the defaults of columns
 CONSTRAINTS = frozenset({"PRIMARY KEY", "NOT NULL"})
 
 _OF_STORE = "WHERE database_name = 'store'"
@@ -26,14 +26,14 @@ QUERIES = (
     ("type", f"SELECT type_name FROM duckdb_types() {_OF_STORE} AND NOT internal"),
     ("trigger", f"SELECT trigger_name FROM duckdb_triggers() {_OF_STORE}"),
 )  # fmt: skip
-"""What no store has, and how to find it."""
+"""Kinds of objects that no store has, each with a query of their names."""
 
 
-def strangers(connection: Connection) -> Iterator[str]:
-    """What the attached database has that no store has: `a search graph 'x'`.
+def foreign_objects(connection: Connection) -> Iterator[str]:
+    """What the attached database has that no store has, like `a view 'x'`.
 
-    To be asked before any query on its tables, with another database in use: functions of the
-    one in use go before the built-in ones.
+    Call it before any query on the tables, while another database is in use: functions of the
+    database in use hide the built-in ones.
     """
     for kind, query in QUERIES:
         for (name,) in _rows(connection, query):
@@ -62,6 +62,6 @@ def strangers(connection: Connection) -> Iterator[str]:
 
 def _rows(connection: Connection, query: str) -> list[tuple[Any, ...]]:
     with suppress(NotThere):  # triggers are new in DuckDB 2
-        found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
-        return found
+        rows: list[tuple[Any, ...]] = connection.execute(query).fetchall()
+        return rows
     return []

@@ -6,70 +6,117 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import UserError
 from ...ids import canonical_json
 from ...llm.exchange import Exchange
 from ...records.circuit import Circuit, Faithfulness
+from ...records.run.size import CircuitSize
 from ...records.evidence import Evidence
 from ...records.label import Label, LabelResult
 from ...records.run.behavior import Behavior, parse_behavior
 from ...records.run.header import RunHeader
 from ...records.run.run import Run
 from ...records.task import Task
+from ...records.verdict import JudgeResult
 from ..duck.connection import Connection
-from . import rows
-from .write import IDENTITY, number_of
+from . import codec
+from .codec import Codec
+from .keys import CIRCUIT_BITS, keys_of
+from .origin import imported_ids
+from .rows import IDENTITY, columns_of, number_of, read_records, record_of, values_of
 
-FOREIGN = "SELECT id FROM imported WHERE things = '{}'"
-"""The ids of records that only imports brought."""
+R = TypeVar("R")
+HEADER_COLUMNS = columns_of(codec.HEADER).replace(
+    'runs."created_at"', "strftime(runs.created_at, '%Y-%m-%dT%H:%M:%SZ')"
+)
+
+# --- runs --------------------------------------------------------------------------------------
 
 
 def find_run(connection: Connection, path: Path, run: str) -> RunHeader:
     """A run by id, name, unique prefix of an id, or `last`. Raises UserError."""
     if run == "last":
-        found = read_headers(connection, "ORDER BY created_at DESC, id LIMIT 1")
+        headers = read_headers(connection, "ORDER BY created_at DESC, id LIMIT 1")
     else:
-        found = read_headers(connection, "WHERE name = $name", {"name": run}) or read_headers(
+        headers = read_headers(connection, "WHERE name = $name", {"name": run}) or read_headers(
             connection, "WHERE starts_with(id, $name) ORDER BY id", {"name": run}
         )
-    if len(found) == 1:
-        return found[0]
-    if not found and connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None:
+    if len(headers) == 1:
+        return headers[0]
+    if not headers and connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None:
         raise UserError(f"{path} holds no run yet; make one with `acdc-explain run ioi`.")
-    if not found:
+    if not headers:
         raise UserError(f"{path} holds no run {run[:80]!r}; see `acdc-explain runs`.")
-    ids = ", ".join(header.id for header in found[:5])
-    raise UserError(f"{run!r} is the beginning of {len(found)} runs ({ids}); write more of it.")
+    ids = ", ".join(header.id for header in headers[:5])
+    raise UserError(f"{run!r} is the beginning of {len(headers)} runs ({ids}); write more of it.")
+
+
+def read_headers(
+    connection: Connection, clause: str, values: Mapping[str, Any] | None = None
+) -> list[RunHeader]:
+    rows = connection.execute(f"SELECT {HEADER_COLUMNS} FROM runs {clause}", values).fetchall()
+    return [record_of(codec.HEADER, row) for row in rows]
+
+
+def read_status(connection: Connection, run_id: str) -> str | None:
+    """The status of a run that was made here; None if there is none with this id."""
+    row = connection.execute(
+        "SELECT status FROM runs WHERE id = ? AND origin IS NULL", [run_id]
+    ).fetchone()
+    return row[0] if row else None
 
 
 def read_run(connection: Connection, header: RunHeader) -> Run:
-    """A run with everything found."""
+    """A run with all its records."""
     number = number_of(connection, "runs", header.id)
-    evidence, labels, exchanges, verdicts = (
-        read_linked(connection, things, number, header.circuit_id)
-        for things in ("evidence", "labels", "exchanges", "verdicts")
-    )
-    motifs = connection.execute(
-        "SELECT * FROM motifs WHERE run = ? ORDER BY pattern, nodes", [number]
-    ).fetchall()
-    failures, summaries = (
-        connection.execute(f"SELECT * FROM {table} WHERE run_id = ?", [header.id]).fetchall()
-        for table in ("failures", "summaries")
-    )
+    circuit_id = header.circuit_id
+    summaries = read_records(connection, codec.SUMMARY, "WHERE run_id = ?", [header.id])
     return Run(
         header,
-        read_circuit(connection, header.circuit_id) if header.circuit_id else None,
-        [rows.to_evidence(row) for row in evidence],
-        [rows.to_label(row) for row in labels],
-        [rows.to_verdict(row) for row in verdicts],
-        [rows.to_motif(row) for row in motifs],
-        [rows.to_exchange(row) for row in exchanges],
-        [rows.to_failure(row) for row in failures],
-        rows.to_summary(summaries[0]) if summaries else None,
+        read_circuit(connection, circuit_id) if circuit_id else None,
+        read_linked(connection, codec.EVIDENCE, number, circuit_id),
+        read_linked(connection, codec.LABEL, number, circuit_id),
+        read_linked(connection, codec.VERDICT, number, circuit_id),
+        read_records(connection, codec.MOTIF, "WHERE run = ? ORDER BY pattern, nodes", [number]),
+        read_linked(connection, codec.EXCHANGE, number, circuit_id),
+        read_records(connection, codec.FAILURE, "WHERE run_id = ?", [header.id]),
+        summaries[0] if summaries else None,
         behavior=read_behavior(connection, header.id),
         task=read_task(connection, header.task_id),
+    )
+
+
+def read_linked(
+    connection: Connection, kind: Codec[R], run: int, circuit_id: str | None
+) -> list[R]:
+    """The records of one kind that a run is linked to, by its number."""
+    table, in_circuit = kind.table, ""
+    if kind.table != codec.EXCHANGE.table:
+        if circuit_id is None:
+            return []
+        in_circuit = f"AND {table}.circuit = {number_of(connection, 'circuits', circuit_id)}"
+    link = f"run_{table}"
+    rows = connection.execute(
+        f"SELECT {columns_of(kind)} FROM {table} JOIN {link} AS link "
+        f"ON {table}.id = link.{IDENTITY[link][0]} WHERE link.run = ? {in_circuit} "
+        f"ORDER BY {table}.id",
+        [run],
+    ).fetchall()
+    return [record_of(kind, row) for row in rows]
+
+
+def read_cited(
+    connection: Connection, results: Sequence[LabelResult]
+) -> tuple[list[Evidence], list[Exchange]]:
+    """The stored evidence and exchanges that label results rest on."""
+    evidence = {name for result in results for x in result.labels for name in x.evidence_ids}
+    exchanges = {name for result in results for name in result.exchange_ids}
+    with_ids = "WHERE id IN (SELECT unnest(?::VARCHAR[])) ORDER BY id"
+    return (
+        read_records(connection, codec.EVIDENCE, with_ids, [sorted(evidence)]),
+        read_records(connection, codec.EXCHANGE, with_ids, [sorted(exchanges)]),
     )
 
 
@@ -83,107 +130,121 @@ def read_task(connection: Connection, task_id: str) -> Task | None:
     return Task.parse(json.loads(row[0])) if row else None
 
 
+# --- circuits ----------------------------------------------------------------------------------
+
+
 def read_circuit(connection: Connection, circuit_id: str) -> Circuit:
-    row = connection.execute("SELECT * FROM circuits WHERE id = ?", [circuit_id]).fetchone()
-    edges = connection.execute(
-        "SELECT * FROM edges WHERE src_key >= ? AND src_key < ? ORDER BY place",
-        rows.keys_of(row[-1]),
+    number, *row = connection.execute(
+        f"SELECT number, {columns_of(codec.CIRCUIT)} FROM circuits WHERE id = ?", [circuit_id]
+    ).fetchone()
+    edges = read_records(
+        connection, codec.EDGE, "WHERE src_key >= ? AND src_key < ? ORDER BY place", keys_of(number)
+    )
+    return codec.to_circuit(values_of(codec.CIRCUIT, row), edges)
+
+
+def read_sizes(connection: Connection, circuit: Circuit) -> list[CircuitSize]:
+    """All local circuits of the same task, model and metric that have edges, and `circuit`."""
+    rows = connection.execute(
+        "SELECT number, id, discoverer, settings, circuit, corrupt, clean FROM circuits "
+        "WHERE task_id = ? AND model_id = ? AND metric = ? AND clean <> corrupt "
+        f"AND (id = ? OR id NOT IN ({imported_ids('circuits')})) ORDER BY id",
+        [circuit.task_id, circuit.model_id, circuit.faithfulness.metric, circuit.id],
     ).fetchall()
-    return rows.to_circuit(row, edges)
-
-
-def read_headers(
-    connection: Connection, clause: str, values: Mapping[str, Any] | None = None
-) -> list[RunHeader]:
-    found = connection.execute(
-        "SELECT id, task, task_id, model, model_id, circuit_id, status, "
-        f"strftime(created_at, '%Y-%m-%dT%H:%M:%SZ'), seed, settings, versions, "
-        f"origin, name, note FROM runs {clause}",
-        values,
-    ).fetchall()
-    return [rows.to_header(row) for row in found]
-
-
-def read_replies(connection: Connection, request_id: str) -> list[Exchange]:
-    """What was replied to a request of ours, good or bad."""
-    found = connection.execute(
-        "SELECT * FROM exchanges WHERE request_id = ? AND reply IS NOT NULL "
-        f"AND id NOT IN ({FOREIGN.format('exchanges')}) ORDER BY id",
-        [request_id],
-    ).fetchall()
-    return [rows.to_exchange(row) for row in found]
-
-
-def read_label_results(connection: Connection, question_ids: Sequence[str]) -> list[LabelResult]:
-    """The labels that were given here in answer to questions. Imports bring none."""
-    if not question_ids:
-        return []
-    found = connection.execute(
-        "SELECT labelings.id, labelings.exchange_ids, labels.* FROM labelings "
-        "JOIN labels ON list_contains(from_json(label_ids, '[\"VARCHAR\"]'), labels.id) "
-        "WHERE list_contains(?, labelings.id) ORDER BY labels.id",
-        [list(question_ids)],
-    ).fetchall()
-    answers: dict[tuple[str, str], list[Label]] = {}
-    for question_id, exchange_ids, *row in found:
-        answers.setdefault((question_id, exchange_ids), []).append(rows.to_label(tuple(row)))
+    counts = {
+        number: connection.execute(
+            "SELECT count(*) FROM edges WHERE src_key >= ? AND src_key < ?", keys_of(number)
+        ).fetchone()[0]
+        for number, *_ in rows
+    }
     return [
-        LabelResult(question_id, tuple(labels), tuple(json.loads(exchange_ids)))
-        for (question_id, exchange_ids), labels in answers.items()
+        CircuitSize(
+            identity,
+            discoverer,
+            json.loads(settings),
+            counts[number],
+            (kept - corrupt) / (clean - corrupt),
+        )
+        for number, identity, discoverer, settings, kept, corrupt, clean in rows
+        if counts[number]
     ]
 
 
-def read_linked(
-    connection: Connection, things: str, run: int, circuit_id: str | None
-) -> list[tuple[Any, ...]]:
-    """The records that a run is linked to."""
-    among = ""
-    if things != "exchanges":
-        if circuit_id is None:
-            return []
-        among = f"AND {things}.circuit = {number_of(connection, 'circuits', circuit_id)}"
-    identity = IDENTITY[f"run_{things}"][0]
-    found: list[tuple[Any, ...]] = connection.execute(
-        f"SELECT {things}.* FROM {things} JOIN run_{things} AS link "
-        f"ON {things}.id = link.{identity} WHERE link.run = ? {among} ORDER BY {things}.id",
-        [run],
-    ).fetchall()
-    return found
+# --- what was made here before: imports are never reused ---------------------------------------
 
 
-# --- what was found here, and not imported -----------------------------------------------------
-
-
-def own_circuit(
+def find_circuit(
     connection: Connection,
     task_id: str,
     model_id: str,
     discoverer: str,
     settings: Mapping[str, Any],
 ) -> Circuit | None:
-    """The circuit that the same discovery found here before."""
+    """The circuit that the same discovery stored before."""
     row = connection.execute(
         "SELECT id FROM circuits WHERE task_id = ? AND model_id = ? AND discoverer = ? "
-        f"AND settings = ? AND id NOT IN ({FOREIGN.format('circuits')})",
+        f"AND settings = ? AND id NOT IN ({imported_ids('circuits')})",
         [task_id, model_id, discoverer, canonical_json(settings)],
     ).fetchone()
     return read_circuit(connection, row[0]) if row else None
 
 
-def own_evidence(
+def find_evidence(
     connection: Connection, circuit_id: str, collector: str, settings: Mapping[str, Any]
 ) -> list[Evidence]:
-    """What the same collector measured here before."""
+    """What the same collector measured before in the same circuit."""
     number = number_of(connection, "circuits", circuit_id)
-    found = connection.execute(
-        "SELECT * FROM evidence WHERE circuit = ? AND collector = ? AND settings = ? "
-        f"AND id NOT IN ({FOREIGN.format('evidence')} AND number = ?)",
+    return read_records(
+        connection,
+        codec.EVIDENCE,
+        "WHERE circuit = ? AND collector = ? AND settings = ? "
+        f"AND id NOT IN ({imported_ids('evidence')} AND number = ?)",
         [number, collector, canonical_json(settings), number],
+    )
+
+
+def find_replies(connection: Connection, request_id: str) -> list[Exchange]:
+    """The exchanges of a request that got a reply, usable or not."""
+    return read_records(
+        connection,
+        codec.EXCHANGE,
+        "WHERE request_id = ? AND reply IS NOT NULL "
+        f"AND id NOT IN ({imported_ids('exchanges')}) ORDER BY id",
+        [request_id],
+    )
+
+
+def find_label_results(connection: Connection, question_ids: Sequence[str]) -> list[LabelResult]:
+    """The labels that answer these questions."""
+    if not question_ids:
+        return []
+    rows = connection.execute(
+        f"SELECT labelings.id, labelings.exchange_ids, {columns_of(codec.LABEL)} FROM labelings "
+        "JOIN labels ON list_contains(from_json(label_ids, '[\"VARCHAR\"]'), labels.id) "
+        "WHERE list_contains(?, labelings.id) ORDER BY labels.id",
+        [list(question_ids)],
     ).fetchall()
-    return [rows.to_evidence(row) for row in found]
+    answers: dict[tuple[str, str], list[Label]] = {}
+    for question_id, exchange_ids, *row in rows:
+        answers.setdefault((question_id, exchange_ids), []).append(record_of(codec.LABEL, row))
+    return [
+        LabelResult(question_id, tuple(labels), tuple(json.loads(exchange_ids)))
+        for (question_id, exchange_ids), labels in answers.items()
+    ]
 
 
-# --- lists and tables --------------------------------------------------------------------------
+def find_judge_results(connection: Connection, question_ids: Sequence[str]) -> list[JudgeResult]:
+    """The verdicts that answer these questions."""
+    rows = connection.execute(
+        f"SELECT judgings.id, {columns_of(codec.VERDICT)} FROM judgings "
+        "JOIN verdicts ON verdicts.id = judgings.verdict_id "
+        "WHERE list_contains(?, judgings.id)",
+        [list(question_ids)],
+    ).fetchall()
+    return [JudgeResult(question_id, record_of(codec.VERDICT, row)) for question_id, *row in rows]
+
+
+# --- lists of runs -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +259,13 @@ class Listed:
 def read_list(
     connection: Connection, task: str | None, model: str | None, status: str | None
 ) -> list[Listed]:
-    """Runs with some task, model and status, the newest first."""
-    wanted = {"task": task, "model": model, "status": status}
+    """Runs with this task, model and status (None: any), the newest first."""
     headers = read_headers(
         connection,
         "WHERE ($task IS NULL OR task = $task) AND ($status IS NULL OR status = $status) "
         "AND ($model IS NULL OR model = $model OR model_id = $model) "
-        "ORDER BY created_at DESC, id",
-        wanted,
+        "ORDER BY runs.created_at DESC, id",
+        {"task": task, "model": model, "status": status},
     )
     circuits = {
         identity: (number, Faithfulness(*values))
@@ -215,41 +275,12 @@ def read_list(
     }
     edges = dict(
         connection.execute(
-            f"SELECT src_key >> {rows.CIRCUIT_BITS} AS number, count(*) FROM edges GROUP BY number"
+            f"SELECT src_key >> {CIRCUIT_BITS} AS number, count(*) FROM edges GROUP BY number"
         ).fetchall()
     )
     listed = []
     for header in headers:
-        number, found = circuits.get(header.circuit_id or "", (None, None))
-        n = None if number is None else edges.get(number, 0)
-        listed.append(Listed(header, n, found.share if found else None))
+        number, measured = circuits.get(header.circuit_id or "", (None, None))
+        n_edges = None if number is None else edges.get(number, 0)
+        listed.append(Listed(header, n_edges, measured.share if measured else None))
     return listed
-
-
-def selections(connection: Connection, header: RunHeader) -> dict[str, str]:
-    """Of each table with something of a run, the condition on its rows."""
-    run = number_of(connection, "runs", header.id)
-    this = f"SELECT id FROM runs WHERE number = {run}"
-    chosen = {
-        **dict.fromkeys(("failures", "summaries"), f"run_id = ({this})"),
-        **dict.fromkeys(("motifs", "standings", "enrichments"), f"run = {run}"),
-        "runs": f"number = {run}",
-    }
-    for things in ("evidence", "labels", "verdicts", "exchanges"):
-        link = f"run_{things}"
-        chosen[link] = f"run = {run}"
-        chosen[things] = f"id IN (SELECT {IDENTITY[link][0]} FROM {link} WHERE run = {run})"
-    verdicts, labels = chosen["verdicts"], chosen["labels"]
-    chosen["judgings"] = f"verdict_id IN (SELECT id FROM verdicts WHERE {verdicts})"
-    chosen["labelings"] = (
-        "id IN (SELECT id FROM (SELECT id, unnest(from_json(label_ids, '[\"VARCHAR\"]')) AS label "
-        f"FROM labelings) WHERE label IN (SELECT id FROM labels WHERE {labels}))"
-    )
-    chosen["tasks"] = f"id IN (SELECT task_id FROM runs WHERE number = {run})"
-    if header.circuit_id is not None:
-        circuit = number_of(connection, "circuits", header.circuit_id)
-        low, high = rows.keys_of(circuit)
-        chosen["circuits"] = f"number = {circuit}"
-        for table, key in (("nodes", "key"), ("edges", "src_key"), ("fingerprints", "key")):
-            chosen[table] = f"{key} >= {low} AND {key} < {high}"
-    return chosen

@@ -1,18 +1,18 @@
 """The tables of a store, and the steps from one version of them to the next.
 
-Records are in tables of their own name; `standings` (what each run says of each node),
-`fingerprints` and `enrichments` are derived from them, for searches.
+Each kind of record has a table. `standings` (what each run says of each node), `fingerprints` and
+`enrichments` are derived from them, for searches.
 """
 
 from __future__ import annotations
 
 
 def _numbered(table: str, column: str, parent: str, link: str) -> str:
-    """The table anew, without a key and with the number of the row of `parent` it belongs to.
+    """SQL that replaces a table's key by the number of the row of `parent` that a row belongs to.
 
-    What belongs to a run stands together and is found by this number without reading the rest.
-    An index over millions of ids, which are random, would be written in large part with every
-    run: at 10,000 runs that made adding one four times as slow as at 100.
+    The rows of a run are stored together and are found by this number without reading others. An
+    index over millions of random ids would be rewritten in large part with every run: with 10,000
+    runs, adding one took four times as long as with 100.
     """
     return f"""
     CREATE TABLE {table}_new AS SELECT {table}.*, parent.number AS {column}
@@ -23,7 +23,7 @@ def _numbered(table: str, column: str, parent: str, link: str) -> str:
 
 
 def _key(node: str) -> str:
-    """What `rows.node_key` computes, of a node's name and the number of `parent`."""
+    """SQL for `keys.node_key`: the key of a node, by its name and the number of `parent`."""
     layer = f"CAST(regexp_extract({node}, '^[am]([0-9]+)', 1) AS BIGINT)"
     head = f"regexp_extract({node}, '[.]h([0-9]+)', 1)"
     return f"""parent.number::BIGINT * 4294967296 + CASE split_part({node}, '@', 1)
@@ -109,12 +109,11 @@ _TRUST = f"""
     CREATE TABLE enrichments (
         run INTEGER, pattern TEXT, found HUGEINT, counts HUGEINT[]);
     """
-"""Verdicts say what was measured; runs say how the model did, and what came from elsewhere.
+"""Verdicts get their measure; runs get their origin, name, note and the model's behavior.
 
-`imported`: records that only imports brought, by table and id.
-
-Older stores did not say which runs were imported: those whose prompts, questions or judgings
-are not there, which an own run always leaves.
+`imported` lists the records that only imports brought, by table and id. Older stores do not say
+which runs were imported: they are those without prompts, labelings or judgings, which every local
+run has.
 """
 
 MIGRATIONS: tuple[str, ...] = (

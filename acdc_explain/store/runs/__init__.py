@@ -1,0 +1,1 @@
+"""Whole runs in an open store: adding, naming and removing them."""
