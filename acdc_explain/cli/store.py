@@ -94,15 +94,13 @@ def motifs(
     as_json: Json = False,
 ) -> None:
     """Count motifs by task and model, beside randomised circuits."""
-    from ..store.motifs import motifs
+    from ..store.motifs import motifs as count_motifs
 
     named = installed().patterns()
     wanted = {text: named.get(text, text) for text in patterns} if patterns else named
     store = open_store(db)
     with interruptible(db), on_terminal() as report:
-        counts = motifs(
-            store, wanted, chance=chance, any_verdict=any_verdict, progress=report
-        )
+        counts = count_motifs(store, wanted, chance=chance, any_verdict=any_verdict, progress=report)
     if as_json:
         print_json([count.as_dict() for count in counts])
         return

@@ -9,13 +9,13 @@ from typing import Any
 from ..errors import UserError
 from ..llm.exchange import Exchange
 from ..records.circuit import Circuit
-from ..records.run.size import CircuitSize
 from ..records.evidence import Evidence
 from ..records.label import LabelResult
 from ..records.pattern import Pattern
 from ..records.run.header import RunHeader
 from ..records.run.motif import Motif
 from ..records.run.run import Run
+from ..records.run.size import CircuitSize
 from ..records.task import Task
 from ..records.verdict import JudgeResult
 from .database import Database

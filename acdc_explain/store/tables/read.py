@@ -12,12 +12,12 @@ from ...errors import UserError
 from ...ids import canonical_json
 from ...llm.exchange import Exchange
 from ...records.circuit import Circuit, Faithfulness
-from ...records.run.size import CircuitSize
 from ...records.evidence import Evidence
 from ...records.label import Label, LabelResult
 from ...records.run.behavior import Behavior, parse_behavior
 from ...records.run.header import RunHeader
 from ...records.run.run import Run
+from ...records.run.size import CircuitSize
 from ...records.task import Task
 from ...records.verdict import JudgeResult
 from ..duck.connection import Connection
