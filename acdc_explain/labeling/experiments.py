@@ -21,8 +21,8 @@ from ..evidence.measurement import Measurement, NotMeasurable
 from ..evidence.measures import MEASURES, measure
 from ..evidence.path_patching import PathPatching
 from ..llm.session import one_line
+from ..models.activations import head_index
 from ..models.contrast import Contrast
-from ..models.model import head_index
 from ..records.circuit import Node
 from ..records.task import Task
 
@@ -158,8 +158,8 @@ def _cut_path(bench: ComponentExperiments, a: Cutting) -> dict[str, Any]:
     change = paths.cut([bench.node])
     if a.port == "q":
         change = change[:, rows, end][:, :, None]
-    clean = paths.receive(receiver, {}, at=end)
-    moved = paths.receive(receiver, {a.port: change}, at=end)
+    clean = paths.receive(receiver, {}, query=end)
+    moved = paths.receive(receiver, {a.port: change}, query=end)
     attention = 0.5 * (moved.pattern - clean.pattern)[0, :, 0].abs().sum(-1)
     size = (moved.written - clean.written).norm(dim=-1) / clean.written.norm(dim=-1).clamp_min(1e-9)
     return {
