@@ -1,4 +1,4 @@
-"""How well the model does the task, measured on the prompts of a split."""
+"""How well a model does a task, on the prompts of one split."""
 
 from __future__ import annotations
 

@@ -68,6 +68,11 @@ def final_point(graph: Graph) -> str:
     return f"blocks.{graph.n_layers - 1}.hook_resid_post"
 
 
+def final_hook(graph: Graph, batch: Batch, record: Callable[[Tensor], Any]) -> Hook:
+    """A hook that calls `record(last token's stream before the final norm [batch d_model])`."""
+    return final_point(graph), lambda value, hook: record(batch.at_end(value))
+
+
 def pattern_hooks(graph: Graph, record: Callable[[Tensor], Any]) -> list[Hook]:
     """Hooks that call `record(attention [batch head query key])`, layer by layer."""
     return _watch(graph, "attn.hook_pattern", record)

@@ -22,7 +22,7 @@ from .activations import (
     Hook,
     LayerInputs,
     embedding_hooks,
-    final_point,
+    final_hook,
     layer_hooks,
     pattern_hooks,
 )
@@ -30,6 +30,8 @@ from .tokens import Tokens
 
 PORT_SWITCHES = ("set_use_split_qkv_input", "set_use_hook_mlp_in")
 """What makes the bridge give every port its own copy of the stream."""
+SWITCHES = ("set_use_attn_result", *PORT_SWITCHES)
+"""The same, and an output of its own for every head."""
 
 
 class _StopForward(Exception):
@@ -166,13 +168,15 @@ class Model:
     # --- running -------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch vocab"]:
-        """The logits at each prompt's last token, with gradients if they are switched on."""
+        """The logits at each prompt's last token, with gradients if they are switched on.
+
+        Args:
+            batch: Prompts, as `batch` makes them.
+            hooks: Of `writer_hooks` or `activations`; they watch or replace values.
+        """
         final: list[Tensor] = []
-
-        def keep_end(value: Tensor, hook: Any) -> None:
-            final.append(batch.at_end(value))
-
-        with self.bridge.hooks(fwd_hooks=[*hooks, (final_point(self.graph), keep_end)]):
+        hook = final_hook(self.graph, batch, final.append)
+        with self.bridge.hooks(fwd_hooks=[*hooks, hook]):
             self.bridge(batch.tokens, **self._fewest_logits)
         return self.unembed(final[0])
 
@@ -200,9 +204,7 @@ class Model:
             writers[indices] += value  # += because the input is token plus position embedding
 
         hooks = [*self.writer_hooks(record), *pattern_hooks(self.graph, patterns.append)]
-        hooks.append(
-            (final_point(self.graph), lambda value, hook: final.append(batch.at_end(value)))
-        )
+        hooks.append(final_hook(self.graph, batch, final.append))
         logits = self.forward(batch, hooks)
         return Activations(writers, torch.stack(patterns), final[0], logits)
 
@@ -260,22 +262,21 @@ class Model:
                 stream = output[0] if isinstance(output, tuple) else output
         return self.unembed(inputs.batch.at_end(stream))
 
+    @torch.no_grad()
     def forward_seconds(self, batch: Batch, repeats: int = 3) -> float:
         """Median seconds of a plain forward pass, without any hook or split."""
+        seconds = []
         with self.unsplit():
-            seconds = [self._timed(batch) for _ in range(repeats)]
+            for _ in range(repeats):
+                started = time.perf_counter()
+                self.bridge(batch.tokens)
+                seconds.append(time.perf_counter() - started)
         return round(statistics.median(seconds), 6)
-
-    @torch.no_grad()
-    def _timed(self, batch: Batch) -> float:
-        started = time.perf_counter()
-        self.bridge(batch.tokens)
-        return time.perf_counter() - started
 
     # --- the split into nodes ------------------------------------------------------------------
 
-    def _split(self, on: bool) -> None:
-        for switch in ("set_use_attn_result", *PORT_SWITCHES):
+    def _split(self, on: bool, switches: Sequence[str] = SWITCHES) -> None:
+        for switch in switches:
             getattr(self.bridge, switch)(on)
 
     @contextmanager
@@ -290,10 +291,8 @@ class Model:
     @contextmanager
     def _shared_ports(self) -> Iterator[None]:
         """Heads read one stream together: a third faster, and hooks on outputs still work."""
-        for switch in PORT_SWITCHES:
-            getattr(self.bridge, switch)(False)
+        self._split(False, PORT_SWITCHES)
         try:
             yield
         finally:
-            for switch in PORT_SWITCHES:
-                getattr(self.bridge, switch)(True)
+            self._split(True, PORT_SWITCHES)

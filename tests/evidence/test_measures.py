@@ -1,4 +1,4 @@
-"""Detectors on attention made by hand, interventions against plain hooks, scores by brute force."""
+"""Attention measures on constructed patterns, interventions against plain hooks, scores by hand."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_occurrences():
 
 
 def with_patterns(contrast: Contrast, make) -> Contrast:
-    """The contrast as if every head attended as `make(tokens, query)` says."""
+    """The contrast with every head attending from `query` to the key `make(tokens, query)`."""
     patterns = torch.zeros_like(contrast.clean_run.patterns)
     for row, tokens in enumerate(contrast.clean.tokens.tolist()):
         for query in range(len(tokens)):
@@ -125,7 +125,7 @@ class TestAnswerAttention:
         assert found == {"A to A": 1.0, "END to A": 1.0, "END to END": 0.0}
 
     def test_on_an_example(self, small_model, monkeypatch):
-        """The plain forward pass' pattern, row by row, of the last tokens."""
+        """Row by row the attention pattern of a plain forward pass, for the last tokens."""
         model, task = small_model("gpt2"), self.task()
         contrast, node = Contrast(model, task, task.discover), Node("head", 1, 2)
         pattern = model.patterns(contrast.clean)[1, 0, 2]
@@ -275,7 +275,7 @@ class TestAgainstPlainRuns:
 
 
 def test_copying_by_construction(tmp_path):
-    """A head that writes what it reads copies; one that writes its negative pushes down."""
+    """A head that writes what it reads copies; one that writes its negative suppresses."""
     from acdc_explain import load_model
 
     hf_model = make_hf_model("gpt2")
@@ -380,7 +380,7 @@ def test_too_few_words_are_no_order(contrast):
 
 class TestMlps:
     def test_an_mlp_that_sees_its_token_alone(self, small_model):
-        """The first MLP of a parallel block reads the embedding, which is the token's alone."""
+        """The first MLP of a parallel block reads the embedding, which depends on the token alone."""
         task = word_task(12)
         contrast = Contrast(small_model("neox_parallel"), task, task.discover)
         found = measure("token_share", contrast)
@@ -400,7 +400,7 @@ class TestMlps:
 
 
 def test_staircase(small_model):
-    """Answers above foils everywhere is 1, the other way 0, whatever the sizes."""
+    """1 where all answers are above all foils and 0 the other way, whatever the differences."""
     model, words = small_model("gpt2"), [f" {word}" for word in WORDS]
     examples = [
         Example(
@@ -449,8 +449,8 @@ class TestCorpus:
             corpus_batch(small_model("gpt2"), f"datasets:{tmp_path / 'nowhere'}")
 
 
-class TestOwnText:
-    """Top examples of models whose vocabulary has none of the words that texts begin with."""
+class TestGeneratedText:
+    """Text from models whose vocabulary has none of the words that texts begin with."""
 
     def folder(self, tmp_path, letters: str, special: str = "<bos>"):
         from tokenizers import Tokenizer, decoders, models, processors

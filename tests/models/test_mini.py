@@ -1,4 +1,4 @@
-"""The shipped model does what docs/mini.md says of it."""
+"""The shipped model has the abilities and heads that docs/mini.md lists."""
 
 from __future__ import annotations
 
