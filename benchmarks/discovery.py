@@ -27,6 +27,7 @@ from acdc_explain.discovery.acdc import Outcome, Search
 from acdc_explain.discovery.attribution import score_edges
 from acdc_explain.discovery.engine.fast import Engine
 from acdc_explain.discovery.engine.reference import ReferenceEngine
+from acdc_explain.models.activations import EMBEDDING
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
@@ -159,15 +160,11 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
 
     def both() -> float:
         fresh = subject_of(model, args, examples)
-        model._split(False)
-        try:
-            with torch.enable_grad():
-                hooks = [("hook_embed", lambda value, hook: value.requires_grad_(True))]
-                started = time.perf_counter()
-                fresh_logits = model.forward(fresh.clean, hooks)
-                fresh_logits.sum().backward()
-        finally:
-            model._split(True)
+        with model.unsplit(), torch.enable_grad():
+            hooks = [(EMBEDDING, lambda value, hook: value.requires_grad_(True))]
+            started = time.perf_counter()
+            fresh_logits = model.forward(fresh.clean, hooks)
+            fresh_logits.sum().backward()
         return time.perf_counter() - started
 
     def one(steps: int) -> float:

@@ -7,6 +7,7 @@ checkers alone.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,6 +165,49 @@ def _imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom) and not node.level:
         return [node.module or ""]
     return []
+
+
+BRIDGE_POINT = re.compile(r"^(blocks|ln_final|unembed)\.|\bhook_[a-z]")
+"""The beginning of a hook point of the bridge, or a part of its name."""
+
+
+def uses_of_the_bridge(source: str) -> list[str]:
+    """Where code reads `.bridge` or writes down the name of a hook point."""
+    uses = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr == "bridge":
+            uses.append(f"{node.lineno}: .bridge")
+        elif isinstance(node, ast.Constant) and BRIDGE_POINT.search(str(node.value)):
+            uses.append(f"{node.lineno}: {node.value}")
+    return uses
+
+
+def test_the_bridge_is_used_in_models_alone():
+    inside = []
+    for file in [*PACKAGE.rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
+        uses = uses_of_the_bridge(file.read_text())
+        if file.is_relative_to(PACKAGE / "models"):
+            inside += uses
+        else:
+            assert uses == [], file
+    assert len(inside) > 10  # what is looked for is there
+
+
+def test_the_check_of_the_bridge_finds_what_is_wrong():
+    source = """
+def measure(model, layer):
+    hooks = [(f"blocks.{layer}.attn.hook_result", print), ("hook_embed", print)]
+    hooks.append((f"{layer}.hook_mlp_out", print))
+    with model.bridge.hooks(fwd_hooks=hooks):
+        return "hooks are fine in a sentence, and so are blocks. As are hooks_of_others."
+"""
+    assert sorted(uses_of_the_bridge(source)) == [
+        "3: .attn.hook_result",
+        "3: blocks.",
+        "3: hook_embed",
+        "4: .hook_mlp_out",
+        "5: .bridge",
+    ]
 
 
 @pytest.mark.parametrize("root", ["acdc_explain", "plugins", "tests"])

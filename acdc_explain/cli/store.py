@@ -100,7 +100,9 @@ def motifs(
     wanted = {text: named.get(text, text) for text in patterns} if patterns else named
     store = open_store(db)
     with interruptible(db), on_terminal() as report:
-        counts = count_motifs(store, wanted, chance=chance, any_verdict=any_verdict, progress=report)
+        counts = count_motifs(
+            store, wanted, chance=chance, any_verdict=any_verdict, progress=report
+        )
     if as_json:
         print_json([count.as_dict() for count in counts])
         return

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..models.activations import EMBEDDING, Hook
 from ..models.contrast import Contrast
 from ..models.layers import Attention, Layers
-from ..models.model import Hook
 from ..progress import Progress
 from ..records.circuit import PORTS, Edge, Node
 from ..records.graph import Graph
@@ -279,7 +279,7 @@ class Hooked:
 
             return hook
 
-        hooks: list[Hook] = [("hook_embed", begin)]
+        hooks: list[Hook] = [(EMBEDDING, begin)]
         for rows, hook_name, stacked in readers(model):
             hooks.append((hook_name, record(rows, stacked)))
         with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Where heads look: on random tokens, and on the prompts of a task."""
+"""Where heads attend, on random tokens and on the prompts of a task."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..models.activations import Batch, head_index, value_hooks
 from ..models.contrast import Contrast
 from ..models.metrics import TokenSets
-from ..models.model import Batch, Hook, Model, head_index
+from ..models.model import Model
 from ..records.circuit import Node
 from .measurement import Measurement, NotMeasurable, per_head
 
 RANDOM_SEQUENCES = 12
-EXAMPLE_TOKENS = 40  # shown of an example, the last ones
-RANDOM_LENGTH = 24  # tokens that are repeated, or as many as fit the model's context twice
+EXAMPLE_TOKENS = 40  # the last tokens of an example are shown
+RANDOM_LENGTH = 24  # tokens that are repeated, or half of what fits the model's context
 
 
 def random_repeats(model: Model, *, seed: int = 0) -> Batch:
-    """Sequences of random tokens, each written twice: nothing to go by but the repetition."""
+    """Sequences of random tokens, each repeated once, so that only repetition is predictable."""
     special = set(model.tokenizer.all_special_ids)
     usable = [i for i in range(len(model.tokenizer)) if i not in special]
     generator = torch.Generator().manual_seed(seed)
     size = (RANDOM_SEQUENCES, _repeated_length(model))
-    if len(usable) >= size[1]:  # no token twice in a sequence, so that only one answer is right
+    if len(usable) >= size[1]:  # without replacement: each token has one earlier occurrence
         chosen = torch.rand(size[0], len(usable), generator=generator).argsort(1)[:, : size[1]]
     else:
         chosen = torch.randint(0, len(usable), size, generator=generator)
@@ -49,14 +50,14 @@ def diagonal(
 def other_keys(
     patterns: Float[Tensor, "layer batch head query key"], offset: int, queries: range
 ) -> Float[Tensor, "layer head batch"]:
-    """What each other key gets on average: what `diagonal` would be if the key did not matter."""
+    """Mean attention to the other keys: `diagonal` if the key did not matter."""
     rows = torch.tensor([q for q in queries if q + offset >= 0 and q > 0])
     picked = patterns[..., rows, rows + offset]
     return ((1 - picked) / rows.to(picked.dtype)).mean(-1).transpose(1, 2)
 
 
 def _along_diagonal(contrast: Contrast, name: str, offset: int, queries: range) -> Measurement:
-    """Attention to the key at an offset on random tokens, beside that to any other key."""
+    """Attention to the key at an offset on random tokens; the control is any other key."""
     patterns = _random_patterns(contrast)[0]
     value, control = (f(patterns, offset, queries) for f in (diagonal, other_keys))
     return per_head(name, contrast.model.graph, value, control)
@@ -64,15 +65,17 @@ def _along_diagonal(contrast: Contrast, name: str, offset: int, queries: range) 
 
 def _random_patterns(contrast: Contrast) -> tuple[Tensor, range, range]:
     """Patterns on `random_repeats`, and the queries of the first and of the second half."""
-    model = contrast.model
-    patterns = contrast.remember("random patterns", lambda: model.patterns(random_repeats(model)))
-    start = len(model.prefix)
-    length = _repeated_length(model)
-    return patterns, range(start, start + length), range(start + length, start + 2 * length)
+    start, length = len(contrast.model.prefix), _repeated_length(contrast.model)
+    first, second = range(start, start + length), range(start + length, start + 2 * length)
+    return contrast.once(_patterns_on_repeats), first, second
+
+
+def _patterns_on_repeats(contrast: Contrast) -> Float[Tensor, "layer batch head query key"]:
+    return contrast.model.patterns(random_repeats(contrast.model))
 
 
 def previous_token_attention(contrast: Contrast) -> Measurement:
-    """Attention to the token before, on random tokens."""
+    """Attention to the previous token, on random tokens."""
     _, first, _ = _random_patterns(contrast)
     queries = range(max(1, first.start), first.stop)
     return _along_diagonal(contrast, "previous_token_attention", -1, queries)
@@ -91,10 +94,10 @@ def induction_attention(contrast: Contrast) -> Measurement:
 
 
 def fixed_offset_attention(contrast: Contrast) -> Measurement:
-    """Attention on random tokens to one place at a fixed distance, other than the one before.
+    """Attention on random tokens to the key 2 to 7 back that a head attends to most.
 
-    The distance is the one that the head looks to most; that the tokens are random is what makes
-    it positional.
+    As the tokens are random and not yet repeated, a preferred distance must be positional. The
+    control is the other distances.
     """
     patterns, first, _ = _random_patterns(contrast)
     queries = range(first.start + 7, first.stop)  # nothing is repeated there
@@ -103,21 +106,22 @@ def fixed_offset_attention(contrast: Contrast) -> Measurement:
     offsets = range(-7, -1)  # not 0: a token is also its own duplicate
     by_offset = torch.stack([diagonal(patterns, offset, queries) for offset in offsets])
     best = by_offset.mean(-1, keepdim=True).argmax(0, keepdim=True)
-    found = by_offset.gather(0, best.expand(1, *by_offset.shape[1:]))[0]
-    others = (by_offset.sum(0) - found) / (len(offsets) - 1)  # the distances not chosen
-    return per_head("fixed_offset_attention", contrast.model.graph, found, others)
+    at_best = by_offset.gather(0, best.expand(1, *by_offset.shape[1:]))[0]
+    others = (by_offset.sum(0) - at_best) / (len(offsets) - 1)  # the distances not chosen
+    return per_head("fixed_offset_attention", contrast.model.graph, at_best, others)
 
 
 def _spread(contrast: Contrast) -> tuple[Tensor, Tensor]:
     """Normalised entropy and largest share of the attention, [layer batch head query]."""
     patterns = contrast.clean_run.patterns
-    seen = torch.arange(1, patterns.shape[-1] + 1, device=patterns.device)
-    entropy = torch.special.entr(patterns).sum(-1) / seen.to(patterns.dtype).log().clamp_min(1e-9)
+    n_keys = torch.arange(1, patterns.shape[-1] + 1, device=patterns.device)  # that a query sees
+    most = n_keys.to(patterns.dtype).log().clamp_min(1e-9)
+    entropy = torch.special.entr(patterns).sum(-1) / most
     return entropy, patterns.amax(-1)
 
 
 def _over_queries(contrast: Contrast, name: str, values: Tensor) -> Measurement:
-    """Mean over the tokens that see at least four."""
+    """The mean over queries that see at least four tokens."""
     places = torch.arange(values.shape[-1], device=values.device)
     queries = ((places > 2) & (places <= contrast.clean.end[:, None])).to(values.dtype)
     sums = torch.einsum("lbhq,bq->lhb", values, queries)
@@ -125,7 +129,7 @@ def _over_queries(contrast: Contrast, name: str, values: Tensor) -> Measurement:
 
 
 def attention_entropy(contrast: Contrast) -> Measurement:
-    """How evenly a head looks at all it sees: 1 if at everything alike, 0 if at one token."""
+    """Entropy of the attention over its maximum: 1 if it is uniform, 0 if on one token."""
     return _over_queries(contrast, "attention_entropy", _spread(contrast)[0])
 
 
@@ -135,7 +139,7 @@ def largest_attention(contrast: Contrast) -> Measurement:
 
 
 def sink_attention(contrast: Contrast) -> Measurement:
-    """Attention to the very first token, from all tokens of the clean prompts but the first two."""
+    """Attention to the first token, from all tokens of the clean prompts but the first two."""
     patterns, batch = contrast.clean_run.patterns, contrast.clean
     places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     queries = ((places > 1) & (places <= batch.end[:, None])).to(patterns.dtype)
@@ -147,40 +151,42 @@ def sink_attention(contrast: Contrast) -> Measurement:
 def first_value_norm(contrast: Contrast) -> Measurement:
     """Size of a head's value vector at the first token, relative to its mean at the others."""
     model, batch = contrast.model, contrast.clean
-    norms: list[Tensor] = []
-    hooks: list[Hook] = [
-        (f"blocks.{layer}.attn.hook_v", lambda value, hook: norms.append(value.norm(dim=-1)))
-        for layer in range(model.graph.n_layers)
-    ]
+    by_layer: list[Tensor] = []
+    hooks = value_hooks(model.graph, lambda values: by_layer.append(values.norm(dim=-1)))
     with torch.no_grad():
         model.forward(batch, hooks)
-    found = torch.stack(norms)  # [layer batch pos head]
+    norms = torch.stack(by_layer)  # [layer batch pos head]
     places = torch.arange(batch.tokens.shape[1], device=model.device)
-    others = ((places > 0) & (places <= batch.end[:, None])).to(found.dtype)
-    mean = torch.einsum("lbph,bp->lbh", found, others) / others.sum(1).clamp_min(1)[:, None]
-    ratio = found[:, :, 0] / mean.clamp_min(1e-12)
+    others = ((places > 0) & (places <= batch.end[:, None])).to(norms.dtype)
+    mean = torch.einsum("lbph,bp->lbh", norms, others) / others.sum(1).clamp_min(1)[:, None]
+    ratio = norms[:, :, 0] / mean.clamp_min(1e-12)
     return per_head("first_value_norm", model.graph, ratio.transpose(1, 2), 1.0)
 
 
 def named_attention(contrast: Contrast) -> dict[Node, dict[str, float]]:
-    """Mean attention of every head from each of the task's named positions to each before it."""
+    """Mean attention of every head between the task's named positions.
+
+    Returns:
+        For each head, attention by "QUERY to KEY", for keys that are never after the query.
+    """
     patterns, rows = contrast.clean_run.patterns, contrast.clean.rows
-    found: dict[Node, dict[str, float]] = {node: {} for node in contrast.model.graph.heads}
-    places = {name: contrast.position(name) for name in contrast.position_names}
-    for query, at in places.items():
-        for key, to in places.items():
-            if not bool((to <= at).all()):
+    between: dict[Node, dict[str, float]] = {node: {} for node in contrast.model.graph.heads}
+    positions = {name: contrast.position(name) for name in contrast.position_names}
+    for query_name, query in positions.items():
+        for key_name, key in positions.items():
+            if not bool((key <= query).all()):
                 continue
-            mean = patterns[:, rows, :, at, to].mean(0)  # [layer head]
-            for node in found:
-                found[node][f"{query} to {key}"] = round(float(mean[head_index(node)]), 3)
-    return found
+            mean = patterns[:, rows, :, query, key].mean(0)  # [layer head]
+            for node, attention in between.items():
+                attention[f"{query_name} to {key_name}"] = round(float(mean[head_index(node)]), 3)
+    return between
 
 
 def example_attention(contrast: Contrast, node: Node) -> dict[str, list[Any]]:
-    """A head's attention on the first example: its last tokens, and a row for each of them.
+    """A head's attention among the last tokens of the first example.
 
-    A row has the attention to each token up to its own; what lies further back is left out.
+    Returns:
+        `tokens`, and `attention` with a row for each of them: to each shown token up to itself.
     """
     end = int(contrast.clean.end[0]) + 1
     start = max(0, end - EXAMPLE_TOKENS)
@@ -193,9 +199,9 @@ def example_attention(contrast: Contrast, node: Node) -> dict[str, list[Any]]:
 
 def occurrences(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:
     """1 at the positions before the last token that hold one of a set's tokens."""
-    held = (batch.tokens[..., None] == sets.ids[:, None]) & sets.present[:, None]
+    matches = (batch.tokens[..., None] == sets.ids[:, None]) & sets.present[:, None]
     positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    return (held.any(-1) & (positions < batch.end[:, None])).float()
+    return (matches.any(-1) & (positions < batch.end[:, None])).float()
 
 
 def answer_attention(contrast: Contrast) -> Measurement:
@@ -204,22 +210,22 @@ def answer_attention(contrast: Contrast) -> Measurement:
     foils = occurrences(contrast.clean, contrast.foils)
     if not bool((answers.sum(1) > 0).all()):
         raise NotMeasurable("the answer does not occur in the prompts")
-    found = from_end(contrast, answers - foils)
+    difference = from_end(contrast, answers - foils)
     no_preference = 0.0  # the foils are the control already
-    return per_head("answer_attention", contrast.model.graph, found, no_preference)
+    return per_head("answer_attention", contrast.model.graph, difference, no_preference)
 
 
 def last_occurrence(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:
     """1 at the last position before the last token that holds one of a set's tokens."""
-    held = occurrences(batch, sets)
-    places = torch.arange(1, held.shape[1] + 1, device=held.device)
-    return held * ((held * places).amax(1, keepdim=True) == places)
+    all_ = occurrences(batch, sets)
+    places = torch.arange(1, all_.shape[1] + 1, device=all_.device)
+    return all_ * ((all_ * places).amax(1, keepdim=True) == places)
 
 
 def from_end(
     contrast: Contrast, keys: Float[Tensor, "batch pos"]
 ) -> Float[Tensor, "layer head batch"]:
-    """Attention from the last token to some places."""
+    """Attention from the last token to the keys, summed with their weights."""
     patterns, batch = contrast.clean_run.patterns, contrast.clean
     rows = patterns[:, batch.rows, :, batch.end]  # [batch layer head key]
     return torch.einsum("blhk,bk->lhb", rows, keys.to(rows.dtype))
@@ -234,11 +240,12 @@ def foil_attention(contrast: Contrast) -> Measurement:
 
 
 def _on_keys(contrast: Contrast, name: str, keys: Float[Tensor, "batch pos"]) -> Measurement:
-    """Attention from the last token to some keys, beside that to as many others."""
-    found = from_end(contrast, keys)
-    held = keys.sum(1).to(found.dtype)
-    others = (contrast.clean.end + 1 - held).clamp_min(1)
-    return per_head(name, contrast.model.graph, found, (1 - found) * held / others)
+    """Attention from the last token to some keys; the control is as many other keys."""
+    attention = from_end(contrast, keys)
+    n_keys = keys.sum(1).to(attention.dtype)
+    n_others = (contrast.clean.end + 1 - n_keys).clamp_min(1)
+    control = (1 - attention) * n_keys / n_others
+    return per_head(name, contrast.model.graph, attention, control)
 
 
 def subject_attention(contrast: Contrast) -> Measurement:

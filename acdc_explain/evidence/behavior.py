@@ -1,4 +1,4 @@
-"""How well the model does the task, measured on the prompts of a split."""
+"""How well a model does a task, on the prompts of one split."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .measurement import Measurement
 
 
 def behavior_of(contrast: Contrast) -> Behavior:
-    """What the model does on the contrast's prompts."""
+    """Accuracy, preference and metric of the model on a contrast's prompts, with their gap."""
     logits = contrast.clean_run.logits
     answers, foils = contrast.answers, contrast.foils
     probabilities = logits.softmax(-1)
     p_answer = answers.total(probabilities)
     best = logits.argmax(-1)[:, None]
-    right = ((answers.ids == best) & answers.present).any(1)
+    correct = ((answers.ids == best) & answers.present).any(1)
     prefers = None
     if bool(foils.present.any(1).all()):
         prefers = _mean(p_answer > foils.total(probabilities))
@@ -26,7 +26,7 @@ def behavior_of(contrast: Contrast) -> Behavior:
     low, high = Measurement("gap", (LOGITS,), gaps[None]).interval(LOGITS)
     return Behavior(
         n=len(contrast),
-        accuracy=_mean(right),
+        accuracy=_mean(correct),
         prefers_answer=prefers,
         p_answer=_mean(p_answer),
         metric=contrast.metric_name,

@@ -1,99 +1,167 @@
-"""What reaches whom: a head's effect on the heads that read it, seen at the receiver.
+"""K-, Q- and V-composition (Elhage et al. 2021): what a head changes in the heads that read it.
 
-A previous-token head writes nothing into the logits, and its ablation may change nothing where
-later heads make up for it; that it turns the eyes of an induction head is seen there alone.
+A previous-token head adds nothing to the logits directly, and ablating it may change nothing if
+later heads compensate. Its effect on the keys of an induction head is seen only at that head, so
+it is measured there: as the attention or output of the receiver, by path patching.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..models.activations import head_index
 from ..models.contrast import Contrast
-from ..models.model import head_index
 from ..records.circuit import Node
 from .attention import answer_attention, foil_attention, induction_attention, occurrences
-from .effects import ablated_output, clean_output, direct_effect, rewritten, straight
+from .effects import ablated_output, clean_output, direct_effect, direct_logits, logits_with
 from .measurement import Measurement, NotMeasurable
 from .ov import copying
 from .path_patching import Change, PathPatching
 
-MOST_RECEIVERS = 6  # the clearest ones; more would cost and change little
+MOST_RECEIVERS = 6  # the strongest of their kind; more would cost time and change little
 CHUNK = 48  # senders at a time, to bound memory
 INHIBITS = 0.05  # of the movers' attention
-_Effect = Callable[[Change], Float[Tensor, "sender batch"]]
+Effect = Callable[[Change], Float[Tensor, "sender batch"]]
+"""From what senders add to a port of a receiver to how much the receiver changes."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How strongly heads compose with later heads of one kind."""
+
+    strength: Measurement  # of each head, on the receiver it changes most
+    receivers: Mapping[Node, Node]  # that receiver, by sender
 
 
 # --- receivers, found by what they do ----------------------------------------------------------
 
 
-def _strongest(measurement: Measurement, bound: float, others: Sequence[Node] | None) -> list[Node]:
-    """The nodes above a bound, of `others` if given, largest first."""
+def _strongest(measurement: Measurement, bound: float, among: Sequence[Node] | None) -> list[Node]:
+    """The nodes (of `among`, if given) that reach a bound, largest value first."""
     values = dict(zip(measurement.nodes, measurement.samples.mean(1).tolist()))
-    nodes = [n for n in measurement.nodes if values[n] >= bound and (others is None or n in others)]
+    nodes = [n for n in measurement.nodes if values[n] >= bound and (among is None or n in among)]
     return sorted(nodes, key=lambda node: -values[node])
 
 
 def movers(contrast: Contrast) -> list[Node]:
-    """Heads that copy the answer from its place to the logits; the strongest first."""
-    copy = _strongest(contrast.once(copying), 0.5, None)
-    looking = _strongest(contrast.once(answer_attention), 0.1, copy)
+    """Heads that copy the answer from its position to the logits; the strongest first."""
+    copiers = _strongest(contrast.once(copying), 0.5, None)
+    on_answer = _strongest(contrast.once(answer_attention), 0.1, copiers)
     direct = contrast.once(direct_effect)
-    return [n for n in _strongest(direct, 0.0, looking) if direct.value(n) > 0]
+    return [n for n in _strongest(direct, 0.0, on_answer) if direct.value(n) > 0]
 
 
 def induction_heads(contrast: Contrast) -> list[Node]:
-    """Heads that look to what followed the present token, on random tokens."""
+    """Heads that attend to what followed the present token before, on random tokens."""
     return _strongest(contrast.once(induction_attention), 0.3, None)
 
 
-# --- routes ------------------------------------------------------------------------------------
+def inhibitors(contrast: Contrast) -> list[Node]:
+    """Heads that attend from the last token to the foil and steer a mover away from it."""
+    on_foil = _strongest(contrast.once(foil_attention), 0.1, None)
+    return _strongest(contrast.once(steers_movers), INHIBITS, on_foil)
 
 
-def _along(
-    measure: str, contrast: Contrast, receivers: Sequence[Node], effect: Callable[[Node], _Effect]
-) -> Measurement:
-    """Of every head before a receiver, its effect on the receiver it moves most.
+# --- composition -------------------------------------------------------------------------------
 
-    `reached` tells which.
+
+def k_composition(contrast: Contrast) -> Composition:
+    """With the keys of induction heads."""
+    return _composition("feeds_induction", contrast, induction_heads(contrast), k_effect)
+
+
+def q_composition(contrast: Contrast) -> Composition:
+    """With the queries of movers."""
+    return _composition("steers_movers", contrast, movers(contrast), q_effect)
+
+
+def kv_composition(contrast: Contrast) -> Composition:
+    """With the keys and values of S-inhibition heads."""
+    return _composition("feeds_inhibition", contrast, inhibitors(contrast), kv_effect)
+
+
+COMPOSITIONS: Mapping[str, Callable[[Contrast], Composition]] = {
+    "feeds_induction": k_composition,
+    "steers_movers": q_composition,
+    "feeds_inhibition": kv_composition,
+}
+"""By the name of the measure that has their strength."""
+
+
+def feeds_induction(contrast: Contrast) -> Measurement:
+    """Cut from the keys of an induction head: how much attention to the continuation is lost."""
+    return contrast.once(k_composition).strength
+
+
+def steers_movers(contrast: Contrast) -> Measurement:
+    """Cut from the query of a mover: how much attention moves from the answer to the foils."""
+    return contrast.once(q_composition).strength
+
+
+def feeds_inhibition(contrast: Contrast) -> Measurement:
+    """Cut from the keys and values of an S-inhibition head: the change of the mover it steers."""
+    return contrast.once(kv_composition).strength
+
+
+def receivers_by_sender(contrast: Contrast, measure: str) -> Mapping[Node, Node]:
+    """The receiver that each head changes most.
+
+    Args:
+        contrast: The prompts.
+        measure: A key of COMPOSITIONS.
+
+    Raises:
+        NotMeasurable: The measure has no meaning for the task.
     """
-    known, graph = contrast.once(PathPatching), contrast.model.graph
+    return contrast.once(COMPOSITIONS[measure]).receivers
+
+
+def _composition(
+    measure: str,
+    contrast: Contrast,
+    receivers: Sequence[Node],
+    effect_on: Callable[[Contrast, Node], Effect],
+) -> Composition:
+    """The effect of every head before a receiver on the receiver that it changes most."""
+    paths, graph = contrast.once(PathPatching), contrast.model.graph
     best: dict[Node, Float[Tensor, "batch"]] = {}
-    into: dict[Node, Node] = {}
+    receiver_of: dict[Node, Node] = {}
     for receiver in receivers[:MOST_RECEIVERS]:
-        senders = [node for node in known.senders(receiver) if node.kind == "head"]
+        senders = [node for node in paths.senders(receiver) if node.kind == "head"]
         for start in range(0, len(senders), CHUNK):
             part = senders[start : start + CHUNK]
-            for sender, samples in zip(part, effect(receiver)(known.cut(part))):
+            for sender, samples in zip(part, effect_on(contrast, receiver)(paths.cut(part))):
                 if sender not in best or samples.mean() > best[sender].mean():
-                    best[sender], into[sender] = samples, receiver
+                    best[sender], receiver_of[sender] = samples, receiver
     if not best:
         raise NotMeasurable("no head of the kind that would read it comes after it")
     nodes = tuple(node for node in graph.heads if node in best)
-    contrast.remember(f"{measure} into", lambda: into)
-    return Measurement(measure, nodes, torch.stack([best[node] for node in nodes]))
+    strength = Measurement(measure, nodes, torch.stack([best[node] for node in nodes]))
+    return Composition(strength, receiver_of)
 
 
-def reached(contrast: Contrast, route: Callable[[Contrast], Measurement]) -> dict[Node, Node]:
-    """The receiver that each sender moves most along a route."""
-    contrast.once(route)
-    nobody: dict[Node, Node] = {}
-    return contrast.remember(f"{route.__name__} into", lambda: nobody)
+# --- effects on one receiver -------------------------------------------------------------------
 
 
 def repeated(contrast: Contrast) -> Float[Tensor, "batch query key"]:
-    """From each token that the corruption makes a first occurrence to the one after its earlier
-    occurrence; a prompt's weights add up to 1. Raises NotMeasurable if a prompt has none."""
-    batch, other = contrast.clean.tokens, contrast.corrupt.tokens
-    length = batch.shape[1]
-    same = (batch[:, :, None] == batch[:, None]) & ~(other[:, :, None] == other[:, None])
+    """Weights on the keys that induction attends to and that the corruption removes.
+
+    From each repeated token that is not repeated in the corrupted prompt to the token after its
+    earlier occurrence. The weights of a prompt add up to 1. Raises NotMeasurable if a prompt has
+    no such token.
+    """
+    clean, corrupt = contrast.clean.tokens, contrast.corrupt.tokens
+    length = clean.shape[1]
+    same = (clean[:, :, None] == clean[:, None]) & ~(corrupt[:, :, None] == corrupt[:, None])
     same = same.tril(-2)  # the token after must lie before the query
     same &= contrast.within[:, :, None]
     weights = torch.zeros(
-        len(batch), length, length, dtype=contrast.model.dtype, device=same.device
+        len(clean), length, length, dtype=contrast.model.dtype, device=same.device
     )
     weights[:, :, 1:] = same[:, :, :-1].to(weights.dtype)
     total = weights.sum((1, 2), keepdim=True)
@@ -102,78 +170,51 @@ def repeated(contrast: Contrast) -> Float[Tensor, "batch query key"]:
     return weights / total
 
 
-def induction_keys(contrast: Contrast, receiver: Node) -> _Effect:
-    """How much less a head looks to what followed the present token, by a change of its keys."""
-    known, weights = contrast.once(PathPatching), repeated(contrast)
+def k_effect(contrast: Contrast, receiver: Node) -> Effect:
+    """How much attention a head loses on the continuation when its keys change.
+
+    The continuation is what followed the present token at its earlier occurrence (`repeated`).
+    """
+    paths, weights = contrast.once(PathPatching), repeated(contrast)
     layer, head = head_index(receiver)
     clean = (contrast.clean_run.patterns[layer, :, head] * weights).sum((1, 2))
 
     def effect(change: Change) -> Float[Tensor, "sender batch"]:
-        pattern = known.receive(receiver, {"k": change}).pattern
+        pattern = paths.receive(receiver, {"k": change}).pattern
         return clean - (pattern * weights).sum((2, 3))
 
     return effect
 
 
-def feeds_induction(contrast: Contrast) -> Measurement:
-    """Cut from the keys of an induction head: how much attention to the continuation is lost."""
-    return _along(
-        "feeds_induction", contrast, induction_heads(contrast),
-        lambda receiver: induction_keys(contrast, receiver),
-    )  # fmt: skip
+def q_effect(contrast: Contrast, receiver: Node) -> Effect:
+    """How much attention a head moves from answer to foils when its last query changes.
 
-
-def mover_queries(contrast: Contrast, receiver: Node) -> _Effect:
-    """How much a head's look moves from the answer to the foils, by a change of its query."""
-    known, batch = contrast.once(PathPatching), contrast.clean
+    The change may be given at all tokens or at the last token of each prompt alone.
+    """
+    paths, batch = contrast.once(PathPatching), contrast.clean
     keys = occurrences(batch, contrast.answers) - occurrences(batch, contrast.foils)
     layer, head = head_index(receiver)
     clean = (contrast.clean_run.patterns[layer, batch.rows, head, batch.end] * keys).sum(1)
 
     def effect(change: Change) -> Float[Tensor, "sender batch"]:
         at_end = change[:, batch.rows, batch.end] if change.shape[2] > 1 else change[:, :, 0]
-        pattern = known.receive(receiver, {"q": at_end[:, :, None]}, batch.end).pattern
+        pattern = paths.receive(receiver, {"q": at_end[:, :, None]}, batch.end).pattern
         return clean - (pattern[:, :, 0] * keys).sum(2)
 
     return effect
 
 
-def steers_movers(contrast: Contrast) -> Measurement:
-    """Cut from the query of a mover: how much attention moves from the answer to the foils."""
-    return _along(
-        "steers_movers",
-        contrast,
-        movers(contrast),
-        lambda receiver: mover_queries(contrast, receiver),
-    )
-
-
-def inhibitors(contrast: Contrast) -> list[Node]:
-    """Heads that look from the end at the foil and steer a mover away from it."""
-    looking = _strongest(contrast.once(foil_attention), 0.1, None)
-    return _strongest(contrast.once(steers_movers), INHIBITS, looking)
-
-
-def through_inhibitor(contrast: Contrast, inhibitor: Node) -> _Effect:
-    """The same, by a change of the keys and values of a head that steers the mover."""
-    known, batch = contrast.once(PathPatching), contrast.clean
-    mover = reached(contrast, steers_movers)[inhibitor]
-    steer = mover_queries(contrast, mover)
+def kv_effect(contrast: Contrast, inhibitor: Node) -> Effect:
+    """The `q_effect` on the mover that `inhibitor` steers, when keys and values of it change."""
+    paths, batch = contrast.once(PathPatching), contrast.clean
+    on_mover = q_effect(contrast, receivers_by_sender(contrast, "steers_movers")[inhibitor])
     clean = batch.at_end(clean_output(contrast, inhibitor))
 
     def effect(change: Change) -> Float[Tensor, "sender batch"]:
-        received = known.receive(inhibitor, {"k": change, "v": change}, batch.end)
-        return steer(received.written - clean[:, None])
+        changed = paths.receive(inhibitor, {"k": change, "v": change}, batch.end)
+        return on_mover(changed.written - clean[:, None])
 
     return effect
-
-
-def feeds_inhibition(contrast: Contrast) -> Measurement:
-    """Cut from the keys and values of an S-inhibition head: the change of the mover it steers."""
-    return _along(
-        "feeds_inhibition", contrast, inhibitors(contrast),
-        lambda receiver: through_inhibitor(contrast, receiver),
-    )  # fmt: skip
 
 
 # --- backups -----------------------------------------------------------------------------------
@@ -183,29 +224,28 @@ def feeds_inhibition(contrast: Contrast) -> Measurement:
 def stands_in(contrast: Contrast) -> Measurement:
     """How much a head's direct effect rises when the movers are ablated together.
 
-    The movers themselves are not measured, nor what lies before the first of them.
+    Of heads after the first mover, other than the movers themselves.
     """
-    out = movers(contrast)
-    if not out:
+    ablated = movers(contrast)
+    if not ablated:
         raise NotMeasurable("the task has no movers to ablate")
     graph = contrast.model.graph
-    found: dict[int, Float[Tensor, "writer batch d_model"]] = {}
+    outputs: dict[int, Float[Tensor, "writer batch d_model"]] = {}  # by index of the first writer
 
-    def look(here: slice, value: Tensor) -> None:
-        found[here.start] = value[:, contrast.clean.rows, contrast.clean.end]
+    def record(writers: slice, value: Tensor) -> None:
+        outputs[writers.start] = value[:, contrast.clean.rows, contrast.clean.end]
 
-    hooks = contrast.model.writer_hooks(look)
-    first = min(head_index(node)[0] for node in out)
-    written = {node: ablated_output(contrast, node) for node in out}
-    rewritten(contrast, written, [hook for hook in hooks if not hook[0].startswith("hook_")])
+    first = min(head_index(node)[0] for node in ablated)
+    replaced = {node: ablated_output(contrast, node) for node in ablated}
+    logits_with(contrast, replaced, contrast.model.writer_hooks(record, embedding=False))
     nodes, samples = [], []
     for node in graph.heads:
         layer, head = head_index(node)
-        if layer > first and node not in out:
+        if layer > first and node not in ablated:
             start = graph.writer_index[node] - head
             before = contrast.clean.at_end(clean_output(contrast, node))
             nodes.append(node)
-            samples.append(straight(contrast, found[start][head] - before))
+            samples.append(direct_logits(contrast, outputs[start][head] - before))
     if not nodes:
         raise NotMeasurable("no head comes after the movers")
     return Measurement("stands_in", tuple(nodes), torch.stack(samples))

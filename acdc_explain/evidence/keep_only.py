@@ -1,6 +1,6 @@
-"""Keep of a head only what its label says: the claimed places are read clean, all others corrupted.
+"""Keep of a head only the attention that its label claims; read all other keys corrupted.
 
-How much of the head's effect survives is the label's sufficiency.
+The share of the head's effect that survives is the label's sufficiency.
 """
 
 from __future__ import annotations
@@ -11,31 +11,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..models.activations import Batch, head_index
 from ..models.contrast import Contrast
-from ..models.model import Batch, head_index
 from ..records.circuit import Node
 from .attention import last_occurrence, occurrences
-from .composition import (
-    feeds_induction,
-    feeds_inhibition,
-    induction_keys,
-    mover_queries,
-    reached,
-    steers_movers,
-    through_inhibitor,
-)
-from .effects import ablated_output, clean_output, rewritten, share_lost, straight
+from .composition import Effect, k_effect, kv_effect, q_effect, receivers_by_sender
+from .effects import ablated_output, clean_output, direct_logits, logits_with, share_lost
 from .measurement import NotMeasurable
 from .path_patching import PathPatching
 
 Keys = Bool[Tensor, "batch query key"]
 
 
-# --- where a label says that a head looks ------------------------------------------------------
+# --- where a label says that a head attends ----------------------------------------------------
 
 
-def _before(batch: Batch) -> Keys:
-    """For each token the last earlier occurrence of the same one."""
+def _last_same(batch: Batch) -> Keys:
+    """For each token the last earlier occurrence of the same token."""
     tokens = batch.tokens
     same = (tokens[:, :, None] == tokens[:, None]).tril(-1)
     places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
@@ -48,12 +40,13 @@ def _previous(contrast: Contrast) -> Keys:
 
 
 def _duplicate(contrast: Contrast) -> Keys:
-    return _before(contrast.clean)
+    return _last_same(contrast.clean)
 
 
 def _continuation(contrast: Contrast) -> Keys:
-    after = torch.zeros_like(_before(contrast.clean))
-    after[:, :, 1:] = _before(contrast.clean)[:, :, :-1]
+    same = _last_same(contrast.clean)
+    after = torch.zeros_like(same)
+    after[:, :, 1:] = same[:, :, :-1]
     return after
 
 
@@ -78,64 +71,80 @@ CLAIMS: dict[str, Callable[[Contrast], Keys]] = {
     "negative_name_mover": _answer,
     "s_inhibition": _foil,
 }
-"""Roles that say where a head looks."""
+"""By role: the keys that a head of that role attends to."""
 
 
 # --- what survives -----------------------------------------------------------------------------
 
 
 def kept_output(contrast: Contrast, node: Node, keys: Keys) -> Float[Tensor, "batch pos d_model"]:
-    """What a head writes from these keys, and from all others on the corrupted prompt."""
+    """What a head writes from these keys when clean plus from all others when corrupted."""
     layer, head = head_index(node)
-    clean = contrast.once(PathPatching)
-    corrupt = contrast.remember(
-        "corrupt paths", lambda: PathPatching(contrast, contrast.corrupt_run)
+    clean, corrupt = contrast.once(PathPatching), contrast.once(_corrupt_paths)
+    clean_pattern, corrupt_pattern = (
+        paths.run.patterns[layer, :, head] for paths in (clean, corrupt)
     )
-    patterns = (run.run.patterns[layer, :, head] for run in (clean, corrupt))
-    here, there = patterns
-    return clean.attending(node, here * keys) + corrupt.attending(node, there * ~keys)
+    from_keys = clean.output_with(node, clean_pattern * keys)
+    return from_keys + corrupt.output_with(node, corrupt_pattern * ~keys)
+
+
+def _corrupt_paths(contrast: Contrast) -> PathPatching:
+    return PathPatching(contrast, contrast.corrupt_run)
+
+
+COMPOSES: dict[str, tuple[str, Callable[[Contrast, Node], Effect]]] = {
+    "previous_token": ("feeds_induction", k_effect),
+    "duplicate_token": ("feeds_inhibition", kv_effect),
+    "s_inhibition": ("steers_movers", q_effect),
+}
+"""Roles that act on a later head: the measure that finds the receiver, and the effect on it."""
 
 
 def loss(contrast: Contrast, role: str, node: Node) -> Callable[[Tensor], Float[Tensor, "batch"]]:
-    """What is lost of a head's effect when it writes something else, where the role says it acts.
+    """A function of a head's output: how much of its effect is lost when it writes that.
 
-    Movers act on the logits, previous-token, duplicate-token and S-inhibition heads on a receiver,
-    all others on the metric.
+    The effect is taken where the role acts: movers on the logits, previous-token, duplicate-token
+    and S-inhibition heads on their receiver (if one is found), all others on the metric.
     """
     clean = clean_output(contrast, node)
-    routes = {
-        "previous_token": (feeds_induction, induction_keys),
-        "duplicate_token": (feeds_inhibition, through_inhibitor),
-        "s_inhibition": (steers_movers, mover_queries),
-    }
     if role in ("name_mover", "negative_name_mover"):
-        return lambda written: straight(contrast, contrast.clean.at_end(clean - written))
-    if role in routes:
-        route, effect = routes[role]
-        receiver = reached(contrast, route).get(node)
+        return lambda output: direct_logits(contrast, contrast.clean.at_end(clean - output))
+    if role in COMPOSES:
+        measure, effect_on = COMPOSES[role]
+        receiver = receivers_by_sender(contrast, measure).get(node)
         if receiver is not None:
-            return lambda written: effect(contrast, receiver)((written - clean)[None])[0]
-    return lambda written: share_lost(contrast, rewritten(contrast, {node: written}))
+            return lambda output: effect_on(contrast, receiver)((output - clean)[None])[0]
+    return lambda output: share_lost(contrast, logits_with(contrast, {node: output}))
 
 
 def losses(
     contrast: Contrast, role: str, node: Node, keys: Keys
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """What is lost when only these keys are kept, and when the head is ablated.
+    """How much of a head's effect is lost with only some keys, and how much in all.
 
-    Raises NotMeasurable.
+    Args:
+        contrast: The prompts.
+        role: Decides where the effect is taken (see `loss`).
+        node: A head.
+        keys: Those that it reads clean; it reads all others corrupted.
+
+    Returns:
+        The loss with these keys and the loss when the head is ablated, by example.
+
+    Raises:
+        NotMeasurable: The head has no effect to keep, or the effect has no meaning for the task.
     """
-    lost = loss(contrast, role, node)
-    whole = lost(ablated_output(contrast, node))
+    loss_of = loss(contrast, role, node)
+    whole = loss_of(ablated_output(contrast, node))
     if abs(float(whole.mean())) < 1e-6:
         raise NotMeasurable("there is no effect to keep")
-    return lost(kept_output(contrast, node, keys)), whole
+    return loss_of(kept_output(contrast, node, keys)), whole
 
 
 def random_keys(contrast: Contrast, keys: Keys, seed: int) -> Keys:
-    """As many keys for each query, anywhere before it."""
+    """As many keys for each query as `keys` has, drawn from all that the query sees."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(keys.shape, generator=generator).to(keys.device)
-    seen = torch.ones_like(keys).tril()
-    ranks = order.masked_fill(~seen, 2.0).argsort(-1).argsort(-1)
-    return (ranks < keys.sum(-1, keepdim=True)) & seen
+    visible = torch.ones_like(keys).tril()
+    ranks = order.masked_fill(~visible, 2.0).argsort(-1).argsort(-1)
+    return (ranks < keys.sum(-1, keepdim=True)) & visible

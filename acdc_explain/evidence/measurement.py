@@ -1,4 +1,4 @@
-"""Samples of a measure for several nodes, with their error and their chance."""
+"""Samples of a measure for several nodes, with their error and what chance would give."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ Interval = tuple[float, float]
 
 
 class NotMeasurable(Exception):
-    """The measure has no meaning for this task; the text says why."""
+    """The measure has no meaning for this task or model; the text says why."""
 
 
 @dataclass(frozen=True)
 class Measurement:
     """Samples of one measure for several nodes.
 
-    `control`: the same measure where the claim would be wrong (another key, another word, another
-    prompt's answer), which is what chance gives. Without it chance is what is usual for the kind.
-    `gaps`: where samples are shares of a mean gap, each sample's own gap over that mean: the gap
-    is known from the same prompts and no better than they are.
+    Attributes:
+        measure: Its name.
+        nodes: The nodes, in the order of `samples`.
+        samples: By node; a sample is a prompt, or whatever the measure averages over.
+        control: The same measure where its claim would be wrong (another key, another word,
+            another prompt's answer). Its mean is chance. Without it, chance is the median of the
+            other nodes of the kind.
+        gaps: Where samples are shares of a mean gap: each sample's gap over that mean, so that
+            the error of the gap is counted as well.
     """
 
     measure: str
@@ -40,10 +45,12 @@ class Measurement:
     gaps: Float[Tensor, " sample"] | None = None
 
     def value(self, node: Node) -> float:
+        """The mean of a node's samples. Raises ValueError if the node is not in `nodes`."""
         return float(self.samples[self.nodes.index(node)].mean())
 
     @property
     def n(self) -> int:
+        """The number of samples."""
         return self.samples.shape[1]
 
     def _others(self, node: Node) -> list[int]:
@@ -71,11 +78,11 @@ class Measurement:
         return _tails(self._resampled(node)[0])
 
     def beyond_chance(self, node: Node) -> tuple[Interval, Interval]:
-        """95 % intervals of what the value is above chance and 0, and of what it is below them.
+        """95 % intervals of how far the value is above chance and 0, and how far below them.
 
-        A tenth of the value is set aside: what is chance but for a trifle is chance. Prompts are
-        drawn once for value and chance together, and where chance is that of the other nodes,
-        these are drawn anew as well.
+        A tenth of the value (MARGIN) is taken off first, so that a trifling difference does not
+        count. Value and chance share each bootstrap draw of samples; where chance is the median
+        of the other nodes, these are drawn as well.
         """
         values, chances = self._resampled(node)
         rest = values * (1 - MARGIN)
@@ -84,9 +91,9 @@ class Measurement:
     def _resampled(self, node: Node) -> tuple[Float[Tensor, " draw"], Float[Tensor, " draw"]]:
         """Value and chance in each bootstrap draw of the samples."""
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(0, self.n, (BOOTSTRAPS, self.n), generator=generator)
+        draws = torch.randint(0, self.n, (BOOTSTRAPS, self.n), generator=generator)
         weights = torch.zeros(BOOTSTRAPS, self.n, dtype=torch.double)
-        weights.scatter_add_(1, drawn, torch.ones_like(weights))
+        weights.scatter_add_(1, draws, torch.ones_like(weights))
         weights /= weights.sum(1, keepdim=True)
         if self.gaps is not None:
             weights /= (weights @ self.gaps.double().cpu()).clamp_min(1e-3)[:, None]
@@ -98,23 +105,23 @@ class Measurement:
         if not others:
             return values, torch.zeros_like(values)
         nulls = weights @ samples[others].T  # [draw other]
-        again = torch.randint(0, len(others), nulls.shape, generator=generator)
-        return values, nulls.gather(1, again).median(1).values
+        drawn_others = torch.randint(0, len(others), nulls.shape, generator=generator)
+        return values, nulls.gather(1, drawn_others).median(1).values
 
     def facts(self, node: Node) -> dict[str, Any]:
-        """Value, percentile and the quartiles of the null, as collectors store them."""
+        """`value`, `percentile` and the five quartiles of the `null`, as collectors store them."""
         null = self.null(node).double()
-        quartiles = torch.linspace(0, 1, 5, dtype=torch.double, device=null.device)
-        found = torch.quantile(null, quartiles).tolist() if len(null) else []
+        shares = torch.linspace(0, 1, 5, dtype=torch.double, device=null.device)
+        quartiles = torch.quantile(null, shares).tolist() if len(null) else []
         return {
             "value": round(self.value(node), 5),
             "percentile": round(self.percentile(node), 4),
-            "null": [round(x, 4) for x in found],
+            "null": [round(x, 4) for x in quartiles],
         }
 
 
-def _tails(drawn: Float[Tensor, " draw"]) -> Interval:
-    low, high = torch.quantile(drawn, torch.tensor(_TAILS, dtype=torch.double)).tolist()
+def _tails(values: Float[Tensor, " draw"]) -> Interval:
+    low, high = torch.quantile(values, torch.tensor(_TAILS, dtype=torch.double)).tolist()
     return low, high
 
 
@@ -124,7 +131,14 @@ def per_head(
     samples: Float[Tensor, "layer head *n"],
     control: Float[Tensor, "layer head *n"] | float | None = None,
 ) -> Measurement:
-    """A measure of all heads; `control` may be one number for all of them."""
+    """A measure of all heads.
+
+    Args:
+        measure: Its name.
+        graph: Of the model.
+        samples: Of every head; further dimensions are flattened.
+        control: Of the same shape, or one number for all.
+    """
     flat = samples.reshape(len(graph.heads), -1)
     if control is not None:
         control = (

@@ -1,7 +1,7 @@
-"""Measurements and interventions on components. Each returns samples, so that error is known.
+"""All measures by name.
 
-A measure gives every head (or every head and MLP) of the model a number: the component under
-test and its null, all others of its kind, come from the same run.
+A measure gives every head, MLP or both of a model a number, as samples, so that its error is
+known. The component under test and its null, all others of its kind, come from the same run.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from ..models.contrast import Contrast
-from . import attention as attending
-from . import composition as routes
-from . import effects, ov
+from . import attention, composition, effects, mlps, ov
 from .measurement import Measurement, NotMeasurable
 
 MEASURES: Mapping[str, Callable[[Contrast], Measurement]] = {
     function.__name__: function
     for function in (
-        attending.previous_token_attention,
-        attending.duplicate_token_attention,
-        attending.induction_attention,
-        attending.fixed_offset_attention,
-        attending.sink_attention,
-        attending.first_value_norm,
-        attending.attention_entropy,
-        attending.largest_attention,
-        attending.answer_attention,
-        attending.foil_attention,
-        attending.subject_attention,
+        attention.previous_token_attention,
+        attention.duplicate_token_attention,
+        attention.induction_attention,
+        attention.fixed_offset_attention,
+        attention.sink_attention,
+        attention.first_value_norm,
+        attention.attention_entropy,
+        attention.largest_attention,
+        attention.answer_attention,
+        attention.foil_attention,
+        attention.subject_attention,
         ov.copying,
         ov.negative_copying,
         ov.copying_strength,
@@ -36,12 +34,12 @@ MEASURES: Mapping[str, Callable[[Contrast], Measurement]] = {
         ov.relation_score,
         effects.direct_effect,
         effects.staircase,
-        effects.token_share,
-        effects.few_neurons,
-        routes.feeds_induction,
-        routes.steers_movers,
-        routes.feeds_inhibition,
-        routes.stands_in,
+        mlps.token_share,
+        mlps.few_neurons,
+        composition.feeds_induction,
+        composition.steers_movers,
+        composition.feeds_inhibition,
+        composition.stands_in,
     )
 }
 """Measures of all nodes at once; those of effects.NODE_MEASURES cost a run per node."""
@@ -76,18 +74,34 @@ UNITS: Mapping[str, str] = {
     "ablation_effect": _GAP,
     "restored_at_subject": _GAP,
 }
-"""What each measure counts in."""
+"""The unit of each measure."""
 
 
 def measure(name: str, contrast: Contrast) -> Measurement:
-    """A measure of all nodes, computed once per contrast. Raises NotMeasurable, KeyError."""
+    """A measure of all nodes, computed once per contrast.
+
+    Args:
+        name: A key of MEASURES.
+        contrast: The prompts to measure on.
+
+    Returns:
+        Samples of every node that the measure is defined for.
+
+    Raises:
+        KeyError: There is no such measure.
+        NotMeasurable: The measure has no meaning for the contrast's task or model.
+    """
     return contrast.once(MEASURES[name])
 
 
-def measured(names: Iterable[str], contrast: Contrast) -> dict[str, Measurement]:
-    """Those of several measures that have a meaning for the contrast's task."""
-    found = {}
+def measure_all(names: Iterable[str], contrast: Contrast) -> dict[str, Measurement]:
+    """Several measures by name, without those that have no meaning for the contrast.
+
+    Raises:
+        KeyError: There is no measure of a name.
+    """
+    measurements = {}
     for name in names:
         with contextlib.suppress(NotMeasurable):
-            found[name] = measure(name, contrast)
-    return found
+            measurements[name] = measure(name, contrast)
+    return measurements

@@ -1,4 +1,8 @@
-"""What heads do with a token they attend to: copy it, push it down, say what follows it."""
+"""What a head's OV circuit does with an attended token: copy it, suppress it, or map it to another.
+
+A head is given the token's effective embedding alone, so these measures depend on weights and
+vocabulary and not on where the head attends.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.contrast import Contrast
+from ..models.layers import ov_outputs, projected
 from ..models.model import Model
 from .measurement import Measurement, NotMeasurable, per_head
 
-OTHER_WORDS = 5  # of the task, for each attended one: the control
-TOP = 5  # a token is copied if it is among so many highest logits
+OTHER_WORDS = 5  # other words of the task, for each attended word: the control
+TOP = 5  # a token is copied if its logit is among the TOP highest
 
 
 def copying_words(contrast: Contrast, most: int = 100) -> list[int]:
-    """Tokens the task is about: answers and foils, or else whatever its prompts contain."""
+    """The task's answers and foils; if these are few, the tokens of its prompts as well."""
     model = contrast.model
     words = [word for e in contrast.examples for word in (*e.answers, *e.foils)]
     ids = list(dict.fromkeys(model.single(word) for word in words))
@@ -33,9 +38,9 @@ def copying_words(contrast: Contrast, most: int = 100) -> list[int]:
 def effective_embedding(
     model: Model, words: Sequence[int], *, contexts: int = 4
 ) -> Float[Tensor, "word d_model"]:
-    """The residual stream after block 0 at a token, averaged over other tokens before it.
+    """The residual stream after block 0 at each token, averaged over random tokens before it.
 
-    In a model of one layer, what block 0 reads.
+    In a model with one layer, the stream that block 0 reads.
     """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(len(words), model.cfg.d_model, dtype=model.dtype, device=model.device)
@@ -43,50 +48,30 @@ def effective_embedding(
         before = torch.randint(0, len(words), (len(words),), generator=generator).tolist()
         batch = model.batch_ids([[words[b], word] for b, word in zip(before, words)])
         one_layer = model.graph.n_layers == 1
-        stream = model.embed(batch) if one_layer else model.record_blocks(batch).inputs[1]
+        stream = model.embed(batch) if one_layer else model.layer_inputs(batch).streams[1]
         total += batch.at_end(stream)
     return total / contexts
-
-
-@torch.no_grad()
-def head_output_attending_to(
-    model: Model, stream: Float[Tensor, "word d_model"], layer: int
-) -> Float[Tensor, "head word d_model"]:
-    """What each head of a layer writes when it attends to nothing but that residual stream."""
-    block = model.bridge.blocks[layer]
-    normed = block.ln1(stream[:, None])[:, 0]
-    values = torch.einsum("wd,hde->hwe", normed, model.bridge.W_V[layer].detach())
-    bias = getattr(block.attn, "b_V", None)
-    if bias is not None:
-        values = values + bias.detach()[:, None]
-    return torch.einsum("hwe,hed->hwd", values, model.bridge.W_O[layer].detach())
 
 
 @torch.no_grad()
 def qk_affinity(
     model: Model, layer: int, head: int, queries: Sequence[int], keys: Sequence[int]
 ) -> Float[Tensor, "query key"]:
-    """How much a head's query of one token wants the key of another, before the softmax.
+    """A head's attention scores between tokens, before the softmax.
 
-    From what tokens are after block 0, without their places (rotary positions are left out).
+    From the effective embeddings of the tokens, without rotary positions.
     """
-    block, n = model.bridge.blocks[layer], model.graph.n_heads
-    sides = []
-    for words, weight, bias in (
-        (queries, block.attn.W_Q, getattr(block.attn, "b_Q", None)),
-        (keys, block.attn.W_K, getattr(block.attn, "b_K", None)),
-    ):
-        normed = block.ln1(effective_embedding(model, words)[:, None])[:, 0]
-        side = normed @ weight[head].detach()
-        sides.append(side if bias is None else side + bias.detach().view(n, -1)[head])
-    query, key = sides
+    query, key = (
+        projected(model, port, layer, head, effective_embedding(model, words))
+        for port, words in (("q", queries), ("k", keys))
+    )
     scores: Tensor = query @ key.T / query.shape[-1] ** 0.5
     return scores
 
 
 @dataclass(frozen=True)
 class WordLogits:
-    """One word's logit in what a head writes, among all logits."""
+    """How one word's logit in a head's output compares with all other logits."""
 
     highest: Bool[Tensor, "layer head word"]  # fewer than TOP tokens have a higher one
     lowest: Bool[Tensor, "layer head word"]  # fewer than TOP have a lower one
@@ -97,26 +82,28 @@ class WordLogits:
 def word_logits(contrast: Contrast) -> tuple[WordLogits, list[WordLogits]]:
     """Every head attending to each word of the task: e(t) -> OV -> final norm -> unembedding.
 
-    The logits of the attended words themselves, and as a control those of other words of the task,
-    on average over some.
+    Returns:
+        The logits of the attended words themselves, and as controls those of other words of the
+        task (OTHER_WORDS of them for each word, or as many as there are).
     """
     model, words = contrast.model, copying_words(contrast)
     stream = effective_embedding(model, words)
-    own = torch.tensor(words, device=model.device)
+    attended = torch.tensor(words, device=model.device)
     shifts = range(1, min(OTHER_WORDS, len(words) - 1) + 1) or range(1)
-    found: list[list[tuple[Tensor, ...]]] = [[], *([] for _ in shifts)]
+    scored_words = (attended, *(attended.roll(shift) for shift in shifts))
+    by_layer: list[list[tuple[Tensor, ...]]] = [[] for _ in scored_words]
     for layer in range(model.graph.n_layers):
-        logits = model.unembed(head_output_attending_to(model, stream, layer))
-        among_all = _Spread.of(logits)
-        for ids, kept in zip((own, *(own.roll(shift) for shift in shifts)), found):
-            kept.append(among_all.place(logits, ids))
-    own_logits, *others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in found)
-    return own_logits, others
+        logits = model.unembed(ov_outputs(model, layer, stream))
+        spread = _Spread.of(logits)
+        for ids, layers in zip(scored_words, by_layer):
+            layers.append(spread.compare(logits, ids))
+    itself, *others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in by_layer)
+    return itself, others
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """Of all logits that a head writes for a word: what a single one is compared with."""
+    """The distribution of all logits of a head's output, with which one logit is compared."""
 
     high: Float[Tensor, "head word 1"]  # the TOP-th largest
     low: Float[Tensor, "head word 1"]  # the TOP-th smallest
@@ -133,10 +120,10 @@ class _Spread:
             logits.std(-1, keepdim=True).clamp_min(1e-12),  # a head may write nothing
         )
 
-    def place(
+    def compare(
         self, logits: Float[Tensor, "head word vocab"], ids: Int[Tensor, " word"]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where one word's logit of each stands, as in `WordLogits`."""
+        """The fields of `WordLogits`, for the logits of `ids`."""
         chosen = logits.gather(-1, ids[None, :, None].expand(len(logits), -1, 1))
         z = (chosen - self.mean) / self.deviation
         return (chosen >= self.high)[..., 0], (chosen <= self.low)[..., 0], z[..., 0]
@@ -145,18 +132,18 @@ class _Spread:
 def _of_words(
     contrast: Contrast, name: str, of: Callable[[WordLogits], Float[Tensor, "layer head word"]]
 ) -> Measurement:
-    own, others = contrast.once_for_clean(word_logits)
+    itself, others = contrast.once_for_clean(word_logits)
     control = torch.stack([of(other) for other in others]).mean(0)
-    return per_head(name, contrast.model.graph, of(own), control)
+    return per_head(name, contrast.model.graph, of(itself), control)
 
 
 def copying(contrast: Contrast) -> Measurement:
-    """Share of tokens that a head raises into the top 5 by attending to them."""
+    """Share of tokens whose logit a head raises into the top 5 by attending to them."""
     return _of_words(contrast, "copying", lambda logits: logits.highest.float())
 
 
 def negative_copying(contrast: Contrast) -> Measurement:
-    """Share of tokens that a head pushes into the bottom 5 by attending to them."""
+    """Share of tokens whose logit a head lowers into the bottom 5 by attending to them."""
     return _of_words(contrast, "negative_copying", lambda logits: logits.lowest.float())
 
 
@@ -165,7 +152,7 @@ def copying_strength(contrast: Contrast) -> Measurement:
     return _of_words(contrast, "copying_strength", lambda logits: logits.z)
 
 
-# --- what follows, what belongs together -------------------------------------------------------
+# --- successors and relations ------------------------------------------------------------------
 
 ORDERED = (
     "one two three four five six seven eight nine ten eleven twelve",
@@ -196,9 +183,9 @@ FEWEST_ORDERED, FEWEST_PAIRS = 10, 30
 
 
 def _pairs(model: Model, words: Sequence[str]) -> list[tuple[int, int]]:
-    """The ids of neighbouring words that are one token each."""
-    cut = [model.token_ids(f" {word}") for word in words]
-    ids = [found[0] if len(found) == 1 else None for found in cut]
+    """The ids of adjacent words that are one known token each."""
+    tokens = [model.token_ids(f" {word}") for word in words]
+    ids = [word_ids[0] if len(word_ids) == 1 else None for word_ids in tokens]
     unknown = model.tokenizer.unk_token_id
     pairs = [(a, b) for a, b in pairwise(ids) if a is not None and b is not None]
     return [pair for pair in pairs if unknown not in pair]
@@ -206,26 +193,25 @@ def _pairs(model: Model, words: Sequence[str]) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def _ranks(model: Model, pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "layer head pair"]:
-    """How many tokens have a higher logit than the second of each pair, when a head attends to
-    the first."""
+    """How many logits are above the second word's, when a head attends to the first of a pair."""
     stream = effective_embedding(model, [first for first, _ in pairs])
     index = torch.tensor([second for _, second in pairs], device=model.device)[None, :, None]
     ranks = []
     for layer in range(model.graph.n_layers):
-        logits = model.unembed(head_output_attending_to(model, stream, layer))
+        logits = model.unembed(ov_outputs(model, layer, stream))
         ranks.append((logits > logits.gather(-1, index.expand(len(logits), -1, -1))).sum(-1))
     return torch.stack(ranks)
 
 
 def _mismatched(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same words with the second one of another pair: a control."""
+    """The first words with the second words of other pairs, as a control."""
     seconds = [second for _, second in pairs]
     half = len(pairs) // 2
     return [(first, second) for (first, _), second in zip(pairs, seconds[half:] + seconds[:half])]
 
 
 def successor_score(contrast: Contrast) -> Measurement:
-    """Share of ordinal words (numbers, days, months ...) whose successor a head raises most."""
+    """Share of ordinal words (numbers, days, months ...) whose successor gets the top logit."""
     model = contrast.model
     pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
     if len(pairs) < FEWEST_ORDERED:
@@ -235,11 +221,14 @@ def successor_score(contrast: Contrast) -> Measurement:
 
 
 def relation_score(contrast: Contrast) -> Measurement:
-    """Share of pairs whose second word a head raises into the top 10: capitals or opposites."""
+    """Share of pairs whose second word a head raises into the top 10.
+
+    For capitals of countries or opposites, whichever the head does better.
+    """
     model = contrast.model
     best: tuple[Tensor, Tensor] | None = None
     for words in (CAPITALS.split(), OPPOSITES.split()):
-        pairs = [p for at in range(0, len(words), 2) for p in _pairs(model, words[at : at + 2])]
+        pairs = [p for i in range(0, len(words), 2) for p in _pairs(model, words[i : i + 2])]
         if len(pairs) < FEWEST_PAIRS:
             continue
         hits, control = (

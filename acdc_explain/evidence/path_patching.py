@@ -1,7 +1,7 @@
-"""Path patching: from what some writer changes, through one port of a head, as the head sees it.
+"""Path patching: what changes at one head when some writers change what one of its ports reads.
 
-The receiver-side signal is where the head then looks, and what it then writes. Everything else
-stays as in the clean run, so a path costs one head and not the model.
+The result is the head's attention and output. Everything else stays as in the clean run, so a path
+costs one head and not the whole model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..models.activations import Activations, head_index
+from ..models.affine import UnsupportedModel
 from ..models.contrast import Contrast
-from ..models.layers import Attention, Layers, NotTakenApart
-from ..models.model import Activations, head_index
+from ..models.layers import Attention, Layers
 from ..records.circuit import Node
 from .measurement import NotMeasurable
 
@@ -23,21 +24,29 @@ Change = Float[Tensor, "variant batch pos d_model"]  # what is added to the stre
 
 
 @dataclass(frozen=True)
-class Received:
-    """What a head does with changed streams, at the queries asked for."""
+class ReceiverOutput:
+    """The attention and output of one head whose ports read changed streams."""
 
     pattern: Float[Tensor, "variant batch query key"]
     written: Float[Tensor, "variant batch query d_model"]
 
 
 class PathPatching:
-    """The heads of a model on the prompts of a run, each to be run alone on changed streams."""
+    """Runs single heads of a model on changed streams."""
 
     def __init__(self, contrast: Contrast, run: Activations | None = None) -> None:
-        """`run`: the clean one if none. Raises NotMeasurable where heads cannot be run alone."""
+        """Read the streams of a run.
+
+        Args:
+            contrast: The prompts.
+            run: Whose streams are changed; the clean run if None.
+
+        Raises:
+            NotMeasurable: The layers of the model cannot be computed from its weights here.
+        """
         try:
             self.layers = Layers.of(contrast.model)
-        except NotTakenApart as reason:
+        except UnsupportedModel as reason:
             raise NotMeasurable(f"no head can be run alone: {reason}") from reason
         self.graph = contrast.model.graph
         self.run = run or contrast.clean_run
@@ -51,47 +60,59 @@ class PathPatching:
         self.hidden = [a.hidden(places[:, None], places) for a in self.layers.attention]
 
     def senders(self, receiver: Node) -> tuple[Node, ...]:
+        """The nodes whose output a receiver reads."""
         return self.graph.writers[: self.graph.n_senders(receiver)]
 
     def cut(self, senders: Sequence[Node]) -> Change:
-        """What cutting each sender's edge adds: what it writes when ablated, not when clean."""
+        """What cutting each sender's edge adds to the stream: ablated minus clean output."""
         return self.change[[self.graph.writer_index[sender] for sender in senders]]
 
     @torch.no_grad()
     def receive(
-        self, receiver: Node, changes: Mapping[str, Change], at: Int[Tensor, "batch"] | None = None
-    ) -> Received:
-        """A head with its ports (q, k or v) reading the clean stream plus a change each.
+        self,
+        receiver: Node,
+        changes: Mapping[str, Change],
+        query: Int[Tensor, "batch"] | None = None,
+    ) -> ReceiverOutput:
+        """Run a head whose ports read the run's stream plus a change each.
 
-        `at`: one query of each prompt instead of all; a change of q is then of that query alone.
+        Args:
+            receiver: A head.
+            changes: What is added to what the ports q, k and v read; ports may be left out.
+            query: One token of each prompt at which the head is run, instead of all. A change of
+                q is then of these tokens alone.
+
+        Returns:
+            Attention and output, by variant of the change (senders, if it is from `cut`).
         """
         layer, head = head_index(receiver)
         attention, clean = self.layers.attention[layer], self.streams[layer]
-        asking, table, hidden = clean, self.table, self.hidden[layer].expand(len(clean), -1, -1)
-        if at is not None:
-            rows = torch.arange(len(at), device=at.device)
-            asking, hidden = clean[rows, at][:, None], hidden[rows, at][:, None]
-            table = None if table is None else (table[0][at][:, None], table[1][at][:, None])
+        q_stream, table, hidden = clean, self.table, self.hidden[layer].expand(len(clean), -1, -1)
+        if query is not None:
+            rows = torch.arange(len(query), device=query.device)
+            q_stream, hidden = clean[rows, query][:, None], hidden[rows, query][:, None]
+            if table is not None:
+                table = table[0][query][:, None], table[1][query][:, None]
 
         def project(port: str, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
             x = x[None] + changes[port] if port in changes else x[None]
             return attention.project(port, head, x, cos_sin)
 
-        q = project("q", asking, table)
+        q = project("q", q_stream, table)
         k, v = (project(port, clean, self.table) for port in ("k", "v"))
         scores = q @ k.transpose(-1, -2) * attention.scaling
         pattern = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         written = self._write(attention, head, pattern, v)
-        return Received(pattern.expand(len(written), -1, -1, -1), written)
+        return ReceiverOutput(pattern.expand(len(written), -1, -1, -1), written)
 
     def _write(self, attention: Attention, head: int, pattern: Tensor, v: Tensor) -> Tensor:
         return attention.each_output[head](pattern @ v)
 
     @torch.no_grad()
-    def attending(
+    def output_with(
         self, head: Node, pattern: Float[Tensor, "batch query key"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """What a head would write if it attended like this, with the values it has."""
+        """What a head would write with this attention and the values of the run."""
         layer, index = head_index(head)
         attention = self.layers.attention[layer]
         v = attention.project("v", index, self.streams[layer], self.table)

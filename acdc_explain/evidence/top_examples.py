@@ -1,4 +1,7 @@
-"""Running text to find top-activating places in: a user's file, or what the model itself writes."""
+"""The tokens of a text at which components write most, and the text to look in.
+
+The text is a user's file or data set, or else sampled from the model itself.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.model import Batch, Hook, Model, head_index
+from ..models.activations import Batch, head_index, pattern_hooks
+from ..models.model import Model
 from ..records.circuit import Node
 
 TEXTS = 16
 LENGTH = 24  # tokens
 MOST_ROWS = 1000  # of a data set
-SHOWN = 12  # tokens shown before the place, or more if it reads something further back
-MARKS = "«", "»"  # around the token that a head reads
+SHOWN = 12  # tokens shown before a top token, or more if the head attends further back
+MARKS = "«", "»"  # around the token that a head attends to
 FROM_DATASETS = "datasets:"
 OPENINGS = "The In When It This There After She He We I Then".split()
 
 
 def corpus_batch(model: Model, corpus: str, *, seed: int = 0) -> Batch:
-    """A seeded sample of lines of a UTF-8 text file or of `datasets:NAME`. Raises UserError."""
+    """A seeded sample of lines of a text.
+
+    Args:
+        model: Whose tokenizer cuts the lines.
+        corpus: A UTF-8 text file, or `datasets:NAME` for a Hugging Face data set or folder.
+        seed: Of the sample.
+
+    Raises:
+        UserError: The corpus cannot be read or has no usable line.
+    """
     if corpus.startswith(FROM_DATASETS):
         texts = _from_datasets(corpus.removeprefix(FROM_DATASETS))
     else:
@@ -42,7 +55,7 @@ def corpus_batch(model: Model, corpus: str, *, seed: int = 0) -> Batch:
 
 
 def _length(model: Model) -> int:
-    """Tokens of a text: no more than the model reads."""
+    """The most tokens of a text, no more than fit the model's context."""
     return min(LENGTH, int(model.cfg.n_ctx) - len(model.prefix))
 
 
@@ -56,8 +69,7 @@ def _from_file(path: str) -> list[str]:
 
 
 def _from_datasets(name: str) -> list[str]:
-    """The first texts of a Hugging Face data set, by name or folder: its column `text`, or else
-    its first one of text."""
+    """The first texts of a data set: its column `text`, or else its first column of strings."""
     from datasets import load_dataset
 
     try:
@@ -76,10 +88,13 @@ def _line(error: Exception) -> str:
 
 
 @torch.no_grad()
-def own_text(model: Model, *, seed: int = 0) -> Batch | None:
-    """Texts the model writes by itself, sampled at temperature 1 from common first words.
+def generated_text(model: Model, *, seed: int = 0) -> Batch | None:
+    """Texts sampled from the model at temperature 1, beginning with common first words.
 
-    A vocabulary without such words is begun with any of its tokens; None: it has no ordinary one.
+    If the vocabulary has no such word, they begin with any of its tokens.
+
+    Returns:
+        The texts without duplicates; None if the vocabulary has no ordinary token.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
     ordinary = _ordinary(model)
@@ -91,13 +106,13 @@ def own_text(model: Model, *, seed: int = 0) -> Batch | None:
         allowed = torch.zeros_like(probabilities)
         allowed[:, ordinary] = probabilities[:, ordinary]
         allowed[allowed.sum(-1) == 0] = torch.zeros_like(allowed[0]).index_fill(0, ordinary, 1.0)
-        drawn = torch.multinomial(allowed, 1, generator=generator)[:, 0].tolist()
-        rows = [[*row, token] for row, token in zip(rows, drawn)]
+        sampled = torch.multinomial(allowed, 1, generator=generator)[:, 0].tolist()
+        rows = [[*row, token] for row, token in zip(rows, sampled)]
     return model.batch_ids(list(dict.fromkeys(map(tuple, rows))))
 
 
 def _ordinary(model: Model) -> Tensor:
-    """The tokens that can stand in a text; some models pad their vocabulary."""
+    """The ids of tokens that can occur in a text; some models pad their vocabulary."""
     tokenizer = model.tokenizer
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     no_words = {tokenizer.unk_token_id, tokenizer.pad_token_id} - ends - {None}
@@ -107,8 +122,9 @@ def _ordinary(model: Model) -> Tensor:
 
 
 def _starts(model: Model, ordinary: Tensor, seed: int) -> list[int]:
-    known = [ids[0] for word in OPENINGS if len(ids := model.token_ids(word)) == 1]
-    starts = [i for i in known if i in ordinary] or [
+    """TEXTS first tokens: common openings, or else " a", or else random tokens."""
+    openings = [ids[0] for word in OPENINGS if len(ids := model.token_ids(word)) == 1]
+    starts = [i for i in openings if i in ordinary] or [
         i for i in model.token_ids(" a")[:1] if i in ordinary
     ]
     if not starts:
@@ -121,41 +137,48 @@ def _starts(model: Model, ordinary: Tensor, seed: int) -> list[int]:
 def strongest_places(
     model: Model, batch: Batch, nodes: Sequence[Node], most: int
 ) -> dict[Node, list[dict[str, Any]]]:
-    """For each node the places where what it writes is largest, one for each pair of tokens."""
+    """For each node, up to `most` tokens at which the norm of its output is largest.
+
+    Each token comes once; for a head, each pair of the token and the one it attends to most.
+
+    Returns:
+        By node, the largest first: `text` up to the token, the `token`, the `size` of the output;
+        for heads also the token it `attends_to` and its `distance`.
+    """
     sizes, patterns = _sizes_and_patterns(model, batch)
-    first = max(1, len(model.prefix))  # the first token is where heads rest: large and dull
+    first = max(1, len(model.prefix))  # the first token is an attention sink: large everywhere
     inside = torch.arange(batch.tokens.shape[1], device=model.device) <= batch.end[:, None]
     places: dict[Node, list[dict[str, Any]]] = {}
     for node in nodes:
         size = sizes[model.graph.writer_index[node]].masked_fill(~inside, 0.0)
         size[:, :first] = 0.0
-        found: dict[tuple[str, str | None], dict[str, Any]] = {}
+        distinct: dict[tuple[str, str | None], dict[str, Any]] = {}
         for flat in size.flatten().argsort(descending=True)[: 20 * most].tolist():
-            row, at = divmod(flat, size.shape[1])
-            source = None
+            row, query = divmod(flat, size.shape[1])
+            key = None
             if node.kind == "head":
                 layer, head = head_index(node)
-                source = int(patterns[layer, row, head, at, : at + 1].argmax())
-            place = _place(model, batch, row, at, source)
-            place["size"] = round(float(size[row, at]), 3)
-            found.setdefault((place["token"], place.get("attends_to")), place)
-            if len(found) == most:
+                key = int(patterns[layer, row, head, query, : query + 1].argmax())
+            place = _place(model, batch, row, query, key)
+            place["size"] = round(float(size[row, query]), 3)
+            distinct.setdefault((place["token"], place.get("attends_to")), place)
+            if len(distinct) == most:
                 break
-        places[node] = list(found.values())
+        places[node] = list(distinct.values())
     return places
 
 
-def _place(model: Model, batch: Batch, row: int, at: int, source: int | None) -> dict[str, Any]:
-    """The token, the text before it, and the token a head reads there, marked in the text."""
+def _place(model: Model, batch: Batch, row: int, query: int, key: int | None) -> dict[str, Any]:
+    """The token at `query`, the text before it, and the token at `key`, marked in the text."""
     ids = batch.tokens[row].tolist()
-    start = max(len(model.prefix), min(at - SHOWN, at if source is None else source))
-    pieces = {i: model.piece(ids[i]) for i in range(start, at + 1)}
-    if source is not None and source in pieces:
-        pieces[source] = MARKS[0] + pieces[source] + MARKS[1]
-    place: dict[str, Any] = {"text": "".join(pieces.values()), "token": model.piece(ids[at])}
-    if source is not None:
-        place["attends_to"] = model.piece(ids[source])
-        place["distance"] = at - source
+    start = max(len(model.prefix), min(query - SHOWN, query if key is None else key))
+    pieces = {i: model.piece(ids[i]) for i in range(start, query + 1)}
+    if key is not None and key in pieces:
+        pieces[key] = MARKS[0] + pieces[key] + MARKS[1]
+    place: dict[str, Any] = {"text": "".join(pieces.values()), "token": model.piece(ids[query])}
+    if key is not None:
+        place["attends_to"] = model.piece(ids[key])
+        place["distance"] = query - key
     return place
 
 
@@ -163,17 +186,13 @@ def _place(model: Model, batch: Batch, row: int, at: int, source: int | None) ->
 def _sizes_and_patterns(
     model: Model, batch: Batch
 ) -> tuple[Float[Tensor, "writer batch pos"], Float[Tensor, "layer batch head query key"]]:
-    """The norm of every writer's output, without keeping the outputs, and where heads attend."""
+    """The norm of every node's output, without keeping the outputs, and attention patterns."""
     sizes = torch.zeros(len(model.graph.writers), *batch.tokens.shape, device=model.device)
     patterns: list[Tensor] = []
 
     def record(writers: slice, value: Tensor) -> None:
         sizes[writers] = value.norm(dim=-1).to(sizes.dtype)
 
-    hooks: list[Hook] = model.writer_hooks(record)
-    hooks += [
-        (f"blocks.{layer}.attn.hook_pattern", lambda value, hook: patterns.append(value))
-        for layer in range(model.graph.n_layers)
-    ]
+    hooks = [*model.writer_hooks(record), *pattern_hooks(model.graph, patterns.append)]
     model.forward(batch, hooks)
     return sizes, torch.stack(patterns)

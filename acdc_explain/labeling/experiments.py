@@ -21,8 +21,8 @@ from ..evidence.measurement import Measurement, NotMeasurable
 from ..evidence.measures import MEASURES, measure
 from ..evidence.path_patching import PathPatching
 from ..llm.session import one_line
+from ..models.activations import head_index
 from ..models.contrast import Contrast
-from ..models.model import head_index
 from ..records.circuit import Node
 from ..records.task import Task
 
@@ -161,8 +161,8 @@ def _cut_path(component: ComponentExperiments, args: CutPathArguments) -> dict[s
     change = paths.cut([component.node])
     if args.port == "q":
         change = change[:, rows, end][:, :, None]
-    clean = paths.receive(receiver, {}, at=end)
-    changed = paths.receive(receiver, {args.port: change}, at=end)
+    clean = paths.receive(receiver, {}, query=end)
+    changed = paths.receive(receiver, {args.port: change}, query=end)
     attention = 0.5 * (changed.pattern - clean.pattern)[0, :, 0].abs().sum(-1)
     clean_size = clean.written.norm(dim=-1).clamp_min(1e-9)
     size = (changed.written - clean.written).norm(dim=-1) / clean_size

@@ -1,45 +1,61 @@
-"""A model on the examples of a task: what every discoverer, collector and judge works on."""
+"""A model on the clean and corrupted prompts of a task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..records.graph import END, PLACE, REST
-from ..records.task import Example, Task, shared_positions
+from ..records.task import Example, Task
+from .activations import Activations, LayerInputs
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
-from .model import Activations, Model, Replay
+from .model import Model
 from .options import DEFAULT_MEMORY, Ablation
+from .positions import Positions
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Checkpoints(Protocol):
-    """Pages of JSON that outlive the process."""
+    """JSON values by name that outlive the process, so that a long search can be resumed."""
 
-    def read(self, page: str) -> Any: ...
+    def read(self, name: str, /) -> Any:
+        """What was written under the name; None if nothing was."""
+        ...
 
-    def write(self, page: str, content: Any) -> None: ...
+    def write(self, name: str, content: Any, /) -> None: ...
 
 
 class NoCheckpoints:
-    """Pages that nobody keeps."""
+    """Checkpoints that are not kept."""
 
-    def read(self, page: str) -> Any:
+    def read(self, name: str, /) -> Any:
         return None
 
-    def write(self, page: str, content: Any) -> None:
+    def write(self, name: str, content: Any, /) -> None:
         pass
 
 
 class Contrast:
-    """A model, some examples of a task and a metric, with the clean and corrupted runs cached."""
+    """What a model does on the clean and on the corrupted prompts of a task.
+
+    Discoverers, collectors and judges get one. Runs of the model and results of experiments are
+    computed when they are first asked for, and once.
+
+    Attributes:
+        clean: The clean prompts as a batch; `corrupt`: the corrupted ones.
+        examples: The task's examples that the prompts come from.
+        metric_name: Of the metric that `metric` computes.
+        ablation: What a cut edge carries (see `ablated`).
+        checkpoints: Where a long search saves how far it is.
+        memory: Gigabytes that a search may take.
+    """
 
     def __init__(
         self,
@@ -52,7 +68,21 @@ class Contrast:
         checkpoints: Checkpoints | None = None,
         memory: float = DEFAULT_MEMORY,
     ) -> None:
-        """`checkpoints`: where long searches note how far they are; `memory`: gigabytes for them."""
+        """Tokenize the prompts.
+
+        Args:
+            model: The transformer.
+            task: Where `examples` are from; its `discover` or `held_out`, or some of them.
+            examples: The pairs of prompts to run.
+            metric: One of `metrics.METRICS`; the task's own if None.
+            ablation: What a cut edge carries: the corrupted activation, its mean, or zero.
+            checkpoints: Where a long search saves how far it is; nowhere if None.
+            memory: Gigabytes that a search may take.
+
+        Raises:
+            UserError: The metric is unknown or needs foils that an example lacks, or a prompt is
+                longer than the model's context.
+        """
         self.model = model
         self.task = task
         self.ablation = ablation
@@ -66,27 +96,42 @@ class Contrast:
             )
         self.checkpoints: Checkpoints = checkpoints or NoCheckpoints()
         self.memory = memory
-        self._remembered: dict[str, Any] = {}
-        self._of_clean: dict[Any, Any] = {}  # what other corruptions of the prompts leave alone
+        self._results: dict[Any, Any] = {}
+        self._clean_results: dict[Any, Any] = {}  # shared with other corruptions of the prompts
         self.clean = model.batch([example.clean for example in self.examples])
         self.corrupt = model.batch([example.corrupt for example in self.examples])
 
     def __len__(self) -> int:
         return len(self.examples)
 
+    # --- runs of the model ---------------------------------------------------------------------
+
     @cached_property
     def clean_run(self) -> Activations:
+        """One pass over the clean prompts: outputs of all nodes, attention, logits."""
         return self.model.run(self.clean)
 
     @cached_property
     def corrupt_run(self) -> Activations:
+        """One pass over the corrupted prompts."""
         return self.model.run(self.corrupt)
+
+    @cached_property
+    def clean_inputs(self) -> LayerInputs:  # for `model.run_from`
+        return self.model.layer_inputs(self.clean)
+
+    @cached_property
+    def corrupt_inputs(self) -> LayerInputs:
+        return self.model.layer_inputs(self.corrupt)
 
     # --- what a cut edge carries ---------------------------------------------------------------
 
     @cached_property
     def ablated(self) -> Float[Tensor, "writer batch pos d_model"]:
-        """What the nodes write when ablated: on the corrupted prompts, its mean, or nothing."""
+        """What a cut edge carries: what its sender writes when ablated.
+
+        By `ablation`: what it writes on the corrupted prompts, the mean of that, or zero.
+        """
         corrupt = self.corrupt_run.writers
         if self.ablation == "zero":
             return torch.zeros_like(corrupt)
@@ -97,7 +142,7 @@ class Contrast:
 
     @property
     def within(self) -> Bool[Tensor, "batch pos"]:
-        """The prompts' own tokens and those before them, without padding."""
+        """True at all tokens, prefix included, and False at padding."""
         places = torch.arange(self.clean.tokens.shape[1], device=self.clean.end.device)
         return places <= self.clean.end[:, None]
 
@@ -119,20 +164,16 @@ class Contrast:
         last = self.clean.end[:, None].expand(differs.shape)
         return torch.where(differs, places, last).amin(1)
 
-    @cached_property
-    def replay(self) -> Replay:
-        return self.model.record_blocks(self.clean)
-
-    @cached_property
-    def corrupt_replay(self) -> Replay:
-        return self.model.record_blocks(self.corrupt)
+    # --- the metric ----------------------------------------------------------------------------
 
     @cached_property
     def answers(self) -> TokenSets:
+        """The right tokens of each example. Raises UserError for a word that is not one token."""
         return self._tokens([example.answers for example in self.examples])
 
     @cached_property
     def foils(self) -> TokenSets:
+        """The wrong tokens of each example. Raises UserError for a word that is not one token."""
         return self._tokens([example.foils for example in self.examples])
 
     def _tokens(self, sets: Sequence[Sequence[str]]) -> TokenSets:
@@ -144,7 +185,11 @@ class Contrast:
         return Targets(self.answers, self.foils, lambda: self.clean_run.logits)
 
     def metric(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
-        """One number per example; differentiable."""
+        """One number per example, differentiable in the logits.
+
+        Args:
+            logits: At each prompt's last token, as `model.forward` returns them.
+        """
         return self._metric(logits, self.targets)
 
     @property
@@ -154,106 +199,100 @@ class Contrast:
 
     @cached_property
     def clean_metric(self) -> float:
+        """The mean metric of the clean prompts."""
         return float(self.metric(self.clean_run.logits).mean())
 
     @cached_property
     def corrupt_metric(self) -> float:
-        """With every edge cut: on the corrupted prompts, unless the ablation is another."""
+        """The mean metric with every edge cut (of the corrupted prompts, if `ablation` says so)."""
         return float(self.metric(self.ablated_logits).mean())
 
     @cached_property
     def direction(self) -> Float[Tensor, "batch d_model"]:
-        """Unembedding of the answers minus that of the foils, averaged over each set."""
-        columns = self.model.unembedding.T  # [vocab d_model]
+        """Mean unembedding of an example's answers minus that of its foils."""
+        vectors = self.model.unembedding.T  # [vocab d_model]
+        return self.answers.mean_vector(vectors) - self.foils.mean_vector(vectors)
 
-        def mean(sets: TokenSets) -> Tensor:
-            present = sets.present[..., None].to(columns.dtype)
-            return (columns[sets.ids] * present).sum(1) / present.sum(1).clamp_min(1)
+    # --- named positions -----------------------------------------------------------------------
 
-        return mean(self.answers) - mean(self.foils)
+    @cached_property
+    def _positions(self) -> Positions:
+        return Positions(self.task.name, self.examples, self.clean, len(self.model.prefix))
 
     @property
     def position_names(self) -> tuple[str, ...]:
-        return shared_positions(self.examples)
+        """The positions that every example names."""
+        return self._positions.names
 
-    def position(self, name: str) -> Tensor:
-        """Token index of a named position in each example, counted with the model's prefix."""
-        offset = len(self.model.prefix)
-        places = [example.positions[name] + offset for example in self.examples]
-        return torch.tensor(places, device=self.model.device)
+    def position(self, name: str) -> Int[Tensor, "batch"]:
+        """The token index of a named position in each prompt of `clean` and `corrupt`."""
+        return self._positions.index(name)
 
-    @cached_property
+    @property
     def place_names(self) -> tuple[str, ...]:
-        """Names for all tokens, in the order of the first prompt: END is the last token, `rest`
-        whatever has no name of its own."""
-        names = [name for name in self.position_names if name != END]
-        for name in names:
-            if not PLACE.fullmatch(name):
-                raise UserError(
-                    f"Task {self.task.name!r} has a position {name!r}, which cannot be part of a "
-                    "node's name; use letters, digits, _, + and . where circuits are split."
-                )
-        return (REST, *sorted(names, key=lambda name: self.examples[0].positions[name]), END)
+        """The places that circuits can be split by: `rest`, the named positions, END.
+
+        Raises:
+            UserError: A position's name cannot be part of a node's name.
+        """
+        return self._positions.place_names
 
     def place_masks(self, places: Sequence[str]) -> Bool[Tensor, "place batch pos"]:
-        """Which tokens belong to each place, each to one; one place of all tokens if none."""
-        everything = torch.ones_like(self.clean.tokens, dtype=torch.bool)
-        if not places:
-            return everything[None]
-        tokens = torch.arange(everything.shape[1], device=everything.device)
-        masks, free = {END: tokens == self.clean.end[:, None]}, everything
-        free = free & ~masks[END]
-        for name in places:
-            if name not in (END, REST):
-                masks[name] = (tokens == self.position(name)[:, None]) & free
-                free = free & ~masks[name]
-        masks[REST] = free
-        return torch.stack([masks[name] for name in places])
+        """Which tokens belong to each place, each to one; without places, one mask of all."""
+        return self._positions.masks(places)
 
-    def remember(self, what: str, compute: Callable[[], T]) -> T:
-        """The result of an experiment, computed at most once."""
-        if what not in self._remembered:
-            self._remembered[what] = compute()
-        found: T = self._remembered[what]
-        return found
+    # --- experiments ---------------------------------------------------------------------------
 
-    def once(self, experiment: Callable[[Contrast], T]) -> T:
-        """The result of an experiment on this contrast, computed at most once."""
-        return self.remember(experiment.__name__, lambda: experiment(self))
+    def once(
+        self, experiment: Callable[Concatenate[Contrast, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The result of an experiment on this contrast, computed at most once.
+
+        Args:
+            experiment: A function (not a new lambda each time) whose first argument is a contrast.
+            *args: Its other arguments, hashable.
+            **kwargs: The same by name.
+
+        Returns:
+            `experiment(self, *args, **kwargs)`, or what it returned before for the same arguments.
+            An experiment that raises is run again the next time.
+        """
+        key = (experiment, args, tuple(sorted(kwargs.items())))
+        if key not in self._results:
+            self._results[key] = experiment(self, *args, **kwargs)
+        result: T = self._results[key]
+        return result
 
     def once_for_clean(self, experiment: Callable[[Contrast], T]) -> T:
-        """The result of an experiment that does not look at the corrupted prompts.
+        """As `once`, for an experiment that does not look at the corrupted prompts.
 
         Computed once for all corruptions of the same prompts.
         """
-        if experiment not in self._of_clean:
-            self._of_clean[experiment] = experiment(self)
-        found: T = self._of_clean[experiment]
-        return found
+        if experiment not in self._clean_results:
+            self._clean_results[experiment] = experiment(self)
+        result: T = self._clean_results[experiment]
+        return result
+
+    # --- other contrasts -----------------------------------------------------------------------
 
     @cached_property
     def schemes(self) -> dict[str, Contrast]:
         """The same clean prompts with the task's other corruptions, by name."""
-        found = {}
+        contrasts = {}
         for scheme in self.task.schemes:
             task = self.task.under(scheme)
-            other = {example.clean: example for example in (*task.discover, *task.held_out)}
-            examples = [other[example.clean] for example in self.examples]
-            contrast = Contrast(
-                self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
-            )
-            contrast.clean_run, contrast.replay = self.clean_run, self.replay
-            contrast._of_clean = self._of_clean
-            found[scheme] = contrast
-        return found
+            by_clean = {example.clean: example for example in (*task.discover, *task.held_out)}
+            contrast = self._with(task, [by_clean[example.clean] for example in self.examples])
+            contrast.clean_run, contrast.clean_inputs = self.clean_run, self.clean_inputs
+            contrast._clean_results = self._clean_results
+            contrasts[scheme] = contrast
+        return contrasts
 
     def take(self, n: int) -> Contrast:
         """The first `n` examples."""
+        return self._with(self.task, self.examples[:n])
+
+    def _with(self, task: Task, examples: Sequence[Example]) -> Contrast:
         return Contrast(
-            self.model,
-            self.task,
-            self.examples[:n],
-            self.metric_name,
-            self.ablation,
-            memory=self.memory,
+            self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
         )

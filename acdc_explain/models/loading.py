@@ -1,4 +1,4 @@
-"""Load any transformer that TransformerBridge can hook, from a name, a folder or a file."""
+"""Load a transformer from a name, a folder or a file, if TransformerBridge can hook it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .model import Model
 from .weights import (
     check_gguf,
     check_numbers,
+    check_split,
     check_tokenizer,
     check_weights,
     no_pickles,
@@ -28,7 +29,7 @@ from .weights import (
 )
 
 Source = Callable[[], "str | Path"]
-"""Says where a model is: a folder, a .gguf file or a name on the hub."""
+"""Returns where a model is: a folder, a .gguf file or a name on the hub."""
 
 
 def load_model(
@@ -38,11 +39,22 @@ def load_model(
     dtype: str = "float32",
     sources: Mapping[str, Source],
 ) -> Model:
-    """Load a model by a plugin's name, a folder, a .gguf file or a name on the Hugging Face hub.
+    """Load a model.
 
-    Raises UserError, in one sentence, for anything that cannot be loaded.
+    Args:
+        name: A key of `sources`, a folder, a .gguf file or a name on the Hugging Face hub.
+        device: As PyTorch names it.
+        dtype: Of the weights, as PyTorch names it.
+        sources: Models of plugins by name.
+
+    Returns:
+        The model, in evaluation mode, split into nodes, with the grouped keys and values of heads
+        copied to every head (see `ungroup`).
+
+    Raises:
+        UserError: The model cannot be found, read, or split into heads and MLPs exactly.
     """
-    location = str(_located(name, sources[name])) if name in sources else name
+    location = str(_location_from(name, sources[name])) if name in sources else name
     with quiet():
         hf_model, tokenizer = _read(name, location, list(sources), getattr(torch, dtype))
         hf_model.eval().requires_grad_(False)
@@ -50,11 +62,13 @@ def load_model(
         digest, n_parameters = weights_digest(hf_model), hf_model.num_parameters()
         ungroup(hf_model)
         bridge = _bridge(name, hf_model.to(device), tokenizer, device)
-        return Model(name, bridge, tokenizer, digest=digest, n_parameters=n_parameters)
+        model = Model(name, bridge, tokenizer, digest=digest, n_parameters=n_parameters)
+        check_split(model)
+        return model
 
 
-def _located(name: str, source: Source) -> str | Path:
-    """Where a plugin says that its model is."""
+def _location_from(name: str, source: Source) -> str | Path:
+    """Where a plugin's model is. Raises UserError for a plugin that fails."""
     with must_work(f"model {name!r} of a plugin"):
         location = source()
         if not isinstance(location, (str, Path)):
@@ -62,8 +76,8 @@ def _located(name: str, source: Source) -> str | Path:
         return location
 
 
-def _read(name: str, location: str, known: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
-    """The Hugging Face model and its tokenizer."""
+def _read(name: str, location: str, names: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
+    """The Hugging Face model and its tokenizer. Raises UserError."""
     path = Path(location)
     if location.endswith(".gguf"):
         if not path.is_file():
@@ -82,10 +96,10 @@ def _read(name: str, location: str, known: list[str], dtype: torch.dtype) -> tup
         )
     if "/" in location and location.startswith((".", "/", "~")):
         raise UserError(f"There is no folder {location}; give the path of a model's folder.")
-    return _from_hub(name, location, known, dtype)
+    return _from_hub(name, location, names, dtype)
 
 
-def _from_hub(name: str, location: str, known: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_hub(name: str, location: str, names: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
     from transformer_lens.tools.model_registry.registry_io import resolve_model_alias
 
     official = resolve_model_alias(location) or location
@@ -102,13 +116,13 @@ def _from_hub(name: str, location: str, known: list[str], dtype: torch.dtype) ->
             else "and the Hugging Face hub cannot be reached from here"
         )
         raise UserError(
-            f"There is no model {name!r}: it is none of {', '.join(known)}, no folder and no "
+            f"There is no model {name!r}: it is none of {', '.join(names)}, no folder and no "
             f".gguf file, {reason}; see `acdc-explain models`."
         ) from error
 
 
 def hub_reachable() -> bool:
-    """Whether the Hugging Face hub answers; saves minutes of retries where it does not."""
+    """Whether the Hugging Face hub answers; asking first avoids minutes of retries."""
     from urllib.error import HTTPError
     from urllib.request import urlopen
 
@@ -124,10 +138,10 @@ def hub_reachable() -> bool:
 
 
 def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
-    """Read a model and its tokenizer, weights from safetensors or GGUF only (never pickles).
+    """Read a model and its tokenizer, with weights from safetensors or GGUF and never pickles.
 
-    No code that comes with a model is run. Raises UserError; where a model from the hub cannot be
-    had, what its reader raises.
+    Code that comes with a model is never run. Raises UserError; for a model of the hub also the
+    OSError or ValueError of its reader.
     """
     from transformers import AutoConfig
 
@@ -138,8 +152,8 @@ def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> t
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
             _check_architecture(name, config)
             hf_model = _whole_model(where, folder, dtype, options)
-            return hf_model, _own_tokenizer(where, folder, hf_model, options)
-        except Exception as error:  # the readers raise whatever a broken file makes them raise
+            return hf_model, _tokenizer_of(where, folder, hf_model, options)
+        except Exception as error:  # a broken file makes the readers raise anything
             if pickles:
                 raise UserError(
                     f"{where} has weights in a pickle ({pickles[0]}), which could run code and is "
@@ -160,28 +174,28 @@ def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> t
 
 
 def _whole_model(where: str, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
-    """The model with all its weights from the checkpoint, none made up and none left out."""
+    """The model with all its weights from the checkpoint. Raises UserError if any do not fit."""
     from transformers import AutoModelForCausalLM
 
     file = options.get("gguf_file")
     weights = {} if file else {"use_safetensors": True}
-    hf_model, told = AutoModelForCausalLM.from_pretrained(
+    hf_model, loading_info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager", trust_remote_code=False,
         output_loading_info=True, ignore_mismatched_sizes=True, **options, **weights,
     )  # fmt: skip
-    check_weights(where, hf_model, told)
+    check_weights(where, hf_model, loading_info)
     if file:
         check_gguf(where, Path(folder) / file, hf_model)
     check_numbers(where, hf_model)
     return hf_model
 
 
-def _own_tokenizer(where: str, folder: str, hf_model: Any, options: Mapping[str, Any]) -> Any:
+def _tokenizer_of(where: str, folder: str, hf_model: Any, options: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-    except Exception as error:  # as above
+    except Exception as error:  # a broken file makes the reader raise anything
         if not Path(folder).is_dir() or "trust_remote_code" in str(error):
             raise
         raise no_tokenizer(where) from error
@@ -221,9 +235,10 @@ def _bridge(name: str, hf_model: Any, tokenizer: Any, device: str) -> Any:
 
 
 def ungroup(hf_model: Any) -> None:
-    """Give every query head its own copy of the key and value weights it shares, in place.
+    """Copy the key and value weights that query heads share to each of them, in place.
 
-    Same logits; afterwards heads have k and v ports of their own, as the field counts edges.
+    The logits stay the same. Every head then has its own k and v port, as edges are usually
+    counted.
     """
     config = hf_model.config
     shared = getattr(config, "num_key_value_heads", None)
@@ -250,13 +265,13 @@ def ungroup(hf_model: Any) -> None:
 
 
 def _repeat_heads(rows: Tensor, heads: int, times: int) -> Tensor:
-    """Repeat each head's block of rows, so that query head h reads block h."""
+    """Repeat each key-value head's block of rows, so that query head h reads block h."""
     blocks = rows.reshape(heads, -1, *rows.shape[1:])
     return blocks.repeat_interleave(times, 0).reshape(-1, *rows.shape[1:]).contiguous()
 
 
 def weights_digest(hf_model: Any) -> str:
-    """A hash of names and values of all weights, as float32."""
+    """A short hash of the names and values (as float32) of all weights."""
     digest = hashlib.sha256()
     for key, value in sorted(hf_model.state_dict().items()):
         digest.update(key.encode())
@@ -266,7 +281,7 @@ def weights_digest(hf_model: Any) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and notices of the libraries that load models."""
+    """Suppress progress bars and notices of the libraries that load models."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

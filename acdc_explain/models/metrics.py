@@ -22,6 +22,7 @@ class TokenSets:
 
     @staticmethod
     def of(sets: Sequence[Sequence[int]], device: torch.device) -> TokenSets:
+        """From the token ids of each example."""
         size = max(1, *(len(tokens) for tokens in sets)) if sets else 1
         ids = torch.zeros(len(sets), size, dtype=torch.long, device=device)
         present = torch.zeros(len(sets), size, dtype=torch.bool, device=device)
@@ -35,7 +36,13 @@ class TokenSets:
         return (values.gather(1, self.ids) * self.present).sum(1)
 
     def mean(self, values: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
+        """The mean of `values` over each example's set."""
         return self.total(values) / self.present.sum(1)
+
+    def mean_vector(self, vectors: Float[Tensor, "vocab d"]) -> Float[Tensor, "batch d"]:
+        """The mean of the vectors of each example's tokens; zero for an empty set."""
+        present = self.present[..., None].to(vectors.dtype)
+        return (vectors[self.ids] * present).sum(1) / present.sum(1).clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ LOWER_IS_BETTER = frozenset({"kl", "nll"})
 
 
 def metric_named(name: str) -> Metric:
-    """Raises WrongUsage for an unknown name."""
+    """The metric of that name. Raises UserError for an unknown one."""
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     return METRICS[name]

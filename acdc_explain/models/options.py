@@ -1,10 +1,11 @@
-"""Choices about what a cut edge carries and how much memory a search takes; no torch here."""
+"""Options of a search and their defaults, importable without torch."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
 Ablation = Literal["corrupt", "mean", "zero"]
+"""What a cut edge carries: the corrupted activation, its mean, or zero."""
 
 
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)

@@ -1,4 +1,4 @@
-"""Is what was read the whole model, and one that can do anything? Asked of every checkpoint."""
+"""Checks of every checkpoint: the model is complete, not degenerate, and can be split exactly."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from .activations import TOLERANCE, relative_error
+from .model import Model
 
 NO_WEIGHTS = re.compile(r"\.(masked_bias|inv_freq)$|\.(attn|attention)\.bias$")
-"""Masks and tables that checkpoints of earlier years hold; models make them anew."""
+"""Masks and tables in old checkpoints that models now compute themselves."""
 
 NO_WEIGHTS_IN_GGUF = re.compile(r"^rope_(freqs|factors_\w+)\.weight$")
 LAYER = re.compile(r"^.*?\.\d+(?=\.)")
@@ -21,9 +23,9 @@ LAYER = re.compile(r"^.*?\.\d+(?=\.)")
 
 @contextmanager
 def no_pickles() -> Iterator[list[str]]:
-    """While a model is read, torch.load is refused, whatever file an index points to.
+    """Make torch.load raise UserError, so that no pickle is read, whatever an index points to.
 
-    Yields the files that would have been unpickled.
+    Yields the list of files that would have been unpickled.
     """
     refused: list[str] = []
     load = torch.load
@@ -39,51 +41,52 @@ def no_pickles() -> Iterator[list[str]]:
         torch.load = load
 
 
-def check_weights(where: str, hf_model: Any, told: Mapping[str, Any]) -> None:
-    """Every weight of the model was in the checkpoint, with its shape, and no other was.
+def check_weights(where: str, hf_model: Any, loading_info: Mapping[str, Any]) -> None:
+    """Raise UserError unless the checkpoint has exactly the model's weights, in their shapes.
 
-    `told`: what from_pretrained says of its loading. Raises UserError.
+    `loading_info`: what from_pretrained returns as such.
     """
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loading_info["missing_keys"]):
         raise UserError(
             f"{where} lacks {_some(missing)}, which a {type(hf_model).__name__} has; random "
             "numbers would stand there, so use a complete checkpoint."
         )
-    if wrong := sorted(told["mismatched_keys"]):
-        name, found, expected = wrong[0]
+    if wrong := sorted(loading_info["mismatched_keys"]):
+        name, shape, expected = wrong[0]
         raise UserError(
-            f"{where} does not fit its configuration: {name} is {_shape(found)} and should be "
+            f"{where} does not fit its configuration: {name} is {_shape(shape)} and should be "
             f"{_shape(expected)}{_more(len(wrong) - 1)}; use the config.json of these weights."
         )
-    check_unexpected(where, hf_model, told["unexpected_keys"])
-    if told.get("error_msgs"):
-        raise UserError(f"{where} cannot be read as a model: {told['error_msgs'][0]}")
+    check_unexpected(where, hf_model, loading_info["unexpected_keys"])
+    if loading_info.get("error_msgs"):
+        raise UserError(f"{where} cannot be read as a model: {loading_info['error_msgs'][0]}")
 
 
 def check_unexpected(where: str, hf_model: Any, names: Iterable[str]) -> None:
-    """Weights that the architecture has no place for would be lost in silence."""
-    if lost := sorted(name for name in names if not NO_WEIGHTS.search(name)):
+    """Raise UserError for weights that have no place in the model; they would be dropped."""
+    if unused := sorted(name for name in names if not NO_WEIGHTS.search(name)):
         raise UserError(
-            f"{where} holds {_some(lost)}, for which a {type(hf_model).__name__} has no place, so "
-            "the model would not be the one that was saved; use the config.json of these weights."
+            f"{where} holds {_some(unused)}, for which a {type(hf_model).__name__} has no place, "
+            "so the model would not be the one that was saved; use the config.json of these "
+            "weights."
         )
 
 
 def check_gguf(where: str, file: Path, hf_model: Any) -> None:
-    """The same for a GGUF file, whose unknown tensors are passed over when it is read."""
+    """As `check_unexpected`, for a GGUF file, whose reader skips tensors that it does not know."""
     from gguf import GGUFReader
-    from transformers import modeling_gguf_pytorch_utils as reading
+    from transformers import modeling_gguf_pytorch_utils as reader
 
-    kind = reading.TENSOR_PROCESSORS.get(hf_model.config.model_type, reading.TensorProcessor)
-    known = reading.get_gguf_hf_weights_map(hf_model, kind(config=hf_model.config.to_dict()))
+    kind = reader.TENSOR_PROCESSORS.get(hf_model.config.model_type, reader.TensorProcessor)
+    mapped = reader.get_gguf_hf_weights_map(hf_model, kind(config=hf_model.config.to_dict()))
     names = {str(tensor.name) for tensor in GGUFReader(file).tensors}
-    lost = {n for n in names if n not in known and not NO_WEIGHTS_IN_GGUF.match(n)}
-    check_unexpected(where, hf_model, lost - {"output.weight"})
+    unused = {n for n in names if n not in mapped and not NO_WEIGHTS_IN_GGUF.match(n)}
+    check_unexpected(where, hf_model, unused - {"output.weight"})
 
 
 def check_numbers(where: str, hf_model: Any) -> None:
-    """No weight is NaN or infinite, and no part that everything goes through is all zeros."""
-    layers: dict[str, bool] = {}  # whether any matrix of a layer has a number in it
+    """Raise UserError if a weight is NaN or infinite, or an embedding or a layer is all zeros."""
+    layers: dict[str, bool] = {}  # whether any matrix of a layer has an entry that is not zero
     for name, value in hf_model.state_dict().items():
         if not value.is_floating_point():
             continue
@@ -97,7 +100,7 @@ def check_numbers(where: str, hf_model: Any) -> None:
         "the unembedding": hf_model.get_output_embeddings(),
     }
     zero = [name for name, part in parts.items() if part is not None and not part.weight.any()]
-    zero += [f"every matrix of {layer}" for layer, alive in layers.items() if not alive]
+    zero += [f"every matrix of {layer}" for layer, nonzero in layers.items() if not nonzero]
     if zero:
         raise UserError(
             f"{where}: {zero[0]} is all zeros, so the model does nothing with a prompt."
@@ -105,7 +108,7 @@ def check_numbers(where: str, hf_model: Any) -> None:
 
 
 def check_tokenizer(where: str, hf_model: Any, tokenizer: Any) -> None:
-    """There is one, and the model has a row for each of its tokens."""
+    """Raise UserError unless there is a tokenizer and the model embeds each of its tokens."""
     vocabulary = tokenizer.get_vocab()
     if not set(vocabulary) - set(tokenizer.all_special_tokens):
         raise no_tokenizer(where)
@@ -118,9 +121,36 @@ def check_tokenizer(where: str, hf_model: Any, tokenizer: Any) -> None:
         )
 
 
+@torch.no_grad()
+def check_split(model: Model) -> None:
+    """Raise UserError unless the outputs of all nodes add up to the residual stream.
+
+    Otherwise cutting an edge would not remove exactly what its sender contributes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, model.cfg.d_vocab, (2, 6), generator=generator).tolist()
+    batch = model.batch_ids(rows)
+    try:
+        run = model.run(batch)
+    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{model.name}: {model.cfg.architecture} cannot be split into heads and MLPs here "
+            f"({error}); GPT-2, GPT-NeoX and Llama-like models can."
+        ) from error
+    total = batch.at_end(run.writers.sum(0)) + model.output_biases
+    error_size = relative_error(total, run.final)
+    if error_size > TOLERANCE:
+        raise UserError(
+            f"{model.name}: the outputs of heads and MLPs of {model.cfg.architecture} do not add "
+            f"up to its residual stream (relative error {error_size:.1g}), so no edge can be "
+            "cut exactly; GPT-2, GPT-NeoX and Llama-like models work."
+        )
+
+
 def no_tokenizer(where: str) -> UserError:
+    """The error to raise for a model without a readable tokenizer."""
     return UserError(
-        f"{where} has no tokenizer that can be read; put the files of the model's own beside its "
+        f"{where} has no tokenizer that can be read; put the model's tokenizer files beside its "
         "weights (tokenizer.json, tokenizer_config.json)."
     )
 

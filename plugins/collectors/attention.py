@@ -30,9 +30,9 @@ PATTERNS = (
 def attention(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: pattern scores, mean attention between named positions, and the first example."""
     from acdc_explain.evidence.attention import example_attention, named_attention
-    from acdc_explain.evidence.measures import measured
+    from acdc_explain.evidence.measures import measure_all
 
-    found = measured(PATTERNS, contrast)
+    found = measure_all(PATTERNS, contrast)
     between = named_attention(contrast)
     for node in nodes:
         if node.kind != "head":

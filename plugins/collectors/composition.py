@@ -18,11 +18,11 @@ PORTS = {"feeds_induction": "<k>", "steers_movers": "<q>", "feeds_inhibition": "
 def routes(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: effects on the keys of induction heads, the queries of movers, and the keys and
     values of S-inhibition heads, with the receiver moved most; and who stands in for movers."""
-    from acdc_explain.evidence.composition import reached
-    from acdc_explain.evidence.measures import MEASURES, measured
+    from acdc_explain.evidence.composition import receivers_by_sender
+    from acdc_explain.evidence.measures import measure_all
 
-    found = measured((*PORTS, "stands_in"), contrast)
-    into = {name: reached(contrast, MEASURES[name]) for name in PORTS if name in found}
+    found = measure_all((*PORTS, "stands_in"), contrast)
+    into = {name: receivers_by_sender(contrast, name) for name in PORTS if name in found}
     for node in nodes:
         known = {name: m.facts(node) for name, m in found.items() if node in m.nodes}
         facts = {"measures": known} if known else {}

@@ -20,11 +20,11 @@ def mlps(
 ) -> Iterator[tuple[Node, Facts]]:
     """For MLPs: how much the token alone explains, the staircase over ordered answers, and the
     `neurons` with the largest direct effect on answers minus foils."""
-    from acdc_explain.evidence.effects import neuron_effects
     from acdc_explain.evidence.measurement import NotMeasurable
-    from acdc_explain.evidence.measures import measured
+    from acdc_explain.evidence.measures import measure_all
+    from acdc_explain.evidence.mlps import neuron_effects
 
-    found = measured(SCORES, contrast)
+    found = measure_all(SCORES, contrast)
     for node in nodes:
         if node.kind != "mlp":
             yield node, {}

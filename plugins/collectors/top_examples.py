@@ -9,8 +9,8 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
 
 if TYPE_CHECKING:
+    from acdc_explain.models.activations import Batch
     from acdc_explain.models.contrast import Contrast
-    from acdc_explain.models.model import Batch
     from acdc_explain.records.circuit import Node
 
 
@@ -29,13 +29,13 @@ def top_examples(
     also the token it reads, «marked» in the text.
     `corpus_digest` tells an edited file apart.
     """
-    from acdc_explain.evidence.top_examples import corpus_batch, own_text, strongest_places
+    from acdc_explain.evidence.top_examples import corpus_batch, generated_text, strongest_places
 
     batch: Batch | None
     if corpus is not None:
         batch = corpus_batch(contrast.model, corpus, seed=seed)
     else:
-        batch = own_text(contrast.model, seed=seed)
+        batch = generated_text(contrast.model, seed=seed)
     if batch is None:  # said, where others would have their places
         for node in nodes:
             yield node, {"corpus": "none: the model's vocabulary has no ordinary token", "top": []}

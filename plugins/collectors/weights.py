@@ -18,9 +18,9 @@ SCORES = ("copying", "negative_copying", "copying_strength", "successor_score", 
 
 def weights(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """For heads: does attending to a token promote it (copying) or push it down?"""
-    from acdc_explain.evidence.measures import measured
+    from acdc_explain.evidence.measures import measure_all
 
-    found = measured(SCORES, contrast)
+    found = measure_all(SCORES, contrast)
     for node in nodes:
         measures = {name: m.facts(node) for name, m in found.items() if node.kind == "head"}
         yield node, {"measures": measures} if measures else {}

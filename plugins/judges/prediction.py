@@ -56,7 +56,7 @@ class Game:
         import torch
 
         from acdc_explain.evidence.measurement import Measurement
-        from acdc_explain.models.model import head_index
+        from acdc_explain.models.activations import head_index
 
         layer, head = head_index(label.node)
         rows = contrast.clean_run.patterns[layer, self.examples, head, self.queries]

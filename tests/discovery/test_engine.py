@@ -374,10 +374,10 @@ def unchecked() -> Any:
     from acdc_explain.discovery.engine import fast as engine
     from acdc_explain.models import layers
 
-    for known in (engine._CHECKED, layers._TAKEN_APART):
+    for known in (engine._CHECKED, layers._LAYERS):
         known.clear()
     yield
-    for known in (engine._CHECKED, layers._TAKEN_APART):
+    for known in (engine._CHECKED, layers._LAYERS):
         known.clear()
 
 
@@ -421,9 +421,9 @@ class TestChoice:
 
 
 def _unknown_norm(module: Any) -> Any:
-    from acdc_explain.models.layers import NotTakenApart
+    from acdc_explain.models.affine import UnsupportedModel
 
-    raise NotTakenApart("its norm is a ScaledNorm")
+    raise UnsupportedModel("its norm is a ScaledNorm")
 
 
 def test_measuring_a_circuit(small_model):

@@ -13,6 +13,7 @@ from acdc_explain_plugins.discoverers.acdc import acdc
 from acdc_explain.discovery.attribution import Backward
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.discovery.faithfulness import faithfulness
+from acdc_explain.models.activations import final_point, port_point
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge
@@ -128,9 +129,9 @@ def _nudged(contrast: Contrast, edge: Edge, step: float) -> torch.Tensor:
         return changed
 
     name = (
-        model.final_hook
+        final_point(model.graph)
         if edge.dst.kind == "logits"
-        else model.port_hook(edge.dst.layer or 0, edge.port)
+        else port_point(edge.dst.layer or 0, edge.port)
     )
     with torch.no_grad():
         return model.forward(contrast.clean, [(name, hook)])

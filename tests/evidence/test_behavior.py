@@ -1,4 +1,4 @@
-"""Is the model asked whether it does the task, and what follows if it does not?"""
+"""Whether a model does the task is measured, and what follows if it does not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def task_of(mini, n: int = 8) -> Task:
 
 
 def swapped(task: Task) -> Task:
-    """The other name is said to be right: a behavior that the model has not."""
+    """The task with answers and foils exchanged: a behavior that the model does not have."""
 
     def other(examples: tuple[Example, ...]) -> tuple[Example, ...]:
         return tuple(replace(e, answers=e.foils, foils=e.answers) for e in examples)
@@ -78,7 +78,7 @@ class TestDoubt:
      {"metric": 7}, {"accuracy": float("inf")}, {"more": 1}],
 )  # fmt: skip
 def test_what_is_no_behavior_is_not_imported(change):
-    """Or whatever shows it would fail."""
+    """What shows a behavior relies on these fields."""
     entry = {**json.loads(json.dumps(plain(SURE))), **change}
     with pytest.raises((ValueError, TypeError)):
         Behavior.parse(entry)
@@ -121,7 +121,7 @@ def test_what_the_model_does_not_do_is_refused_before_the_search(mini, store):
 
 
 def test_without_the_behavior_no_label_is_supported(mini, store):
-    """By divergence a model that says the foil has as much of a circuit as one that is right."""
+    """Measured by divergence, a model that prefers the foil has as much of a circuit as another."""
     task = replace(task_of(mini), schemes={})
     way = {"metric": "kl", "anyway": True, "labeler": "rules"}
     right = ax.explain(task, mini, store=store, **way)
@@ -156,7 +156,7 @@ def test_it_is_kept_shown_and_exported(mini, store, capsys):
 
 
 def test_a_label_of_another_labeler_keeps_the_doubt(mini, store):
-    """`judge` and `label` go on from what was found before, without asking anew."""
+    """`judge` and `label` use the stored behavior and do not measure it again."""
     from acdc_explain.pipeline.flow import judge
     from acdc_explain.pipeline.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Paths and routes against plain hooked runs of the whole model."""
+"""Path patching, composition and kept attention against plain hooked runs of the whole model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from acdc_explain.evidence.attention import at_position
 from acdc_explain.evidence.composition import repeated
 from acdc_explain.evidence.keep_only import (
     CLAIMS,
-    _before,
     _continuation,
+    _last_same,
     _previous,
     kept_output,
     losses,
@@ -20,8 +20,8 @@ from acdc_explain.evidence.keep_only import (
 )
 from acdc_explain.evidence.measurement import NotMeasurable
 from acdc_explain.evidence.path_patching import PathPatching
+from acdc_explain.models.activations import Batch
 from acdc_explain.models.contrast import Contrast
-from acdc_explain.models.model import Batch
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.task import Example, Task
 
@@ -37,35 +37,35 @@ def subject_of(model: Any, n: int = 4) -> Contrast:
 class TestPaths:
     @pytest.mark.parametrize("port", ["q", "k", "v"])
     def test_a_changed_port_is_what_hooks_make_of_it(self, family, port, small_model):
-        """The oracle: the whole model, with one head's port reading something else."""
+        """Against the whole model, with one head's port reading something else."""
         contrast = subject_of(small_model(family))
         model, paths, receiver = contrast.model, PathPatching(contrast), Node("head", 1, 2)
         senders = [Node("input"), Node("head", 0, 1), Node("mlp", 0)]
         change = paths.cut(senders)
         received = paths.receive(receiver, {port: change})
         for place in range(len(senders)):
-            seen: dict[str, torch.Tensor] = {}
+            values: dict[str, torch.Tensor] = {}
 
             def put(value, hook, place=place):
                 value = value.clone()
                 value[:, :, 2] += change[place]
                 return value
 
-            def look(name, seen=seen):
-                return lambda value, hook: seen.__setitem__(name, value)
+            def watch(name, values=values):
+                return lambda value, hook: values.__setitem__(name, value)
 
             hooks = [
                 (f"blocks.1.attn.hook_{port}_input", put),
-                ("blocks.1.attn.hook_pattern", look("pattern")),
-                ("blocks.1.attn.hook_result", look("result")),
+                ("blocks.1.attn.hook_pattern", watch("pattern")),
+                ("blocks.1.attn.hook_result", watch("result")),
             ]
             with torch.no_grad():
                 model.forward(contrast.clean, hooks)
-            inside = contrast.within
-            pattern = seen["pattern"][:, 2]
-            assert torch.allclose(received.pattern[place][inside], pattern[inside], atol=1e-5)
-            written = seen["result"][:, :, 2]
-            assert torch.allclose(received.written[place][inside], written[inside], atol=1e-4)
+            within = contrast.within
+            pattern = values["pattern"][:, 2]
+            assert torch.allclose(received.pattern[place][within], pattern[within], atol=1e-5)
+            written = values["result"][:, :, 2]
+            assert torch.allclose(received.written[place][within], written[within], atol=1e-4)
 
     def test_one_query_of_each_prompt_is_a_row_of_all(self, family, small_model):
         contrast = subject_of(small_model(family))
@@ -74,25 +74,25 @@ class TestPaths:
         rows = contrast.clean.rows
         for port in "qkv":
             whole = paths.receive(receiver, {port: change})
-            given = change[:, rows, end][:, :, None] if port == "q" else change
-            one = paths.receive(receiver, {port: given}, end)
+            q_change = change[:, rows, end][:, :, None] if port == "q" else change
+            one = paths.receive(receiver, {port: q_change}, end)
             assert torch.allclose(one.pattern[:, :, 0], whole.pattern[:, rows, end], atol=1e-6)
             assert torch.allclose(one.written[:, :, 0], whole.written[:, rows, end], atol=1e-5)
 
-    def test_attending_as_it_does_is_writing_what_it_writes(self, family, small_model):
+    def test_with_its_attention_a_head_writes_its_output(self, family, small_model):
         contrast = subject_of(small_model(family))
         paths, head = PathPatching(contrast), Node("head", 1, 1)
-        written = paths.attending(head, contrast.clean_run.patterns[1, :, 1])
+        written = paths.output_with(head, contrast.clean_run.patterns[1, :, 1])
         expected = contrast.clean_run.writers[contrast.model.graph.writer_index[head]]
         assert torch.allclose(written, expected, atol=1e-5)
 
     def test_what_the_mlp_reads(self, family, small_model):
         contrast = subject_of(small_model(family))
-        seen: list[torch.Tensor] = []
-        hooks = [("blocks.1.hook_mlp_in", lambda value, hook: seen.append(value))]
+        values: list[torch.Tensor] = []
+        hooks = [("blocks.1.hook_mlp_in", lambda value, hook: values.append(value))]
         with torch.no_grad():
             contrast.model.forward(contrast.clean, hooks)
-        assert torch.allclose(PathPatching(contrast).mlp_streams[1], seen[0], atol=1e-5)
+        assert torch.allclose(PathPatching(contrast).mlp_streams[1], values[0], atol=1e-5)
 
 
 def batch_of(*rows: list[int]) -> Batch:
@@ -101,10 +101,10 @@ def batch_of(*rows: list[int]) -> Batch:
 
 
 class TestClaims:
-    """Where labels say that a head looks; off by one is another label."""
+    """The keys that labels claim; off by one is another label."""
 
     def test_the_last_earlier_occurrence(self):
-        found = _before(batch_of([1, 5, 6, 5, 7, 5]))[0].nonzero().tolist()
+        found = _last_same(batch_of([1, 5, 6, 5, 7, 5]))[0].nonzero().tolist()
         assert found == [[3, 1], [5, 3]]
 
     def test_the_token_after_it(self, small_model):
@@ -125,18 +125,18 @@ class TestClaims:
             run.writers[contrast.model.graph.writer_index[node]]
             for run in (contrast.clean_run, contrast.corrupt_run)
         )
-        inside = contrast.within
+        within = contrast.within
         assert torch.allclose(
-            kept_output(contrast, node, everywhere)[inside], clean[inside], atol=1e-5
+            kept_output(contrast, node, everywhere)[within], clean[within], atol=1e-5
         )
         nowhere = kept_output(contrast, node, ~everywhere)
-        assert torch.allclose(nowhere[inside], corrupt[inside], atol=1e-5)
+        assert torch.allclose(nowhere[within], corrupt[within], atol=1e-5)
         kept, whole = losses(contrast, "other", node, everywhere)
         assert kept.abs().max() < 1e-4 < whole.abs().max()
 
     def test_random_keys_are_as_many_and_before(self, small_model):
         contrast = subject_of(small_model("gpt2"))
-        keys = _before(contrast.clean) | _previous(contrast)
+        keys = _last_same(contrast.clean) | _previous(contrast)
         found = random_keys(contrast, keys, 1)
         assert (found.sum(-1) == keys.sum(-1)).all()
         assert not found.triu(1).any()

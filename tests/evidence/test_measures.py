@@ -1,4 +1,4 @@
-"""Detectors on attention made by hand, interventions against plain hooks, scores by brute force."""
+"""Attention measures on constructed patterns, interventions against plain hooks, scores by hand."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from acdc_explain.evidence.attention import (
 from acdc_explain.evidence.effects import (
     ablated_output,
     final_direction,
-    neuron_effects,
+    logits_with,
     norm_weight,
     of_nodes,
-    rewritten,
     standing_in,
     top_logits,
 )
 from acdc_explain.evidence.measurement import NotMeasurable
 from acdc_explain.evidence.measures import MEASURES, measure
+from acdc_explain.evidence.mlps import neuron_effects
 from acdc_explain.evidence.ov import effective_embedding, qk_affinity
 from acdc_explain.evidence.top_examples import corpus_batch, strongest_places
+from acdc_explain.models.activations import Batch
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.layers import Layers
 from acdc_explain.models.metrics import TokenSets
-from acdc_explain.models.model import Batch
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.graph import Graph
 from acdc_explain.records.task import Example, Task
@@ -61,12 +61,12 @@ def attends(offset: int, length: int = 12) -> torch.Tensor:
 class TestDiagonals:
     """A period of 6 repeated: -1 previous, -6 duplicate, -5 induction; off by one is 0."""
 
-    @pytest.mark.parametrize("made", [-1, -4, -5, -6, -7])
-    @pytest.mark.parametrize("asked", [-1, -5, -6])
-    def test_offsets(self, made, asked):
-        found = diagonal(attends(made), asked, range(7, 12))
+    @pytest.mark.parametrize("actual", [-1, -4, -5, -6, -7])
+    @pytest.mark.parametrize("offset", [-1, -5, -6])
+    def test_offsets(self, actual, offset):
+        found = diagonal(attends(actual), offset, range(7, 12))
         assert found.shape == (1, 1, 1)
-        assert float(found) == (1.0 if made == asked else 0.0)
+        assert float(found) == (1.0 if actual == offset else 0.0)
 
     def test_queries_without_such_a_key_do_not_count(self):
         assert float(diagonal(attends(-3), -3, range(12))) == 1.0
@@ -90,7 +90,7 @@ def test_occurrences():
 
 
 def with_patterns(contrast: Contrast, make) -> Contrast:
-    """The contrast as if every head attended as `make(tokens, query)` says."""
+    """The contrast with every head attending from `query` to the key `make(tokens, query)`."""
     patterns = torch.zeros_like(contrast.clean_run.patterns)
     for row, tokens in enumerate(contrast.clean.tokens.tolist()):
         for query in range(len(tokens)):
@@ -112,8 +112,8 @@ class TestAnswerAttention:
     def test_answer_minus_foil(self, small_model, target, expected):
         model, task = small_model("gpt2"), self.task()
         contrast = Contrast(model, task, task.discover)
-        wanted = model.single(target)
-        with_patterns(contrast, lambda tokens, query: min(query, tokens.index(wanted)))
+        target_id = model.single(target)
+        with_patterns(contrast, lambda tokens, query: min(query, tokens.index(target_id)))
         found = measure("answer_attention", contrast)
         assert (found.samples == expected).all()
 
@@ -125,7 +125,7 @@ class TestAnswerAttention:
         assert found == {"A to A": 1.0, "END to A": 1.0, "END to END": 0.0}
 
     def test_on_an_example(self, small_model, monkeypatch):
-        """The plain forward pass' pattern, row by row, of the last tokens."""
+        """Row by row the attention pattern of a plain forward pass, for the last tokens."""
         model, task = small_model("gpt2"), self.task()
         contrast, node = Contrast(model, task, task.discover), Node("head", 1, 2)
         pattern = model.patterns(contrast.clean)[1, 0, 2]
@@ -148,7 +148,7 @@ class TestAnswerAttention:
 def test_sink_attention(contrast):
     with_patterns(contrast, lambda tokens, query: 0)
     assert torch.allclose(measure("sink_attention", contrast).samples, torch.tensor(1.0))
-    del contrast._remembered["sink_attention"]
+    contrast._results.clear()
     with_patterns(contrast, lambda tokens, query: query)
     assert (measure("sink_attention", contrast).samples == 0).all()
 
@@ -229,7 +229,7 @@ class TestAgainstPlainRuns:
 
         with torch.no_grad():
             expected = model.forward(contrast.clean, model.writer_hooks(record))
-        found = rewritten(contrast, {node: ablated_output(contrast, node) for node in nodes})
+        found = logits_with(contrast, {node: ablated_output(contrast, node) for node in nodes})
         assert torch.allclose(found, expected, atol=1e-4)
 
     def test_ablation_at_named_positions_changes_nothing_elsewhere(self, small_model, family):
@@ -259,7 +259,7 @@ class TestAgainstPlainRuns:
         model = small_model(family)
         words = [model.single(word) for word in (" cat", " dog", " fish")]
         found = effective_embedding(model, words, contexts=1)
-        kept = []
+        final = []
         name = "blocks.0.hook_resid_post"
         # the context of each word is drawn with a fixed seed: find it by trying all
         rows = {}
@@ -267,15 +267,15 @@ class TestAgainstPlainRuns:
             for before in words:
                 batch = model.batch_ids([[before, word]])
                 with torch.no_grad():
-                    model.forward(batch, [(name, lambda v, hook: kept.append(v[0, -1]))])
-                rows[word, before] = kept[-1]
+                    model.forward(batch, [(name, lambda v, hook: final.append(v[0, -1]))])
+                rows[word, before] = final[-1]
         for place, word in enumerate(words):
             distances = [(found[place] - rows[word, before]).abs().max() for before in words]
             assert min(distances) < 1e-4
 
 
 def test_copying_by_construction(tmp_path):
-    """A head that writes what it reads copies; one that writes its negative pushes down."""
+    """A head that writes what it reads copies; one that writes its negative suppresses."""
     from acdc_explain import load_model
 
     hf_model = make_hf_model("gpt2")
@@ -380,7 +380,7 @@ def test_too_few_words_are_no_order(contrast):
 
 class TestMlps:
     def test_an_mlp_that_sees_its_token_alone(self, small_model):
-        """The first MLP of a parallel block reads the embedding, which is the token's alone."""
+        """The first MLP of a parallel block reads the embedding, which depends on the token alone."""
         task = word_task(12)
         contrast = Contrast(small_model("neox_parallel"), task, task.discover)
         found = measure("token_share", contrast)
@@ -400,7 +400,7 @@ class TestMlps:
 
 
 def test_staircase(small_model):
-    """Answers above foils everywhere is 1, the other way 0, whatever the sizes."""
+    """1 where all answers are above all foils and 0 the other way, whatever the differences."""
     model, words = small_model("gpt2"), [f" {word}" for word in WORDS]
     examples = [
         Example(
@@ -449,8 +449,8 @@ class TestCorpus:
             corpus_batch(small_model("gpt2"), f"datasets:{tmp_path / 'nowhere'}")
 
 
-class TestOwnText:
-    """Top examples of models whose vocabulary has none of the words that texts begin with."""
+class TestGeneratedText:
+    """Text from models whose vocabulary has none of the words that texts begin with."""
 
     def folder(self, tmp_path, letters: str, special: str = "<bos>"):
         from tokenizers import Tokenizer, decoders, models, processors
@@ -468,24 +468,24 @@ class TestOwnText:
     def test_begins_with_any_token(self, tmp_path):
         from acdc_explain_plugins.collectors.top_examples import top_examples
 
-        from acdc_explain.evidence.top_examples import own_text
+        from acdc_explain.evidence.top_examples import generated_text
 
         model = self.folder(tmp_path, "pqrs")
         assert model.token_ids(" a") == []
         assert model.prefix == (0,)
-        batch = own_text(model)
+        batch = generated_text(model)
         assert batch is not None
         assert len(batch.tokens) > 1
         assert (batch.tokens < 5).all()
         assert (batch.tokens[:, 0] == 0).all()
-        assert batch.tokens.equal(own_text(model).tokens)
+        assert batch.tokens.equal(generated_text(model).tokens)
         examples = tuple(Example(x, y, ("p",), ("q",)) for x, y in (("pq", "rq"), ("ps", "rs")))
         contrast = Contrast(model, Task("letters", "", "logit_diff", examples, ()), examples)
         ((_, facts),) = top_examples(contrast, [Node.parse("a0.h0")])
         assert facts["top"]
 
     def test_a_model_that_never_writes_an_ordinary_token(self, tmp_path, monkeypatch):
-        from acdc_explain.evidence.top_examples import own_text
+        from acdc_explain.evidence.top_examples import generated_text
 
         model = self.folder(tmp_path, "pqrs")
         forward = model.forward
@@ -495,7 +495,7 @@ class TestOwnText:
             return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([9]), 0.0)
 
         monkeypatch.setattr(model, "forward", only_beyond)
-        assert (own_text(model).tokens < 5).all()
+        assert (generated_text(model).tokens < 5).all()
 
     def test_without_ordinary_tokens_it_is_said(self, tmp_path, monkeypatch, small_model):
         from acdc_explain_plugins.collectors.top_examples import top_examples

@@ -1,4 +1,4 @@
-"""What a cut edge carries, and where the named places are."""
+"""What a cut edge carries, where the named places are, and what is computed once."""
 
 from __future__ import annotations
 
@@ -65,3 +65,38 @@ def test_the_readout_is_the_metric(family, metric, small_model):
     expected = [contrast.metric(run.logits) for run in (contrast.clean_run, contrast.corrupt_run)]
     found = readout(final).double()  # float64 where the metric has a linear part
     assert torch.allclose(found, torch.stack(expected).double(), atol=2e-6)
+
+
+def test_an_experiment_is_run_once_for_each_of_its_arguments(small_model):
+    """Told apart by the function itself: two of the same name have results of their own."""
+    contrast = Contrast(small_model("gpt2"), word_task(), word_task().discover)
+    runs: list[int] = []
+
+    def experiment_times(factor: int):
+        def experiment(contrast: Contrast, n: int = 1) -> int:
+            runs.append(n)
+            return factor * n
+
+        return experiment
+
+    single, double = experiment_times(1), experiment_times(2)
+    assert [contrast.once(f, n) for f in (single, double, single) for n in (3, 4)] == [
+        3, 4, 6, 8, 3, 4,
+    ]  # fmt: skip
+    assert runs == [3, 4, 3, 4]
+    assert contrast.once(single) == 1
+
+
+def test_an_experiment_that_fails_is_run_again(small_model):
+    contrast = Contrast(small_model("gpt2"), word_task(), word_task().discover)
+    results = iter([KeyError, 7])
+
+    def experiment(contrast: Contrast) -> int:
+        result = next(results)
+        if result is KeyError:
+            raise KeyError
+        return result
+
+    with pytest.raises(KeyError):
+        contrast.once(experiment)
+    assert contrast.once(experiment) == contrast.once(experiment) == 7

@@ -207,7 +207,7 @@ EMBEDDING, VALUES, NORM = (
 
 
 class TestIncompleteCheckpoints:
-    """Nothing is made up, and nothing left out, in silence."""
+    """Missing, unused and degenerate weights are errors."""
 
     @pytest.mark.parametrize(
         ("change", "name", "complaint"),

@@ -1,4 +1,4 @@
-"""The shipped model does what docs/mini.md says of it."""
+"""The shipped model has the abilities and heads that docs/mini.md lists."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from acdc_explain.records.graph import SearchGraph
 from ..discovery.test_engine import assert_same
 
 
-def contrast(mini, name: str, *, examples: int = 100, seed: int = 7) -> Contrast:
+def contrast_of(mini, name: str, *, examples: int = 100, seed: int = 7) -> Contrast:
     task = load_plugins().tasks()[name](mini, examples=examples, seed=seed)
     return Contrast(mini, task, task.held_out)
 
 
 @pytest.mark.parametrize("name", ["induction", "ioi", "greater_than"])
 def test_tasks_are_solved(mini, name):
-    found = contrast(mini, name)
-    best = found.model.forward(found.clean).argmax(-1)
-    right = ((found.answers.ids == best[:, None]) & found.answers.present).any(1)
+    contrast = contrast_of(mini, name)
+    best = contrast.model.forward(contrast.clean).argmax(-1)
+    right = ((contrast.answers.ids == best[:, None]) & contrast.answers.present).any(1)
     assert right.double().mean() >= 0.99
 
 
 def test_pronouns_are_right(mini):
-    found = contrast(mini, "gendered_pronoun", examples=40)
-    best = found.model.forward(found.clean).argmax(-1)
-    assert (found.answers.ids[:, 0] == best).double().mean() >= 0.99
+    contrast = contrast_of(mini, "gendered_pronoun", examples=40)
+    best = contrast.model.forward(contrast.clean).argmax(-1)
+    assert (contrast.answers.ids[:, 0] == best).double().mean() >= 0.99
 
 
 def best_head(measurement) -> tuple[Node, float]:
@@ -44,19 +44,19 @@ def best_head(measurement) -> tuple[Node, float]:
 
 def test_classic_heads_are_there(mini):
     """Thresholds of the literature where it has one; docs/mini.md has every head's scores."""
-    found = contrast(mini, "ioi", examples=20)
-    assert best_head(measure("previous_token_attention", found))[1] > 0.6
-    assert best_head(measure("induction_attention", found))[1] > 0.4
-    duplicate, value = best_head(measure("duplicate_token_attention", found))
+    contrast = contrast_of(mini, "ioi", examples=20)
+    assert best_head(measure("previous_token_attention", contrast))[1] > 0.6
+    assert best_head(measure("induction_attention", contrast))[1] > 0.4
+    duplicate, value = best_head(measure("duplicate_token_attention", contrast))
     assert value > 0.5
-    between = named_attention(found)
+    between = named_attention(contrast)
     assert between[duplicate]["S2 to S1"] > 0.5
     movers = [
         node
         for node in mini.graph.heads
         if between[node]["END to IO"] > 0.5
-        and measure("copying", found).value(node) > 0.8
-        and measure("direct_effect", found).interval(node)[0] > 0
+        and measure("copying", contrast).value(node) > 0.8
+        and measure("direct_effect", contrast).interval(node)[0] > 0
     ]
     assert movers
 
@@ -68,17 +68,17 @@ def test_small_enough_to_ship(mini):
 
 
 def test_exact(mini):
-    assert ReferenceEngine(contrast(mini, "ioi", examples=4)).self_check() is None
+    assert ReferenceEngine(contrast_of(mini, "ioi", examples=4)).self_check() is None
 
 
 def test_text_it_writes_is_its_language(mini):
-    from acdc_explain.evidence.top_examples import own_text
+    from acdc_explain.evidence.top_examples import generated_text
 
-    batch = own_text(mini)
+    batch = generated_text(mini)
     assert len(set(map(tuple, batch.tokens.tolist()))) == len(batch.tokens)
     unknown = mini.tokenizer.unk_token_id
     assert not bool((batch.tokens == unknown).any())
-    assert torch.equal(own_text(mini).tokens, batch.tokens)
+    assert torch.equal(generated_text(mini).tokens, batch.tokens)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def mini64() -> Any:
 def test_the_fast_engine_decides_as_the_reference_engine(name, metric, mini64):
     """In full, at three thresholds, in float64: every decision in its order, and the metric."""
     task = load_plugins().tasks()[name](mini64, examples=3, seed=0)
-    found = Contrast(mini64, task, task.discover, metric)
-    gap = abs(found.clean_metric - found.corrupt_metric)
+    contrast = Contrast(mini64, task, task.discover, metric)
+    gap = abs(contrast.clean_metric - contrast.corrupt_metric)
     for share in (0.003, 0.01, 0.1):
-        assert_same(found, SearchGraph(mini64.graph), share * gap)
+        assert_same(contrast, SearchGraph(mini64.graph), share * gap)

@@ -19,9 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import UserError
+from ...models.activations import TOLERANCE, relative_error
+from ...models.affine import UnsupportedModel
 from ...models.contrast import Contrast
-from ...models.layers import Layers, NotTakenApart
-from ...models.model import TOLERANCE, Model, relative_error
+from ...models.layers import Layers
+from ...models.model import Model
 from ...progress import Progress, silent
 from ...records.circuit import Edge, Node
 from ...records.graph import Receiver, SearchGraph
@@ -87,7 +89,7 @@ def fast_trouble(contrast: Contrast) -> str | None:
 def _check(contrast: Contrast) -> str | None:
     try:
         engine = Engine(contrast)
-    except NotTakenApart as reason:
+    except UnsupportedModel as reason:
         return str(reason)
     reference = ReferenceEngine(contrast)
     edges = list(engine.search_graph.edges())
@@ -110,7 +112,7 @@ class Engine:
     name = "fast"
 
     def __init__(self, contrast: Contrast, search_graph: SearchGraph | None = None) -> None:
-        """Raises NotTakenApart for another family, and TooLittleMemory."""
+        """Raises UnsupportedModel for another family, and TooLittleMemory."""
         self.contrast = contrast
         self.search_graph = search_graph or SearchGraph(contrast.model.graph)
         with torch.no_grad():

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...models.activations import TOLERANCE, final_point, port_point, relative_error
 from ...models.contrast import Contrast
-from ...models.model import TOLERANCE, relative_error
 from ...records.circuit import PORTS, Edge, Node
 from ...records.graph import Receiver, SearchGraph
 
@@ -188,9 +188,9 @@ def readers(model: Any) -> Iterable[tuple[list[int], str, bool]]:
         for port in PORTS:
             yield (
                 [rows[head, port] for head in graph.heads_of(layer)],
-                model.port_hook(layer, port),
+                port_point(layer, port),
                 True,
             )
         if graph.has_mlps:
-            yield [rows[Node("mlp", layer), None]], model.port_hook(layer, None), False
-    yield [0], model.final_hook, False
+            yield [rows[Node("mlp", layer), None]], port_point(layer, None), False
+    yield [0], final_point(graph), False

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...models.affine import Weight
 from ...models.contrast import Contrast
-from ...models.layers import Attention, Layers, Mlp, Weight
+from ...models.layers import Attention, Layers, Mlp
 from ...records.circuit import Node
 from ...records.graph import SearchGraph
 

@@ -1,0 +1,92 @@
+"""What an MLP does with the token it reads, and through which neurons."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.activations import layer_of, mlp_hooks
+from ..models.contrast import Contrast
+from ..records.circuit import Node
+from .effects import final_direction
+from .measurement import Measurement, NotMeasurable
+from .ov import copying_words
+from .path_patching import PathPatching
+
+CONTEXTS = 4  # random tokens before each word
+MOST_WORDS = 200
+FEW = 10  # neurons
+
+
+def token_share(contrast: Contrast) -> Measurement:
+    """R^2 of an MLP's output as a function of the current token alone, in random contexts."""
+    return contrast.once_for_clean(_token_share)
+
+
+@torch.no_grad()
+def _token_share(contrast: Contrast) -> Measurement:
+    model, words = contrast.model, _words_and_others(contrast)
+    if len(words) < 5 or not model.graph.has_mlps:
+        raise NotMeasurable("it takes MLPs and five different tokens")
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randint(0, len(words), (CONTEXTS, len(words), 2), generator=generator).tolist()
+    rows = [[*(words[i] for i in two), word] for row in before for two, word in zip(row, words)]
+    batch, at_end = model.batch_ids(rows), []
+    hooks = mlp_hooks(model.graph, lambda output: at_end.append(batch.at_end(output)))
+    model.forward(batch, hooks)
+    outputs = torch.stack(at_end).view(
+        model.graph.n_layers, CONTEXTS, len(words), -1
+    )  # [layer context word d_model]
+    mlps = tuple(node for node in model.graph.writers if node.kind == "mlp")
+    shifted = torch.stack([x.roll(k, 1) for k, x in enumerate(outputs.unbind(1))], 1)
+    return Measurement("token_share", mlps, _explained(outputs), _explained(shifted))
+
+
+def _words_and_others(contrast: Contrast) -> list[int]:
+    """The task's words, and random tokens until there are MOST_WORDS."""
+    words, tokenizer = copying_words(contrast, most=MOST_WORDS), contrast.model.tokenizer
+    size = min(len(tokenizer), contrast.model.unembedding.shape[1])
+    excluded = {*words, *tokenizer.all_special_ids}
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()
+    return [*words, *(i for i in order if i not in excluded)][:MOST_WORDS]
+
+
+def _explained(
+    outputs: Float[Tensor, "layer context word d_model"],
+) -> Float[Tensor, "layer word"]:
+    """R^2 of outputs as a function of the word alone, by word."""
+    within = (outputs - outputs.mean(1, keepdim=True)).square().sum((1, 3))
+    deviations = outputs - outputs.mean((1, 2), keepdim=True)
+    total = deviations.square().sum((1, 3)).mean(1, keepdim=True)
+    return torch.where(total > 0, 1 - within / total.clamp_min(1e-12), 0.0)
+
+
+@torch.no_grad()
+def neuron_effects(contrast: Contrast, node: Node) -> Float[Tensor, "batch d_mlp"]:
+    """What each neuron of an MLP adds directly to the logits, answers minus foils.
+
+    Raises:
+        NotMeasurable: The layers of the model cannot be computed from its weights here.
+    """
+    paths = contrast.once(PathPatching)
+    mlp, stream = paths.layers.mlp[layer_of(node)], paths.mlp_streams[layer_of(node)]
+    assert mlp is not None
+    x = contrast.clean.at_end(stream)
+    x = x * mlp.norm.inverse_scale(x)
+    neurons = mlp.neurons([affine.scaled(x) for affine in mlp.maps])
+    return neurons * (final_direction(contrast) @ mlp.out.matrix.T)
+
+
+def few_neurons(contrast: Contrast) -> Measurement:
+    """The share of an MLP's direct effect, in absolute values, that its 10 largest neurons have."""
+    mlps = tuple(node for node in contrast.model.graph.writers if node.kind == "mlp")
+    if not mlps:
+        raise NotMeasurable("the model has no MLPs")
+    samples, even = [], []
+    for node in mlps:
+        sizes = neuron_effects(contrast, node).abs()
+        few = min(FEW, sizes.shape[1])
+        samples.append(sizes.topk(few).values.sum(1) / sizes.sum(1).clamp_min(1e-12))
+        even.append(torch.full_like(samples[-1], few / sizes.shape[1]))  # of neurons all alike
+    return Measurement("few_neurons", mlps, torch.stack(samples), torch.stack(even))
