@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.model import Model, head_index
+from ..models.activations import head_index
+from ..models.model import Model
 from ..records.circuit import Node
 from ..report.notebook import heatmap
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..discovery.engine.reference import ReferenceEngine
 from ..errors import UserError, unknown
-from ..evidence.effects import ablated_output, rewritten
+from ..evidence.effects import ablated_output, logits_with
 from ..evidence.measurement import Measurement
 from ..evidence.path_patching import PathPatching
 from ..models.contrast import Contrast
@@ -132,7 +132,7 @@ def ablate(
         clean = contrast.clean_run.writers[contrast.model.graph.writer_index[node]]
         written = torch.where(here[..., None], written, clean)
     where = f" at {', '.join(positions)}" if positions else ""
-    return _effect(contrast, f"{node} ablated{where}", rewritten(contrast, {node: written}))
+    return _effect(contrast, f"{node} ablated{where}", logits_with(contrast, {node: written}))
 
 
 def path_patch(
@@ -167,7 +167,7 @@ def path_patch(
     size = change.norm(dim=-1) / clean.written[0].norm(dim=-1).clamp_min(1e-9)
     index = contrast.model.graph.writer_index[receiver]
     written = contrast.clean_run.writers[index] + change
-    logits = rewritten(contrast, {receiver: written})
+    logits = logits_with(contrast, {receiver: written})
     effect = _effect(contrast, f"{sender}->{receiver}<{port}> patched", logits)
     return PathEffect(
         **vars(effect),
