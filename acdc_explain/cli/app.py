@@ -82,7 +82,8 @@ def show_result(run: Run, db: str, as_json: bool) -> None:
 
         print_json(to_document(run))
         return
-    from ..report.text.tables import console, show_run
+    from ..report.text.run import show_run
+    from ..report.text.tables import console
 
     show_run(run, console())
     say(f"\nstored in {db}: acdc-explain show {run.id[:8]} --db {db}")
@@ -121,6 +122,7 @@ def show_requests(work: RunContext, requests: Sequence[Request], as_json: bool) 
     if as_json:
         print_json(counts)
         return
-    from ..report.text.tables import console, show_bill
+    from ..report.text.costs import show_bill
+    from ..report.text.tables import console
 
     show_bill(counts, work.plan.labeler, console())

@@ -28,7 +28,8 @@ def bench_labels(
 ) -> None:
     """Test labels on models with known roles: precision, recall, decoys, shuffled labels."""
     from ..evaluation import labels as bench
-    from ..report.text.tables import console, show_bench
+    from ..report.text.bench import show_bench
+    from ..report.text.tables import console
 
     with on_terminal() as progress:
         scores, skipped = bench.bench_labels(installed(), sets or None, progress)
@@ -51,7 +52,8 @@ def bench_firewall(
 ) -> None:
     """Test whether an LLM labels by the evidence or by what it remembers of layer and head."""
     from ..evaluation.firewall import firewall
-    from ..report.text.tables import console, show_firewall
+    from ..report.text.bench import show_firewall
+    from ..report.text.tables import console
 
     installed()
     store = open_store(db)

@@ -74,7 +74,8 @@ def plugins(as_json: Json = False) -> None:
     if as_json:
         print_json({"plugins": brings, "broken": loaded.broken})
         return
-    from ..report.text.tables import console, show_plugins
+    from ..report.text.installed import show_plugins
+    from ..report.text.tables import console
 
     show_plugins(loaded, console())
 
@@ -95,7 +96,8 @@ def _list(rows: Sequence[Sequence[str | Lines]], columns: Sequence[str], as_json
     if as_json:
         print_json([dict(zip(columns, row)) for row in rows])
         return
-    from ..report.text.tables import console, show_names
+    from ..report.text.installed import show_names
+    from ..report.text.tables import console
 
     show_names(rows, columns, console())
 
@@ -117,7 +119,8 @@ def doctor(
     if as_json:
         print_json(findings)
     else:
-        from ..report.text.tables import console, show_names
+        from ..report.text.installed import show_names
+        from ..report.text.tables import console
 
         show_names(
             [(name.replace("_", " "), str(value)) for name, value in findings.items()],

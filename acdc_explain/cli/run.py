@@ -110,7 +110,8 @@ def _sweep(
 
         print_json([circuit_document(circuit) for circuit in circuits])
         return
-    from ..report.text.tables import console, show_sweep
+    from ..report.text.run import show_sweep
+    from ..report.text.tables import console
 
     show_sweep(circuits, console())
     say(f"\npicture: {file}")
@@ -129,7 +130,7 @@ def _draws(
     if as_json:
         print_json(stable.as_dict())
         return
-    from ..report.text.behavior import show_stability
+    from ..report.text.comparison import show_stability
     from ..report.text.tables import console
 
     show_stability(stable, console())

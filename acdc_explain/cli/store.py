@@ -62,7 +62,8 @@ def search(
     if as_json:
         print_json([plain(match) for match in matches])
         return
-    from ..report.text.tables import console, show_matches
+    from ..report.text.search import show_matches
+    from ..report.text.tables import console
 
     show_matches(matches, console())
 
@@ -97,7 +98,8 @@ def motifs(
     if as_json:
         print_json([count.as_dict() for count in counts])
         return
-    from ..report.text.tables import console, show_motifs
+    from ..report.text.motifs import show_motifs
+    from ..report.text.tables import console
 
     show_motifs(counts, console())
 
@@ -128,7 +130,8 @@ def runs(
         columns = ("edges", "faithfulness")
         print_json([plain(run.header) | {x: getattr(run, x) for x in columns} for run in listed])
         return
-    from ..report.text.tables import console, show_runs
+    from ..report.text.run import show_runs
+    from ..report.text.tables import console
 
     show_runs(listed, console())
 
@@ -183,7 +186,8 @@ def show(run: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
 
         print_json(to_document(stored))
         return
-    from ..report.text.tables import console, show_run
+    from ..report.text.run import show_run
+    from ..report.text.tables import console
 
     show_run(stored, console())
 
@@ -201,7 +205,8 @@ def compare(first: RunName, second: RunName, db: Db = DEFAULT_STORE, as_json: Js
     if as_json:
         print_json({"runs": [run.id for run in runs], **plain(comparison)})
         return
-    from ..report.text.tables import console, show_comparison
+    from ..report.text.comparison import show_comparison
+    from ..report.text.tables import console
 
     show_comparison(runs, comparison, console())
 

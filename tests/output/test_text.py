@@ -19,7 +19,8 @@ from acdc_explain.progress import on_terminal
 from acdc_explain.records.label import Failure
 from acdc_explain.records.run.run import Run
 from acdc_explain.records.run.summary import Sentence
-from acdc_explain.report.text.tables import console, show_bill
+from acdc_explain.report.text.costs import show_bill
+from acdc_explain.report.text.tables import console
 from acdc_explain.store.document.check import derived_id
 from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
