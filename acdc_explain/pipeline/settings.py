@@ -49,12 +49,11 @@ class Option:
     on_command_line: bool = True
 
     def check(self, name: str, value: float) -> None:
-        """Raise WrongUsage if a number is out of bounds; `name` is the name of the setting."""
-        spelled = f"--{self.name or name.replace('_', '-')}"
+        """Raise WrongUsage if the number is out of bounds; `name` is that of the setting."""
         if self.minimum is not None and not value >= self.minimum:
-            raise WrongUsage(f"{spelled} is {value}; at least {self.minimum} is needed.")
+            raise WrongUsage(f"`{name}=` is {value}; at least {self.minimum} is needed.")
         if self.maximum is not None and not value <= self.maximum:
-            raise WrongUsage(f"{spelled} is {value}; at most {self.maximum} is allowed.")
+            raise WrongUsage(f"`{name}=` is {value}; at most {self.maximum} is allowed.")
 
 
 class DiscovererKeys(TypedDict, total=False):
@@ -197,7 +196,7 @@ class Settings:
                 setting.option.check(setting.name, value)
         if self.templates is not None and not any(Path(self.templates).glob("**/*.j2")):
             raise WrongUsage(
-                f"--templates {self.templates} is no folder with templates (*.j2); copy those you "
+                f"`templates={self.templates}` is no folder with templates (*.j2); copy those you "
                 "want to change from the folder prompts/ and keep their names."
             )
         if self.ablation not in ABLATIONS:

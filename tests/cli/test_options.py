@@ -108,12 +108,12 @@ def test_prices_come_from_the_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ({"examples": 0}, "--examples is 0; at least 1 is needed."),
-        ({"concurrency": 0}, "--concurrency is 0; at least 1 is needed."),
-        ({"timeout": 0.0}, "--timeout is 0.0; at least 0.1 is needed."),
-        ({"memory": float("nan")}, "--memory is nan; at least 0.1 is needed."),
-        ({"max_cost": -1.0}, "--max-cost is -1.0; at least 0 is needed."),
-        ({"seed": 2**31}, "--seed is 2147483648; at most 2147483647 is allowed."),
+        ({"examples": 0}, "`examples=` is 0; at least 1 is needed."),
+        ({"concurrency": 0}, "`concurrency=` is 0; at least 1 is needed."),
+        ({"timeout": 0.0}, "`timeout=` is 0.0; at least 0.1 is needed."),
+        ({"memory": float("nan")}, "`memory=` is nan; at least 0.1 is needed."),
+        ({"max_cost": -1.0}, "`max_cost=` is -1.0; at least 0 is needed."),
+        ({"seed": 2**31}, "`seed=` is 2147483648; at most 2147483647 is allowed."),
     ],
 )
 def test_check_uses_the_same_bounds(wrong, complaint):

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import acdc_explain.report.notebook  # noqa: F401 (registers the drawings)
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.plugins import load_plugins
@@ -191,7 +192,7 @@ def test_a_line_for_each_way_of_finding_circuits(tmp_path):
         "acdc, ablation zero, level head": [4],
         "eap": [5, 6],
     }
-    (marked,) = [point for line in drawn.lines for point in line.points if point.own]
+    (marked,) = [point for line in drawn.lines for point in line.points if point.highlighted]
     assert marked.n_edges == 2
     made = page(replace(run, circuit=own), store.sizes(own))
     assert made.count('<polyline class="curve"') == 4
