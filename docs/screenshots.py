@@ -12,7 +12,8 @@ from pathlib import Path
 from acdc_explain import Store, explain
 from acdc_explain.output.terminal import PlainConsole
 from acdc_explain.report.html import page
-from acdc_explain.report.text.tables import show_matches, show_run
+from acdc_explain.report.text.run import show_run
+from acdc_explain.report.text.search import show_matches
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 1400, 1150

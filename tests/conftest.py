@@ -166,9 +166,10 @@ def _words_measured(small_model: Callable[..., Any], tmp_path_factory: Any) -> P
         discoverer="eap", max_edges=12, judges=(), anyway=True,
     )  # fmt: skip
     store = ax.Store(folder / "measured.duckdb")
-    store.add_header(run.header)
+    writer = store.writer(run.id)
     store.add_circuit(run.circuit)
-    store.add_evidence(run.id, run.evidence)
+    writer.write_header(run.header)
+    writer.add_evidence(run.evidence)
     with duckdb.connect(str(store.path)) as connection:
         for table in ("runs", "run_evidence", "standings"):
             connection.execute(f"DELETE FROM {table}")

@@ -1,16 +1,15 @@
-"""What all commands share: the options with one meaning, the store, the way mistakes are told."""
+"""What all commands share: the app itself, opening a store, and what they print to people."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from ..errors import UserError, WrongUsage
+from ..errors import UserError
 from ..output.text import print_json, say
 from ..plugins import Plugins, load_plugins
 
@@ -31,57 +30,9 @@ app = typer.Typer(
 benches = typer.Typer(help="Measure how good the results are.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
 
-DEFAULT_STORE = "acdc_explain.duckdb"
-Db = Annotated[
-    str,
-    typer.Option(
-        "--db", envvar="ACDC_EXPLAIN_DB", help="The store's file.", show_default=DEFAULT_STORE
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="An id, its beginning, a name, or `last`.")
-]
-
-# how an LLM is asked
-
-LabelerName = Annotated[
-    str | None,
-    typer.Option(
-        "--labeler", help="rules, llm or agent.", show_default="llm with a key, else rules"
-    ),
-]
-LlmModel = Annotated[str, typer.Option(help="The LLM to ask.")]
-Reveal = Annotated[
-    bool, typer.Option("--reveal", help="Show the LLM the model's name, layers and numbers.")
-]
-Templates = Annotated[
-    Path | None, typer.Option(help="A folder of prompts (*.j2) that go before the built-in ones.")
-]
-LabelerSet = Annotated[
-    list[str] | None, typer.Option(help="NAME=VALUE: a labeler's setting, like calls=3.")
-]
-MaxCost = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        help="USD that asking may cost now; what could be over is not asked. Replies of no use, "
-        "repairs and attempts whose reply was lost count, too.",
-    ),
-]
-PriceTable = Annotated[
-    Path | None, typer.Option(help="Your prices, TOML.", envvar="ACDC_EXPLAIN_PRICES")
-]
-Concurrency = Annotated[int, typer.Option(min=1, help="Questions under way at once.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a reply.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Ask again what got no usable reply before.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would be asked and its price; ask nobody.")
-]
-
 
 def installed() -> Plugins:
-    """All plugins; those that are broken are named in every command."""
+    """All plugins. Every command calls this first, so that it names the broken ones."""
     plugins = load_plugins()
     for name, error in sorted(plugins.broken.items()):
         say(f"acdc-explain: plugin {name!r} is broken and was left out: {error}", err=True)
@@ -89,6 +40,7 @@ def installed() -> Plugins:
 
 
 def open_store(db: str, *, must_exist: bool = True) -> Store:
+    """Open a store's file. Raises UserError."""
     from ..store.store import Store
 
     if must_exist and not Path(db).exists():
@@ -100,7 +52,7 @@ def open_store(db: str, *, must_exist: bool = True) -> Store:
 
 
 def say_cut(shown: int, total: int | None) -> None:
-    """Whenever not all is shown."""
+    """Tell the reader that a list was cut; `total` None: its full length is not known."""
     of = (
         f"{shown} of {total} shown"
         if total is not None
@@ -111,6 +63,7 @@ def say_cut(shown: int, total: int | None) -> None:
 
 @contextmanager
 def interruptible(db: str) -> Iterator[None]:
+    """Turn Ctrl-C into one sentence about what the store keeps. Raises UserError."""
     try:
         yield
     except KeyboardInterrupt:
@@ -119,52 +72,25 @@ def interruptible(db: str) -> Iterator[None]:
         ) from None
 
 
-def settings_in(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
-    """NAME=VALUE, where VALUE is read as JSON if it is JSON."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise WrongUsage(f"{option} takes NAME=VALUE, and {pair!r} has no '='.")
-        try:
-            found[name] = json.loads(text)
-        except ValueError:
-            found[name] = text
-    return found
-
-
-def show_result(result: Run, db: str, as_json: bool) -> None:
-    say_set_aside(result.set_aside)
-    if result.reused:
+def show_result(run: Run, db: str, as_json: bool) -> None:
+    """Print a run that a command has just stored, and how to see it again."""
+    say_set_aside(run.set_aside)
+    if run.reused:
         say("This run was in the store already; its result is reused.", err=True)
     if as_json:
         from ..store.document.write import to_document
 
-        print_json(to_document(result))
+        print_json(to_document(run))
         return
-    from ..report.text.tables import console, show_run
+    from ..report.text.run import show_run
+    from ..report.text.tables import console
 
-    show_run(result, console())
-    say(f"\nstored in {db}: acdc-explain show {result.id[:8]} --db {db}")
-
-
-def asking(
-    reveal: bool,
-    labeler_set: Sequence[str] | None,
-    templates: Path | None,
-    prices: Path | None,
-) -> dict[str, Any]:
-    """The fields of Settings that say how a labeler asks."""
-    own = settings_in(labeler_set or [], "--labeler-set")
-    return {
-        "labeler_settings": {**own, "reveal": True} if reveal else own,
-        "templates": str(templates) if templates else None,
-        "prices": str(prices) if prices else None,
-    }
+    show_run(run, console())
+    say(f"\nstored in {db}: acdc-explain show {run.id[:8]} --db {db}")
 
 
 def say_set_aside(faults: Sequence[str]) -> None:
-    """What plugins failed to do: the result lacks it."""
+    """Report the plugins that failed: the run goes on, but their results are missing."""
     for fault in faults:
         say(
             f"acdc-explain: {fault}; what it would have added is missing, and the run is "
@@ -173,8 +99,9 @@ def say_set_aside(faults: Sequence[str]) -> None:
         )
 
 
-def say_how_labeled(asked: str | None, used: str) -> None:
-    if asked is None and used == "rules":
+def say_how_labeled(requested: str | None, used: str) -> None:
+    """Explain why rules labeled the components if the user did not choose a labeler."""
+    if requested is None and used == "rules":
         say(
             "No OPENAI_API_KEY or OPENAI_BASE_URL is set: components were labeled by rules.",
             err=True,
@@ -182,6 +109,7 @@ def say_how_labeled(asked: str | None, used: str) -> None:
 
 
 def show_requests(work: RunContext, requests: Sequence[Request], as_json: bool) -> None:
+    """Print the LLM requests of a dry run and their price. Raises UserError."""
     from ..llm.batch import bill
 
     if not work.asks_llm:
@@ -190,10 +118,11 @@ def show_requests(work: RunContext, requests: Sequence[Request], as_json: bool) 
             "add --labeler llm or agent."
         )
     say_set_aside(work.set_aside)
-    counted = bill(requests, work.session.prices, work.settings.llm_model)
+    counts = bill(requests, work.session.prices, work.settings.llm_model)
     if as_json:
-        print_json(counted)
+        print_json(counts)
         return
-    from ..report.text.tables import console, show_bill
+    from ..report.text.costs import show_bill
+    from ..report.text.tables import console
 
-    show_bill(counted, work.plan.labeler, console())
+    show_bill(counts, work.plan.labeler, console())

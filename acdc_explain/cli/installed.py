@@ -1,4 +1,4 @@
-"""The commands about what is installed and how good it is: lists, doctor, bench."""
+"""The commands about what is installed: tasks, models, roles, plugins, doctor."""
 
 from __future__ import annotations
 
@@ -8,27 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UserError, for_command_line
-from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
+from ..errors import UserError
 from ..models.options import DEFAULT_MODEL
 from ..output.text import print_json, say
 from ..plugins import load_plugins
 from ..progress import on_terminal
-from .app import (
-    DEFAULT_STORE,
-    Concurrency,
-    Db,
-    Json,
-    LlmModel,
-    MaxCost,
-    RunName,
-    Timeout,
-    app,
-    benches,
-    installed,
-    interruptible,
-    open_store,
-)
+from .app import app, installed
+from .options import Json
 
 if TYPE_CHECKING:
     from ..output.terminal import Lines
@@ -42,7 +28,7 @@ def tasks(as_json: Json = False) -> None:
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the models known by name."""
+    """List the models that have a short name."""
     _list(_first_lines(installed().models()), ("model", "what it is"), as_json)
     if not as_json:
         say(
@@ -53,7 +39,7 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def roles(as_json: Json = False) -> None:
-    """List the roles with the tests they must pass."""
+    """List the roles and the tests that a component must pass to have one."""
     cards = installed().roles()
     if as_json:
         from ..ids import plain
@@ -82,15 +68,16 @@ def roles(as_json: Json = False) -> None:
 
 @app.command()
 def plugins(as_json: Json = False) -> None:
-    """List the plugins, what each brings, and those that are broken."""
-    found = load_plugins()
-    brings = {name: found.brings(name) for name in found.names}
+    """List the plugins, what each brings, and which are broken."""
+    loaded = load_plugins()
+    brings = {name: loaded.brings(name) for name in loaded.names}
     if as_json:
-        print_json({"plugins": brings, "broken": found.broken})
+        print_json({"plugins": brings, "broken": loaded.broken})
         return
-    from ..report.text.tables import console, show_plugins
+    from ..report.text.installed import show_plugins
+    from ..report.text.tables import console
 
-    show_plugins(found, console())
+    show_plugins(loaded, console())
 
 
 def _first_lines(things: dict[str, Any]) -> list[tuple[str, str]]:
@@ -98,7 +85,7 @@ def _first_lines(things: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _first_line(thing: Any) -> str:
-    """Of what a plugin says about a thing; what partial arguments are bound to says it."""
+    """The first line of an object's docstring; for a `partial`, of the function it wraps."""
     while isinstance(thing, partial):
         thing = thing.func
     text = getattr(thing, "__doc__", None)
@@ -109,73 +96,18 @@ def _list(rows: Sequence[Sequence[str | Lines]], columns: Sequence[str], as_json
     if as_json:
         print_json([dict(zip(columns, row)) for row in rows])
         return
-    from ..report.text.tables import console, show_names
+    from ..report.text.installed import show_names
+    from ..report.text.tables import console
 
     show_names(rows, columns, console())
 
 
-@benches.command("labels")
-def bench_labels(
-    sets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SET]...", help="planted, tracr, mini, smollm2.", show_default="all"
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Labels against models whose roles are known: precision, recall, decoys, shuffled labels."""
-    from ..evaluation import labels as bench
-    from ..report.text.tables import console, show_bench
-
-    with on_terminal() as progress:
-        scores, skipped = bench.bench_labels(installed(), sets or None, progress)
-    skipped = {name: for_command_line(reason) for name, reason in skipped.items()}
-    counted = {name: score.as_dict() for name, score in scores.items()}
-    if as_json:
-        print_json({"sets": counted, "skipped": skipped})
-    else:
-        show_bench(counted, skipped, console())
-
-
-@benches.command("firewall")
-def bench_firewall(
-    run: RunName = "last",
-    labeler: Annotated[str, typer.Option(help="llm or agent.")] = "llm",
-    llm_model: LlmModel = DEFAULT_LLM,
-    seed: Annotated[int, typer.Option(min=0, help="Of the permutation.")] = 0,
-    max_cost: MaxCost = None,
-    concurrency: Concurrency = DEFAULT_CONCURRENCY,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    db: Db = DEFAULT_STORE,
-    as_json: Json = False,
-) -> None:
-    """Does an LLM label what the evidence says, or what it remembers of the index?"""
-    from ..evaluation.firewall import firewall
-    from ..pipeline.settings import Settings
-    from ..report.text.tables import console, show_firewall
-
-    installed()
-    store = open_store(db)
-    settings = Settings(
-        labeler=labeler,
-        llm_model=llm_model,
-        seed=seed,
-        max_cost=max_cost,
-        concurrency=concurrency,
-        timeout=timeout,
-    )
-    with interruptible(db), on_terminal() as progress:
-        found = firewall(store.get(run), store, settings, progress)
-    if as_json:
-        print_json(found)
-    else:
-        show_firewall(found, console())
-
-
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Argument(metavar="MODEL")] = DEFAULT_MODEL, as_json: Json = False
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name, a folder or a .gguf file.")
+    ] = DEFAULT_MODEL,
+    as_json: Json = False,
 ) -> None:
     """Load a model, check that cutting edges is exact on it, and time a forward pass."""
     installed()
@@ -187,7 +119,8 @@ def doctor(
     if as_json:
         print_json(findings)
     else:
-        from ..report.text.tables import console, show_names
+        from ..report.text.installed import show_names
+        from ..report.text.tables import console
 
         show_names(
             [(name.replace("_", " "), str(value)) for name, value in findings.items()],

@@ -8,28 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..output.files import check_output
 from ..output.text import say, say_lines
+from ..pipeline.settings import Settings
 from ..progress import on_terminal
 from .app import (
-    DEFAULT_STORE,
-    Concurrency,
-    Db,
-    DryRun,
-    Json,
-    LabelerName,
-    LabelerSet,
-    LlmModel,
-    MaxCost,
-    PriceTable,
-    Retry,
-    Reveal,
-    RunName,
-    Templates,
-    Timeout,
     app,
-    asking,
     installed,
     interruptible,
     open_store,
@@ -37,98 +21,84 @@ from .app import (
     show_requests,
     show_result,
 )
+from .options import DEFAULT_STORE, Db, DryRun, Json, RunName, settings_options
 
 if TYPE_CHECKING:
-    from ..pipeline.settings import Settings
     from ..records.run.run import Run
     from ..store.store import Store
 
 
 @app.command()
+@settings_options(
+    *("labeler", "llm_model", "labeler_settings", "templates"),
+    *("prices", "max_cost", "concurrency", "timeout", "retry"),
+)
 def label(
     run: RunName,
-    labeler: LabelerName = None,
-    llm_model: LlmModel = DEFAULT_LLM,
+    settings: Settings,
     batch_out: Annotated[
-        Path | None, typer.Option(help="Write the questions to a batch file; ask nobody.")
+        Path | None, typer.Option(help="Write the LLM requests to a batch file; send none.")
     ] = None,
     batch_in: Annotated[
-        Path | None, typer.Option(help="Take the answers from a batch file; ask nobody.")
+        Path | None, typer.Option(help="Read the replies from a batch file; send no request.")
     ] = None,
     no_judge: Annotated[
-        bool, typer.Option("--no-judge", help="Only label; `acdc-explain judge` tests later.")
+        bool, typer.Option("--no-judge", help="Only label; `acdc-explain judge` can test later.")
     ] = False,
-    reveal: Reveal = False,
-    templates: Templates = None,
-    labeler_set: LabelerSet = None,
-    max_cost: MaxCost = None,
-    prices: PriceTable = None,
-    concurrency: Concurrency = DEFAULT_CONCURRENCY,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    retry: Retry = False,
     dry_run: DryRun = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Label a stored run anew, from its evidence, and test the labels."""
+    """Label a stored run again, from its evidence, and test the labels."""
     from ..pipeline.flow import label as relabel
-    from ..pipeline.settings import Settings
 
     installed()
     store = open_store(db)
-    settings = Settings(
-        labeler=labeler,
-        llm_model=llm_model,
-        max_cost=max_cost,
-        concurrency=concurrency,
-        timeout=timeout,
-        retry=retry,
-        **asking(reveal, labeler_set, templates, prices),
-    )
-    if (batch_out or batch_in) and labeler is None:
+    if (batch_out or batch_in) and settings.labeler is None:
         settings = replace(settings, labeler="llm")  # no key is needed for a file
-    found = store.get(run)
+    stored = store.get(run)
     if batch_out:
         check_output(batch_out, db)
     if dry_run or batch_out:
-        _rehearse_label(found, store, settings, batch_out, as_json)
+        _rehearse_label(stored, store, settings, batch_out, as_json)
         return
     with interruptible(db), on_terminal() as report:
-        result = relabel(found, store, settings, report, judge=not no_judge, answers=batch_in)
+        result = relabel(stored, store, settings, report, judge=not no_judge, answers=batch_in)
     say_how_labeled(settings.labeler, result.header.settings["labeler"])
     show_result(result, db, as_json)
-    if batch_in and result.header.status != "done":
-        assert result.circuit is not None
-        n = sum(not result.labels_of(node) for node in result.circuit.components)
-        if n or not no_judge:
-            lacks = f"{n} components have no label yet" if n else "The circuit is not told yet"
-            say(f"{lacks}; --batch-out writes what is still to be asked.", err=True)
+    if batch_in:
+        _say_unanswered(result, no_judge)
+
+
+def _say_unanswered(run: Run, no_judge: bool) -> None:
+    """After a batch file: what it did not answer."""
+    if run.header.status == "done":
+        return
+    assert run.circuit is not None
+    n = sum(not run.labels_of(node) for node in run.circuit.components)
+    if n or not no_judge:
+        lacks = f"{n} components have no label yet" if n else "The circuit is not told yet"
+        say(f"{lacks}; --batch-out writes what is still to be asked.", err=True)
 
 
 @app.command()
-def judge(
-    run: RunName,
-    judge: Annotated[list[str] | None, typer.Option(help="Judges, beside those it had.")] = None,
-    llm_model: LlmModel = DEFAULT_LLM,
-    db: Db = DEFAULT_STORE,
-    as_json: Json = False,
-) -> None:
+@settings_options("more_judges", "llm_model")
+def judge(run: RunName, settings: Settings, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
     """Test the labels of a stored run, with more judges if named."""
     from ..pipeline.flow import judge as rejudge
-    from ..pipeline.settings import Settings
 
     installed()
     store = open_store(db)
-    settings = Settings(more_judges=tuple(judge or ()), llm_model=llm_model)
-    found = store.get(run)
+    stored = store.get(run)
     with interruptible(db), on_terminal() as report:
-        result = rejudge(found, store, settings, report)
+        result = rejudge(stored, store, settings, report)
     show_result(result, db, as_json)
 
 
 def _rehearse_label(
     run: Run, store: Store, settings: Settings, file: Path | None, as_json: bool
 ) -> None:
+    """Print the LLM requests that labeling would send, or write them to a batch file."""
     from ..llm.batch import RecordingTransport, write_requests
     from ..pipeline.flow import evidence_of, would_ask
     from ..pipeline.prepare import reopen

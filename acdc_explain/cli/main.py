@@ -7,30 +7,16 @@ import sys
 
 from ..errors import UserError, WrongUsage, for_command_line
 from ..output.text import flush, say, standard_streams
-from . import (
-    installed as cli_installed,
-)
-from . import (
-    label as cli_label,
-)
-from . import (
-    report as cli_report,
-)
-from . import (
-    run as cli_run,
-)
-from . import (
-    store as cli_store,
-)
+from . import bench, installed, label, report, run, store  # each adds its commands to the app
 from .app import app
 
-__all__ = ["app", "cli_installed", "cli_label", "cli_report", "cli_run", "cli_store", "main"]
+__all__ = ["app", "bench", "installed", "label", "main", "report", "run", "store"]
 
-INTERRUPTED = 130  # what typer makes of Ctrl-C where a command has nothing more to say about it
+INTERRUPTED = 130  # the exit code that typer gives Ctrl-C where no command handles it
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one sentence, never a traceback."""
+    """The entry point. A user's mistake is printed as one sentence, never as a traceback."""
     try:
         with standard_streams():
             try:

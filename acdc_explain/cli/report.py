@@ -1,4 +1,4 @@
-"""The command that writes pages."""
+"""The command `report`, which writes HTML pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from ..errors import UserError, for_command_line
 from ..output.files import check_output
 from ..output.text import say
-from .app import DEFAULT_STORE, Db, app, installed, open_store, say_cut
+from .app import app, installed, open_store, say_cut
+from .options import DEFAULT_STORE, Db
 
 if TYPE_CHECKING:
     from ..records.run.header import RunHeader
@@ -21,47 +22,51 @@ if TYPE_CHECKING:
 @app.command()
 def report(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="One run, or two to --compare.")
+        list[str] | None, typer.Argument(metavar="RUN...", help="One run, or two with --compare.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file, or a folder with --store.")
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; with --store, the folder."),
     ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Two runs side by side.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Show two runs side by side.")] = False,
     store: Annotated[
-        bool, typer.Option("--store", help="A page for every run, and one to search them.")
+        bool,
+        typer.Option("--store", help="Write a page for every run, and an index to search them."),
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="With --store: the newest so many.")] = 200,
+    limit: Annotated[
+        int, typer.Option(min=1, help="With --store: write this many runs, the newest.")
+    ] = 200,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Write a run as one HTML page, two runs side by side, or the whole store."""
+    """Write one run, two runs side by side, or the whole store as HTML."""
     installed()
-    given, wanted = runs or [], 0 if store else 2 if compare else 1
-    if len(given) != wanted:
-        what = ("no RUN with --store", "one RUN", "two RUNs with --compare")[wanted]
-        raise UserError(f"report takes {what}, and {len(given)} were given.")
-    held = open_store(db)
+    names, needed = runs or [], 0 if store else 2 if compare else 1
+    if len(names) != needed:
+        what = ("no RUN with --store", "one RUN", "two RUNs with --compare")[needed]
+        raise UserError(f"report takes {what}, and {len(names)} were given.")
+    opened = open_store(db)
     if store:
-        _write_all(held, limit, output or Path("report"))
+        _write_all(opened, limit, output or Path("report"))
         return
-    found = [held.get(name) for name in given]
-    text = _compared(*found) if compare else _page(found[0], held)
-    _write(output or Path("-".join(run.id[:8] for run in found) + ".html"), text)
+    shown = [opened.get(name) for name in names]
+    text = _compared(*shown) if compare else _page(shown[0], opened)
+    _write(output or Path("-".join(run.id[:8] for run in shown) + ".html"), text)
 
 
-def _write_all(held: Store, limit: int, folder: Path) -> None:
-    """A page for each run, and the index; a run that cannot be shown is listed with the reason."""
+def _write_all(store: Store, limit: int, folder: Path) -> None:
+    """Write a page for each run, and an index; the index says why a run has no page."""
     from ..report.html import index_page
 
     shown: list[Run] = []
     failed: list[tuple[RunHeader, str]] = []
-    headers = held.runs()
+    headers = store.runs()
     if len(headers) > limit:
         say_cut(limit, len(headers))
     for header in headers[:limit]:
         try:
-            run = held.get(header.id)
-            text = _page(run, held)
-        except Exception as error:  # of an imported or damaged record; the others go on
+            run = store.get(header.id)
+            text = _page(run, store)
+        except Exception as error:  # an imported or damaged record must not stop the others
             is_plain = isinstance(error, UserError)
             failed.append((header, for_command_line(error) if is_plain else _why(error)))
             continue
@@ -78,7 +83,7 @@ def _page(run: Run, store: Store) -> str:
     try:
         return page(run, store.sizes(run.circuit) if run.circuit else ())
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _strange(run.id, error) from error
+        raise _unfit(run.id, error) from error
 
 
 def _compared(first: Run, second: Run) -> str:
@@ -87,10 +92,10 @@ def _compared(first: Run, second: Run) -> str:
     try:
         return compare_page(first, second)
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _strange(f"{first.id} or {second.id}", error) from error
+        raise _unfit(f"{first.id} or {second.id}", error) from error
 
 
-def _strange(runs: str, error: Exception) -> UserError:
+def _unfit(runs: str, error: Exception) -> UserError:
     return UserError(
         f"Run {runs} holds something that no page can show ({_why(error)}); `acdc-explain export` "
         "writes its record, `acdc-explain verify` checks the store."

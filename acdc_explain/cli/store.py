@@ -1,4 +1,4 @@
-"""The commands about the store: search, motifs, runs, show, compare, export, import and others."""
+"""The commands that read or change the store: search, motifs, runs, show, export and others."""
 
 from __future__ import annotations
 
@@ -9,51 +9,38 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError, WrongUsage, nearest
-from ..output.files import write_text
+from ..output.files import read_json, write_text
 from ..output.text import print_json, say
 from ..progress import on_terminal
-from .app import (
-    DEFAULT_STORE,
-    Db,
-    Json,
-    RunName,
-    app,
-    installed,
-    interruptible,
-    open_store,
-    say_cut,
-)
+from .app import app, installed, interruptible, open_store, say_cut
+from .options import DEFAULT_STORE, AnyVerdict, Db, Json, OfModel, OfTask, RunName
 
 if TYPE_CHECKING:
     from ..records.run.run import Run
 
-OfTask = Annotated[str | None, typer.Option("--task", help="Of runs of this task.")]
-OfModel = Annotated[str | None, typer.Option("--model", help="Of runs of this model.")]
-AnyVerdict = Annotated[
-    bool,
-    typer.Option("--any-verdict", help="Roles in patterns: also where the label did not pass."),
-]
-
 
 @app.command()
 def search(
-    text: Annotated[str | None, typer.Argument(help="Words of the description.")] = None,
-    role: Annotated[str | None, typer.Option(help="Components with this role.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Words to find in descriptions.")] = None,
+    role: Annotated[str | None, typer.Option(help="The role of the components.")] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="Like 'previous_token -k-> induction -*-> logits'.")
+        str | None,
+        typer.Option(help="A path of roles, such as 'previous_token -k-> induction -*-> logits'."),
     ] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="RUN:NODE", help="What behaves like it, last:a1.h3.")
+        str | None, typer.Option(metavar="RUN:NODE", help="Components that behave like this one.")
     ] = None,
-    verdict: Annotated[str | None, typer.Option(help="Like supported.")] = None,
+    verdict: Annotated[
+        str | None, typer.Option(help="The verdict on the label, such as supported.")
+    ] = None,
     task: OfTask = None,
     model: OfModel = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 50,
     any_verdict: AnyVerdict = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Find labeled components, or paths of them, over all runs."""
+    """Find labeled components, or paths of components, in all runs."""
     from ..ids import plain
     from ..records.verdict import WORST_FIRST
 
@@ -75,7 +62,8 @@ def search(
     if as_json:
         print_json([plain(match) for match in matches])
         return
-    from ..report.text.tables import console, show_matches
+    from ..report.text.search import show_matches
+    from ..report.text.tables import console
 
     show_matches(matches, console())
 
@@ -84,29 +72,34 @@ def search(
 def motifs(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATTERN...", help="Names or patterns.", show_default="all named"),
+        typer.Argument(
+            metavar="PATTERN...",
+            help="Names of motifs, or patterns as in `search`.",
+            show_default="all named",
+        ),
     ] = None,
     chance: Annotated[
-        bool, typer.Option("--chance/--no-chance", help="Count in randomised circuits too.")
+        bool, typer.Option("--chance/--no-chance", help="Also count in randomised circuits.")
     ] = True,
     any_verdict: AnyVerdict = False,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Count motifs by task and model, beside randomised circuits."""
+    """Count motifs by task and model, and compare with randomised circuits."""
     from ..store.motifs import motifs as count_motifs
 
     named = installed().patterns()
-    wanted = {text: named.get(text, text) for text in patterns} if patterns else named
+    counted = {text: named.get(text, text) for text in patterns} if patterns else named
     store = open_store(db)
     with interruptible(db), on_terminal() as report:
         counts = count_motifs(
-            store, wanted, chance=chance, any_verdict=any_verdict, progress=report
+            store, counted, chance=chance, any_verdict=any_verdict, progress=report
         )
     if as_json:
         print_json([count.as_dict() for count in counts])
         return
-    from ..report.text.tables import console, show_motifs
+    from ..report.text.motifs import show_motifs
+    from ..report.text.tables import console
 
     show_motifs(counts, console())
 
@@ -115,8 +108,10 @@ def motifs(
 def runs(
     task: OfTask = None,
     model: OfModel = None,
-    status: Annotated[str | None, typer.Option(help="done, incomplete or unfinished ones.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    status: Annotated[
+        str | None, typer.Option(help="Only done, incomplete or unfinished runs.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="List this many, the newest.")] = 100,
     db: Db = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -127,19 +122,16 @@ def runs(
     installed()
     if status is not None and status not in STATUSES:
         raise UserError(f"There is no status {status!r}; runs are {', '.join(STATUSES)}.")
-    found = open_store(db).list_runs(task, model, status)
-    if len(found) > limit:
-        say_cut(limit, len(found))
-    listed = found[:limit]
+    entries = open_store(db).list_runs(task, model, status)
+    if len(entries) > limit:
+        say_cut(limit, len(entries))
+    listed = entries[:limit]
     if as_json:
-        print_json(
-            [
-                {**plain(run.header), "edges": run.edges, "faithfulness": run.faithfulness}
-                for run in listed
-            ]
-        )
+        columns = ("edges", "faithfulness")
+        print_json([plain(run.header) | {x: getattr(run, x) for x in columns} for run in listed])
         return
-    from ..report.text.tables import console, show_runs
+    from ..report.text.run import show_runs
+    from ..report.text.tables import console
 
     show_runs(listed, console())
 
@@ -147,10 +139,10 @@ def runs(
 @app.command(name="name")
 def name_(
     run: RunName,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="'' takes the name away.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name; '' removes it.")],
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Name a run: the name can be given wherever a RUN is asked for."""
+    """Give a run a name, which every command takes as RUN."""
     installed()
     header = open_store(db).name_run(run, name=name)
     say(f"run {header.id} " + (f"is {header.name!r}" if header.name else "has no name"))
@@ -159,10 +151,10 @@ def name_(
 @app.command()
 def note(
     run: RunName,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="'' takes the note away.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The new note; '' removes it.")],
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Write a note on a run; `show` and `export` have it."""
+    """Write a note on a run; `show` and `export` print it."""
     installed()
     header = open_store(db).name_run(run, note=text)
     say(f"run {header.id} has {'a' if header.note else 'no'} note")
@@ -172,11 +164,11 @@ def note(
 def delete(
     run: RunName,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")
     ] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Remove a run, and the records that no other run uses."""
+    """Remove a run and the records that no other run uses."""
     installed()
     header, counts = open_store(db).delete(run, dry_run=dry_run)
     rows = ", ".join(f"{table} {n}" for table, n in sorted(counts.items()))
@@ -188,38 +180,40 @@ def delete(
 def show(run: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
     """Show a run: its circuit, components, roles, verdicts and motifs."""
     installed()
-    found = open_store(db).get(run)
+    stored = open_store(db).get(run)
     if as_json:
         from ..store.document.write import to_document
 
-        print_json(to_document(found))
+        print_json(to_document(stored))
         return
-    from ..report.text.tables import console, show_run
+    from ..report.text.run import show_run
+    from ..report.text.tables import console
 
-    show_run(found, console())
+    show_run(stored, console())
 
 
 @app.command()
 def compare(first: RunName, second: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
-    """Two runs side by side: shared components, edges, roles and motifs; labels that differ."""
+    """Compare two runs: what they share, and which labels differ."""
     from ..ids import plain
     from ..report.comparison import compare as side_by_side
 
     installed()
     store = open_store(db)
     runs = (store.get(first), store.get(second))
-    found = side_by_side(*runs)
+    comparison = side_by_side(*runs)
     if as_json:
-        print_json({"runs": [run.id for run in runs], **plain(found)})
+        print_json({"runs": [run.id for run in runs], **plain(comparison)})
         return
-    from ..report.text.tables import console, show_comparison
+    from ..report.text.comparison import show_comparison
+    from ..report.text.tables import console
 
-    show_comparison(runs, found, console())
+    show_comparison(runs, comparison, console())
 
 
 @app.command()
 def verify(db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
-    """Derive every content id of the store anew and follow every reference."""
+    """Check the store: recompute every content id and follow every reference."""
     installed()
     problems = open_store(db).verify()
     if as_json:
@@ -234,7 +228,7 @@ def verify(db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
 
 @app.command()
 def compact(db: Db = DEFAULT_STORE) -> None:
-    """Write the store anew without the gaps that changes leave."""
+    """Shrink the store's file by removing the gaps that changes leave."""
     installed()
     before, after = open_store(db).compact()
     say(f"{db}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now")
@@ -243,18 +237,20 @@ def compact(db: Db = DEFAULT_STORE) -> None:
 @app.command()
 def export(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="An id, its beginning, or `last`.")
+        str | None, typer.Argument(metavar="RUN", help="The run; not needed with --parquet.")
     ] = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="A folder: every table, for pandas or polars.")
+        Path | None, typer.Option(help="Write all tables to this folder, for pandas or polars.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Write the run's prompts, for `run --prompts`.")
+        Path | None, typer.Option(help="Write the run's prompts to this file, for `run --prompts`.")
     ] = None,
     db: Db = DEFAULT_STORE,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write.")
+    ] = None,
 ) -> None:
-    """Print a run as one JSON document (schema acdc-explain/run/1), or write its tables or all."""
+    """Print a run as one JSON document (schema acdc-explain/run/1), or write Parquet tables."""
     from ..store.document.write import to_document
 
     installed()
@@ -266,12 +262,12 @@ def export(
         raise WrongUsage(
             "export takes a RUN (`acdc-explain runs` lists them), or --parquet FOLDER."
         )
-    found = open_store(db).get(run)
+    stored = open_store(db).get(run)
     if prompts is not None:
-        write_text(prompts, _prompts_of(found), db)
-        say(f"{prompts}: the prompts of run {found.id}")
+        write_text(prompts, _prompts_of(stored), db)
+        say(f"{prompts}: the prompts of run {stored.id}")
         return
-    document = to_document(found)
+    document = to_document(stored)
     if output is None:
         print_json(document)
         return
@@ -279,6 +275,7 @@ def export(
 
 
 def _prompts_of(run: Run) -> str:
+    """A run's prompts as a file that `run --prompts` reads. Raises UserError."""
     from ..pipeline.prompt_file import write_prompts
 
     if run.task is None:
@@ -288,23 +285,17 @@ def _prompts_of(run: Run) -> str:
 
 @app.command(name="import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported runs.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files that `export` wrote.")
+    ],
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Add exported runs to the store; what is there already is left as it is."""
+    """Add exported runs to the store; runs that are there already stay as they are."""
     from ..store.document.read import from_document
 
     installed()
-    found = []
-    for file in files:
-        try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}.") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file} is no JSON document ({error}).") from error
-        found.append((file, from_document(document, str(file))))
+    runs = [from_document(read_json(file), str(file)) for file in files]
     store = open_store(db, must_exist=False)
-    added = store.add_runs(run for _, run in found)
-    for (file, run), new in zip(found, added):
+    added = store.add_runs(iter(runs))
+    for file, run, new in zip(files, runs, added):
         say(f"{file}: run {run.id} {'added' if new else 'was there already'}")

@@ -1,1 +1,1 @@
-"""What leaves the program: text that is shown and never obeyed, and files that users name."""
+"""Printing text that a terminal must not obey, and writing files that users name."""

@@ -1,26 +1,34 @@
-"""Files that a user names to be written: whatever is there is overwritten, but never a store."""
+"""Files that a user names: to read, or to write over whatever is there, but never over a store."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 
-MAGIC, AT = b"DUCK", 8  # in every DuckDB file
+MAGIC, MAGIC_OFFSET = b"DUCK", 8  # in every DuckDB file
 
 
 def is_database(file: Path) -> bool:
+    """Whether a file is a DuckDB database."""
     try:
-        with file.open("rb") as held:
-            return held.read(AT + len(MAGIC))[AT:] == MAGIC
+        with file.open("rb") as opened:
+            return opened.read(MAGIC_OFFSET + len(MAGIC))[MAGIC_OFFSET:] == MAGIC
     except OSError:
         return False
 
 
 def check_output(file: Path, db: str | Path | None = None) -> Path:
-    """The file, if it may be written. `db`: a store that may not be there yet.
+    """Return the file if it may be written.
 
-    Raises UserError for a store, or for any other DuckDB file.
+    Args:
+        file: The file to write.
+        db: A store that may not exist yet, and must not be written over either.
+
+    Raises:
+        UserError: if the file is a store, another DuckDB file or the log of one.
     """
     log = file.suffix == ".wal" and is_database(file.with_suffix(""))
     same = db is not None and file.absolute() == Path(db).absolute()
@@ -32,9 +40,19 @@ def check_output(file: Path, db: str | Path | None = None) -> Path:
 
 
 def write_text(file: Path, text: str, db: str | Path | None = None) -> None:
-    """Raises UserError."""
+    """Write a text file, as `check_output` allows. Raises UserError."""
     check_output(file, db)
     try:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}.") from error
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file. Raises UserError if it cannot be read or is no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no JSON document ({error}).") from error

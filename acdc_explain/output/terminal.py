@@ -1,4 +1,4 @@
-"""rich, told to obey nothing that is in a text."""
+"""rich without markup: texts are printed as they are, and control characters are escaped."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .text import shown
 
 
 class Lines(tuple[str, ...]):
-    """A cell of several lines."""
+    """A cell with several lines."""
 
 
 class PlainTable(Table):
-    """Cells are texts, not markup; a line end in one is shown as such."""
+    """A table whose cells are plain texts; a line end in a text is printed as an escape."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*map(_cell, cells), **options)
 
 
 class PlainConsole(Console):
-    """Prints texts as they are, and tables of such texts."""
+    """A console that prints texts and tables without markup, emoji codes or highlighting."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
@@ -32,6 +32,7 @@ class PlainConsole(Console):
         super().print(*map(_line, things), **options)
 
     def print_lines(self, text: str) -> None:
+        """Print a text of several lines; only its line ends and tabs are kept."""
         super().print(Text(shown(text, lines=True)))
 
     def rule(self, title: Any = "", **options: Any) -> None:
@@ -47,7 +48,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _line(thing: Any) -> Any:
-    """A line end before it is our own."""
+    """Escape a text; line ends at its start are meant and stay."""
     if not isinstance(thing, str):
         return thing
     inner = thing.lstrip("\n")

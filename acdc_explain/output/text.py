@@ -1,7 +1,7 @@
 """All text that is printed goes through here.
 
-What comes from a model, an LLM, a file or a plugin is shown and never obeyed by a terminal; output
-that cannot be written is said in one sentence.
+Text may come from a model, an LLM, a file or a plugin: control characters are escaped, so that the
+terminal does not obey them. If the output cannot be written, the error is one sentence.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ import typer
 from ..errors import UserError
 
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of characters that do something: controls, formats such as the order of writing,
-halves of characters, separators of lines."""
+"""Unicode categories that a terminal acts on: controls, formats such as the writing direction,
+surrogates, line and paragraph separators."""
 
-JOINERS = "\u200c\u200d"  # of the category Cf, and needed to write Persian, Hindi and emoji
+JOINERS = "\u200c\u200d"  # category Cf, but needed to write Persian, Hindi and emoji
 
 
 def shown(text: str, *, lines: bool = False) -> str:
-    """The text with every character that a terminal would obey written as its escape.
+    """Escape every character of a text that a terminal would obey.
 
-    `lines`: line ends and tabs stay as they are.
+    Args:
+        text: Any text.
+        lines: Whether to keep line ends and tabs.
     """
     return _escaped(text, "\n\t" if lines else "", lambda c: ascii(c)[1:-1])
 
@@ -44,20 +46,20 @@ def _escaped(text: str, keep: str, escape: Callable[[str], str]) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """A line on standard output or standard error. Line ends before and after it stay."""
+    """Print a line on standard output or standard error; line ends around the text are kept."""
     inner = text.strip("\n")
     start = len(text) - len(text.lstrip("\n")) if inner else 0
     typer.echo("\n" * start + shown(inner), err=err)
 
 
 def say_lines(text: str) -> None:
-    """Our own text of several lines."""
+    """Print a text of several lines, each escaped."""
     for line in text.split("\n"):
         typer.echo(shown(line))
 
 
 def print_json(document: Any) -> None:
-    """One JSON document. What a terminal would obey is escaped as JSON does it: the same values."""
+    """Print a JSON document. Control characters get JSON escapes, so its values stay the same."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if not _writable(text):
         text = json.dumps(document, indent=2)
@@ -65,7 +67,7 @@ def print_json(document: Any) -> None:
 
 
 def _writable(text: str) -> bool:
-    """Whether standard output has all the characters."""
+    """Whether the encoding of standard output has all characters of the text."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "surrogatepass")
     except UnicodeEncodeError:
@@ -75,7 +77,7 @@ def _writable(text: str) -> bool:
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Characters that a stream lacks are replaced. Raises UserError if nothing can be written."""
+    """Replace characters that a stream cannot encode. Raises UserError if it cannot be written."""
     closed = sys.stdout is None
     _open_the_standard_files()
     if closed:
@@ -97,21 +99,24 @@ def standard_streams() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Write what is still held back, so that what cannot be written is known before the end."""
+    """Write the buffers of the streams, so that errors are seen before the process ends."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Of writing to a stream, which has no file name: a full disk, a device that is gone."""
+    """Whether an error comes from writing to a stream: a full disk, a device that is gone."""
     return error.errno in {
         errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ENXIO,
     }  # fmt: skip
 
 
 def _open_the_standard_files() -> None:
-    """A file opened in place of a closed one would get what others write to the standard files."""
+    """Open /dev/null for closed descriptors 0 to 2.
+
+    Else the next file that is opened would get one of them, and what is printed with it.
+    """
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(file, True)
     os.close(file)
@@ -120,5 +125,5 @@ def _open_the_standard_files() -> None:
 
 
 def _to_nowhere() -> None:
-    """Or what is held back would fail once more at the end of the process."""
+    """Send standard output to /dev/null, or its buffer would fail again when the process ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,1 +1,1 @@
-"""What people see: text, pages, drawings and plots."""
+"""What people see of results: text, HTML pages, drawings and plots."""

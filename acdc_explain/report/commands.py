@@ -1,4 +1,4 @@
-"""What to type to make a stored run again: the same question, and so the same run."""
+"""The commands that reproduce a stored run: the same task, model and settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..plugins import Plugins, with_shared
 if TYPE_CHECKING:
     from ..records.run.run import Run
 
-_SHARED = ("seed", "corpus", "corpus_digest")  # options of their own, for any plugin
+_SHARED = ("seed", "corpus", "corpus_digest")  # settings of any plugin, with an option each
 
 
 def commands(run: Run, plugins: Plugins) -> list[str]:
-    """The commands that make the run again; a run on prompts of one's own needs them first."""
+    """The commands that reproduce a run; if its prompts came from a file, the first writes it."""
     settings = run.header.settings
     if settings.get("task_from", "plugin") == "plugin":
         return [_run(run, plugins)]
@@ -35,8 +35,8 @@ def _run(run: Run, plugins: Plugins) -> str:
     for option in ("discoverer", "metric", "ablation", "labeler"):
         if settings.get(option) is not None:
             words += [f"--{option}", str(settings[option])]
-    words += _given("--set", "discoverer", settings, plugins)
-    words += _given("--labeler-set", "labeler", settings, plugins)
+    words += _named_values("--set", "discoverer", settings, plugins)
+    words += _named_values("--labeler-set", "labeler", settings, plugins)
     words += _llm(settings)
     words += _corpus(settings)
     for judge in settings.get("judges") or {}:
@@ -47,28 +47,31 @@ def _run(run: Run, plugins: Plugins) -> str:
     return shlex.join(words)
 
 
-def _given(option: str, kind: str, settings: Mapping[str, Any], plugins: Plugins) -> list[str]:
-    """The settings of the discoverer or the labeler that are not its defaults."""
-    found: Mapping[str, Any] = plugins.discoverers() if kind == "discoverer" else plugins.labelers()
-    function = found.get(str(settings.get(kind)))
-    usual = {} if function is None else with_shared(function, {})
+def _named_values(
+    option: str, kind: str, settings: Mapping[str, Any], plugins: Plugins
+) -> list[str]:
+    """NAME=VALUE options for the settings of a plugin that differ from its defaults."""
+    known: Mapping[str, Any] = plugins.discoverers() if kind == "discoverer" else plugins.labelers()
+    function = known.get(str(settings.get(kind)))
+    defaults = {} if function is None else with_shared(function, {})
     words = []
     for name, value in dict(settings.get(f"{kind}_settings") or {}).items():
-        if name in _SHARED or name == "llm_model" or usual.get(name, ...) == value:
+        if name in _SHARED or name == "llm_model" or defaults.get(name, ...) == value:
             continue
         words += [option, f"{name}={json.dumps(value)}"]
     return words
 
 
 def _llm(settings: Mapping[str, Any]) -> list[str]:
-    """The LLM that the labeler or a judge asks."""
-    asking: list[Mapping[str, Any]] = [settings.get("labeler_settings") or {}]
-    asking += (settings.get("judges") or {}).values()
-    names = {str(x["llm_model"]) for x in asking if "llm_model" in x} - {DEFAULT_LLM}
+    """The option for the LLM that the labeler or a judge asks."""
+    plugin_settings: list[Mapping[str, Any]] = [settings.get("labeler_settings") or {}]
+    plugin_settings += (settings.get("judges") or {}).values()
+    names = {str(x["llm_model"]) for x in plugin_settings if "llm_model" in x} - {DEFAULT_LLM}
     return ["--llm-model", min(names)] if names else []
 
 
 def _corpus(settings: Mapping[str, Any]) -> list[str]:
+    """The option for the text that a collector looked for examples in."""
     collectors = (settings.get("collectors") or {}).values()
     files = {str(x["corpus"]) for x in collectors if x.get("corpus")}
     return ["--corpus", min(files)] if files else []

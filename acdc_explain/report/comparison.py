@@ -1,21 +1,21 @@
-"""Two runs side by side: what they share, and what is labeled otherwise."""
+"""Two runs side by side: what they share, and which components are labeled differently."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..records.circuit import Edge, Node
+from ..records.circuit import Node
 from ..records.label import Label
 from ..records.run.run import Run
 from ..records.verdict import worst
 
-Standing = Mapping[str, str]  # the outcome of each role that a node was given
+Outcomes = Mapping[str, str]  # of a node: from role to the outcome of its verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Things of two runs: in both, in the first alone, in the second alone."""
+    """Names in both runs, in the first alone, in the second alone."""
 
     both: tuple[str, ...]
     first: tuple[str, ...]
@@ -23,32 +23,32 @@ class Shared:
 
     @staticmethod
     def of(first: Iterable[str], second: Iterable[str]) -> Shared:
-        one, other = dict.fromkeys(first), dict.fromkeys(second)
+        left, right = dict.fromkeys(first), dict.fromkeys(second)  # ordered sets
         return Shared(
-            tuple(x for x in one if x in other),
-            tuple(x for x in one if x not in other),
-            tuple(x for x in other if x not in one),
+            tuple(x for x in left if x in right),
+            tuple(x for x in left if x not in right),
+            tuple(x for x in right if x not in left),
         )
 
     @property
     def overlap(self) -> float | None:
-        """Jaccard: the share of all that is in both."""
-        whole = len(self.both) + len(self.first) + len(self.second)
-        return len(self.both) / whole if whole else None
+        """The Jaccard index: the share of all names that are in both; None if there is no name."""
+        total = len(self.both) + len(self.first) + len(self.second)
+        return len(self.both) / total if total else None
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A component of both runs whose roles or their outcomes differ."""
+    """A component of both runs whose roles or outcomes differ."""
 
     node: Node
-    first: Standing
-    second: Standing
+    first: Outcomes
+    second: Outcomes
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Nodes and edges are compared by name: between models that says little, roles say more."""
+    """What two runs share by name; names of nodes and edges say little across models."""
 
     same_model: bool
     components: Shared
@@ -59,31 +59,28 @@ class Comparison:
 
 
 def compare(first: Run, second: Run) -> Comparison:
+    """Compare two runs; changes of labels are listed only if the model is the same."""
     runs = (first, second)
     nodes = [run.circuit.components if run.circuit else () for run in runs]
     both = [node for node in nodes[0] if node in nodes[1]]
-    standings = [{node: _standing(run, node) for node in both} for run in runs]
+    outcomes = [{node: _outcomes(run, node) for node in both} for run in runs]
     same_model = first.header.model_id == second.header.model_id
     changes = [
-        Change(node, standings[0][node], standings[1][node])
+        Change(node, outcomes[0][node], outcomes[1][node])
         for node in both
-        if same_model and standings[0][node] != standings[1][node]
+        if same_model and outcomes[0][node] != outcomes[1][node]
     ]
     return Comparison(
         same_model=same_model,
-        components=Shared.of(*(map(str, found) for found in nodes)),
-        edges=Shared.of(*(map(_name, run.circuit.edges if run.circuit else ()) for run in runs)),
+        components=Shared.of(*(map(str, components) for components in nodes)),
+        edges=Shared.of(*(map(str, run.circuit.edges if run.circuit else ()) for run in runs)),
         roles=Shared.of(*map(_supported, runs)),
         motifs=Shared.of(*((motif.pattern for motif in run.motifs) for run in runs)),
         changes=tuple(changes),
     )
 
 
-def _name(edge: Edge) -> str:
-    return str(edge)
-
-
-def _standing(run: Run, node: Node) -> Standing:
+def _outcomes(run: Run, node: Node) -> Outcomes:
     return {label.role: _outcome(run, label) for label in run.labels_of(node)}
 
 
@@ -93,5 +90,5 @@ def _outcome(run: Run, label: Label) -> str:
 
 
 def _supported(run: Run) -> Sequence[str]:
-    granted = {label.role for label in run.labels if _outcome(run, label) == "supported"}
-    return sorted(granted - {"other"})
+    roles = {label.role for label in run.labels if _outcome(run, label) == "supported"}
+    return sorted(roles - {"other"})

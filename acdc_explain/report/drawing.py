@@ -1,4 +1,4 @@
-"""Where the nodes and edges of a circuit stand on a page: layers upward, few crossings."""
+"""The layout of a circuit on a page: layers from the bottom up, with few crossings of edges."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from ..records.circuit import Circuit, Edge, Node, Port, depth
 from ..records.evidence import finite
 
-WIDTH, ROW, NODE = 1000, 66, 86  # pixels: of the page, from row to row, a node's least share
-MARGIN, LANE = 60, 130  # left for captions, right for MLPs
-SWEEPS = 6  # of ordering by barycenters, as in Sugiyama et al. 1981
+WIDTH, ROW, NODE = 1000, 66, 86  # pixels: the page, from row to row, the least a node gets
+MARGIN, LANE = 60, 130  # on the left for captions, on the right for MLPs
+SWEEPS = 6  # over the rows, ordering by barycenters (Sugiyama et al. 1981)
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """The middle of a node."""
+    """A node and its center."""
 
     node: Node
     x: float
@@ -24,12 +24,12 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An edge or several between the same nodes that differ in port: one curve each."""
+    """The curve of an edge."""
 
     edge: Edge
-    path: str  # of an SVG
+    path: str  # as SVG writes it
     width: float
-    label: tuple[float, float]  # where its port is written
+    label: tuple[float, float]  # the place of its port's letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Drawing:
 
 
 def draw(circuit: Circuit) -> Drawing:
-    """Inputs at the bottom, logits on top; width of a line by the size of the edge's effect.
+    """Lay out a circuit: inputs at the bottom, logits on top, wide lines for large effects.
 
     The circuit must have an edge.
     """
@@ -63,7 +63,7 @@ def draw(circuit: Circuit) -> Drawing:
 
 
 def _across(node: Node, share: float, width: float) -> float:
-    """MLPs, of which a layer has one, stand in a lane of their own on the right."""
+    """The x of a node; MLPs, one a layer, are in a lane on the right."""
     if node.kind == "mlp":
         return width - 60
     return MARGIN + (width - MARGIN - LANE) * share
@@ -84,20 +84,21 @@ def _caption(node: Node) -> str:
 
 
 def _order(rows: list[list[Node]], edges: Sequence[Edge]) -> None:
-    """Put each node near the middle of those it is joined to, from below and from above."""
-    joined: dict[Node, list[Node]] = {}
+    """Sort each row so that nodes are near their neighbors, alternately from below and above."""
+    neighbors: dict[Node, list[Node]] = {}
     for edge in edges:
-        joined.setdefault(edge.src, []).append(edge.dst)
-        joined.setdefault(edge.dst, []).append(edge.src)
+        neighbors.setdefault(edge.src, []).append(edge.dst)
+        neighbors.setdefault(edge.dst, []).append(edge.src)
     for sweep in range(SWEEPS):
         place = {node: (i + 0.5) / len(row) for row in rows for i, node in enumerate(row)}
         for row in rows if sweep % 2 else rows[::-1]:
-            row.sort(key=lambda node: _middle(node, joined, place))
+            row.sort(key=lambda node: _middle(node, neighbors, place))
             place |= {node: (i + 0.5) / len(row) for i, node in enumerate(row)}
 
 
-def _middle(node: Node, joined: Mapping[Node, list[Node]], place: Mapping[Node, float]) -> float:
-    others = [place[other] for other in joined.get(node, [])]
+def _middle(node: Node, neighbors: Mapping[Node, list[Node]], place: Mapping[Node, float]) -> float:
+    """The mean place of a node's neighbors; its own place if it has none."""
+    others = [place[other] for other in neighbors.get(node, [])]
     return sum(others) / len(others) if others else place[node]
 
 
@@ -105,7 +106,7 @@ SHIFT: Mapping[Port | None, float] = {"q": -14.0, "k": 0.0, "v": 14.0, None: 0.0
 
 
 def _line(edge: Edge, spots: Mapping[Node, Spot], share: float) -> Line:
-    """From the top of the sender to the receiver's port: q left, k middle, v right."""
+    """From the top of the sender to the port of the receiver: q left, k middle, v right."""
     start, end = spots[edge.src], spots[edge.dst]
     x0, y0, x1, y1 = start.x, start.y - 14, end.x + SHIFT[edge.port], end.y + 14
     bend = max(24.0, 0.45 * (y0 - y1))

@@ -1,5 +1,7 @@
-"""What a page shows of a component's evidence. An imported record may hold anything: what is not
-of the expected form is left out."""
+"""The evidence of a component as a page shows it.
+
+An imported record may hold anything: facts that do not have the expected form are left out.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +11,34 @@ from typing import Any
 
 from ..records.evidence import Evidence, finite
 
-Text = tuple[str, str, str]  # before the token that a head reads, that token, and after it
+Text = tuple[str, str, str]  # the text before the marked token, that token, the text after
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A measure's value, and where there is a null, where it stands among the others."""
+    """The value of a measure and, if known, how it compares with other nodes of the kind."""
 
     name: str
     value: float
     percentile: float | None
-    null: tuple[float, ...]  # least, quartiles, largest; empty: not known
+    null: tuple[float, ...]  # smallest, three quartiles, largest of the others; empty: unknown
 
     def place(self, value: float) -> float:
-        """Where a value stands on a scale that holds them all, 0 to 1."""
+        """The place of a value, 0 to 1, on a scale with this value and those of the others."""
         low, high = min(self.value, *self.null), max(self.value, *self.null)
         if not high > low:
             return 0.5
-        return (value / 2 - low / 2) / (high / 2 - low / 2)  # halves: their difference is finite
+        return (value / 2 - low / 2) / (high / 2 - low / 2)  # halves, so that it stays finite
 
 
 @dataclass(frozen=True, slots=True)
 class PageFacts:
-    """The facts of one component that have a place on the page."""
+    """The facts of one component that the page shows."""
 
     measures: tuple[Measured, ...]
     between_positions: Mapping[str, float]
-    tokens: tuple[str, ...]  # of an example
-    attention: tuple[tuple[float, ...], ...]  # from each of its tokens to those before
+    tokens: tuple[str, ...]  # of an example prompt
+    attention: tuple[tuple[float, ...], ...]  # from each of its tokens to those up to it
     other_corruptions: Mapping[str, float]
     promoted: tuple[str, ...]
     suppressed: tuple[str, ...]
@@ -64,15 +66,15 @@ class PageFacts:
 
 
 def _measures(facts: Iterable[Mapping[str, Any]]) -> tuple[Measured, ...]:
-    found = {}
-    for one in facts:
-        for name, entry in _mapping(one.get("measures")).items():
+    by_name = {}
+    for entries in facts:
+        for name, entry in _mapping(entries.get("measures")).items():
             measure = _mapping(entry)
             value, null = finite(measure.get("value")), _numbers(measure.get("null"))
             if value is not None:
                 percentile = finite(measure.get("percentile"))
-                found[name] = Measured(name, value, percentile, null if len(null) == 5 else ())
-    return tuple(found[name] for name in sorted(found))
+                by_name[name] = Measured(name, value, percentile, null if len(null) == 5 else ())
+    return tuple(by_name[name] for name in sorted(by_name))
 
 
 def _example(example: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
@@ -87,15 +89,16 @@ def _shares(value: Any) -> Mapping[str, float]:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    """All of a list, if all are numbers; else none."""
+    """The numbers of a list, or none if an entry is not a finite number."""
     numbers = [finite(entry) for entry in _list(value)]
     return tuple(x for x in numbers if x is not None) if None not in numbers else ()
 
 
 def _marked(text: str) -> Text:
-    before, opened, rest = text.partition("«")
-    read, _, after = rest.partition("»")
-    return (before, read, after) if opened else (text, "", "")
+    """Split a text at the token that is marked «so»."""
+    before, mark, rest = text.partition("«")
+    token, _, after = rest.partition("»")
+    return (before, token, after) if mark else (text, "", "")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Stored runs as HTML pages that need nothing else."""
+"""Stored runs as HTML pages that need no other file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ UNLABELED = "#bab0ac"
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A label with what became of it and what is behind it."""
+class LabelEntry:
+    """A label with its verdicts, and the LLM exchange that it comes from."""
 
     label: Label
     outcome: str
@@ -45,26 +45,26 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """All that is shown of one component."""
+    """All that a page shows of one component."""
 
     node: Node
-    claims: tuple[Claim, ...]
+    labels: tuple[LabelEntry, ...]
     facts: PageFacts
-    failed: str | None
+    failed: str | None  # why there is no label
 
     @property
-    def best(self) -> Claim | None:
-        """The claim that colors the node: a supported one before others, the surest first."""
+    def best(self) -> LabelEntry | None:
+        """The label that colors the node: a supported one first, then the most confident."""
         return max(
-            self.claims,
-            key=lambda c: (c.outcome == "supported", finite(c.label.confidence) or 0.0),
+            self.labels,
+            key=lambda x: (x.outcome == "supported", finite(x.label.confidence) or 0.0),
             default=None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of two circuits on a page."""
+    """A run on a page, alone or beside another."""
 
     run: Run
     panels: tuple[Panel, ...]
@@ -83,9 +83,11 @@ class Side:
 
 
 def page(run: Run, sizes: Sequence[CircuitSize] = ()) -> str:
-    """The report of a run, from its record alone.
+    """A run's report as one HTML page.
 
-    `sizes`: all circuits known of its task and model, for the curve.
+    Args:
+        run: The run; nothing else is read.
+        sizes: All circuits known for its task and model, for the curve of faithfulness by size.
     """
     side = _side(run)
     return render(
@@ -98,7 +100,7 @@ def page(run: Run, sizes: Sequence[CircuitSize] = ()) -> str:
         unlabeled=UNLABELED,
         outcomes=list(dict.fromkeys(p.best.outcome for p in side.panels if p.best)),
         commands=commands(run, load_plugins()),
-        told=behavior_sentences(run.behavior),
+        behavior=behavior_sentences(run.behavior),
         doubt=doubt(run.behavior),
         curve=curve(sizes, run.circuit.id if run.circuit else None),
         line_colors=COLORS,
@@ -106,32 +108,33 @@ def page(run: Run, sizes: Sequence[CircuitSize] = ()) -> str:
 
 
 def compare_page(first: Run, second: Run) -> str:
-    """Two runs side by side."""
+    """Two runs side by side as one HTML page."""
     sides = [_side(first), _side(second)]
-    found = compare(first, second)
     return render(
         "compare.html.j2",
         sides=sides,
-        found=found,
+        comparison=compare(first, second),
         colors=_colors(p for side in sides for p in side.panels),
         unlabeled=UNLABELED,
     )
 
 
 def index_page(runs: Sequence[Run], failed: Sequence[tuple[RunHeader, str]] = ()) -> str:
-    """All runs and their labels, with links to the page of each in the same folder.
+    """All runs and their labels, with links to the page of each run in the same folder.
 
-    `failed`: runs without a page, and why.
+    Args:
+        runs: The runs that have a page, `ID.html`.
+        failed: The runs without a page, and why.
     """
-    claims = [(run, _claim(run, label)) for run in runs for label in run.labels]
-    return render("index.html.j2", runs=runs, claims=claims, failed=failed)
+    labels = [(run, _label_entry(run, label)) for run in runs for label in run.labels]
+    return render("index.html.j2", runs=runs, labels=labels, failed=failed)
 
 
-def drawn(circuit: Circuit, run: Run | None = None) -> str:
-    """A circuit alone, with the roles that a run gave it: for a notebook."""
+def circuit_html(circuit: Circuit, run: Run | None = None) -> str:
+    """A circuit for a notebook, with the roles that a run found if there is one."""
     panels = _side(run).panels if run else ()
     return render(
-        "drawn.html.j2",
+        "circuit.html.j2",
         drawing=draw(circuit) if circuit.edges else None,
         by_node={str(panel.node): panel for panel in panels},
         colors=_colors(panels),
@@ -140,7 +143,7 @@ def drawn(circuit: Circuit, run: Run | None = None) -> str:
 
 
 def render(template: str, **variables: Any) -> str:
-    """Everything that is not in the templates is escaped."""
+    """Fill in a template of the folder pages/; all values are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"),
         autoescape=True,
@@ -164,7 +167,7 @@ def _side(run: Run) -> Side:
 
 
 def _colors(panels: Iterable[Panel]) -> dict[str, str]:
-    """A color for each role that colors a node."""
+    """A color for each role that a node is colored by."""
     roles = dict.fromkeys(panel.best.label.role for panel in panels if panel.best)
     return dict(zip(roles, COLORS * (1 + len(roles) // len(COLORS))))
 
@@ -172,21 +175,21 @@ def _colors(panels: Iterable[Panel]) -> dict[str, str]:
 def _panel(run: Run, node: Node) -> Panel:
     return Panel(
         node,
-        tuple(_claim(run, label) for label in run.labels_of(node)),
+        tuple(_label_entry(run, label) for label in run.labels_of(node)),
         PageFacts.of(item for item in run.evidence if item.node == node),
         WAITS if run.waits(node) else run.failure_of(node),
     )
 
 
-def _claim(run: Run, label: Label) -> Claim:
+def _label_entry(run: Run, label: Label) -> LabelEntry:
     verdicts = tuple(sorted(run.verdicts_of(label), key=lambda verdict: verdict.judge))
-    found = worst(verdicts)
+    decisive = worst(verdicts)
     exchange = next((x for x in run.exchanges if x.id == label.exchange_id), None)
-    return Claim(label, found.outcome if found else "untested", verdicts, exchange)
+    return LabelEntry(label, decisive.outcome if decisive else "untested", verdicts, exchange)
 
 
 def _number(value: Any, form: str = ".2f") -> str:
-    """A number as a page says it; whatever else an import brought is a dash."""
+    """A number as pages show it; a dash for anything else that an imported run may hold."""
     number = finite(value)
     if number is None:
         return "-"

@@ -12,17 +12,17 @@ from ..records.circuit import Circuit
 from ..records.display import as_html
 from ..records.run.run import Run
 from ..store.store import Store
-from .html import drawn, page, render
+from .html import circuit_html, page, render
 
 
 @as_html.register
 def _circuit(circuit: Circuit) -> str:
-    return drawn(circuit)
+    return circuit_html(circuit)
 
 
 @as_html.register
 def _run(run: Run) -> str:
-    return drawn(run.circuit, run) if run.circuit else f"run {run.id}: no circuit yet"
+    return circuit_html(run.circuit, run) if run.circuit else f"run {run.id}: no circuit yet"
 
 
 @dataclass(frozen=True, repr=False)

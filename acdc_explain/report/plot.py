@@ -1,4 +1,4 @@
-"""Results as pictures."""
+"""The picture of a sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from ..records.circuit import Circuit
 
 
 def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
-    """Edges against faithfulness, beside random circuits of the same sizes. Raises UserError."""
+    """Plot faithfulness by number of edges, with random circuits of the same sizes.
+
+    Args:
+        circuits: The circuits of a sweep; those without edges are left out.
+        title: The title of the picture.
+        file: The file to write, in any format that matplotlib knows by its ending.
+
+    Raises:
+        UserError: if no circuit has an edge, or the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     circuits = sorted((c for c in circuits if c.edges), key=lambda circuit: len(circuit.edges))
@@ -21,14 +30,14 @@ def plot_sweep(circuits: Sequence[Circuit], title: str, file: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     sizes = [len(circuit.edges) for circuit in circuits]
-    found = [circuit.faithfulness for circuit in circuits]
-    random = [nan if one.random_share is None else one.random_share for one in found]
-    shares = [nan if one.share is None else one.share for one in found]
+    values = [circuit.faithfulness for circuit in circuits]
+    random = [nan if x.random_share is None else x.random_share for x in values]
+    shares = [nan if x.share is None else x.share for x in values]
     axes.plot(sizes, shares, "o-", label=circuits[0].discoverer)
     axes.plot(sizes, random, "o--", color="grey", label="random")
     axes.axhline(1, color="black", linewidth=0.5)
     axes.set(xscale="log", xlabel="edges", ylabel="faithfulness (held-out prompts)")
-    axes.set_title(title, parse_math=False)  # a name may have dollars in it
+    axes.set_title(title, parse_math=False)  # a name may contain dollar signs
     axes.legend()
     check_output(file)
     try:

@@ -65,10 +65,10 @@ class TestReading:
         other = str(tmp_path / "o.duckdb")
         assert "added" in invoke("import", str(file), "--db", other)
         assert "was there already" in invoke("import", str(file), "--db", other)
-        found, exported = json.loads(invoke("export", "last", "--db", other)), json.loads(text)
-        assert found["run"].pop("origin").startswith(str(file))
+        imported, exported = json.loads(invoke("export", "last", "--db", other)), json.loads(text)
+        assert imported["run"].pop("origin").startswith(str(file))
         assert exported["run"].pop("origin") is None
-        assert found == exported
+        assert imported == exported
         assert json.loads(text) == to_document(Store(db).get("last"))
 
     def test_export_to_a_file(self, db, tmp_path):
@@ -77,11 +77,11 @@ class TestReading:
 
     def test_search(self, db):
         assert "a1.h0" in invoke("search", "--role", "induction", "--db", db)
-        found = json.loads(invoke("search", "mover", "--task", "ioi", "--db", db, "--json"))
-        assert [match["nodes"] for match in found] == [{"name_mover": "a2.h1"}]
+        matches = json.loads(invoke("search", "mover", "--task", "ioi", "--db", db, "--json"))
+        assert [match["nodes"] for match in matches] == [{"name_mover": "a2.h1"}]
         pattern = "previous_token -k-> induction -> * -> name_mover"
-        found = json.loads(invoke("search", "--pattern", pattern, "--db", db, "--json"))
-        assert {match["task"] for match in found} == {"ioi", "induction"}
+        matches = json.loads(invoke("search", "--pattern", pattern, "--db", db, "--json"))
+        assert {match["task"] for match in matches} == {"ioi", "induction"}
         assert "Nothing found" in invoke("search", "no such words", "--db", db)
 
     def test_the_store_can_be_named_in_the_environment(self, db, monkeypatch):
@@ -199,11 +199,11 @@ def test_a_role_that_nobody_knows(db):
 
 def test_doctor(model_folder):
     folder = str(model_folder("llama"))
-    found = json.loads(invoke("doctor", folder, "--json"))
-    assert found["self_check"] == "passed"
-    assert found["architecture"] == "LlamaForCausalLM"
-    assert found["edges"] == 4 * 3 * (1 + 6) + (5 + 10) + 11
-    assert found["forward_seconds"] > 0
+    report = json.loads(invoke("doctor", folder, "--json"))
+    assert report["self_check"] == "passed"
+    assert report["architecture"] == "LlamaForCausalLM"
+    assert report["edges"] == 4 * 3 * (1 + 6) + (5 + 10) + 11
+    assert report["forward_seconds"] > 0
 
 
 @pytest.mark.parametrize("code", ["import acdc_explain", "import acdc_explain.cli.main"])

@@ -83,7 +83,7 @@ def test_draws_of_mini(mini, tmp_path, capsys):
     document = json.loads(json.dumps(found.as_dict()))
     assert document["runs"] == [run.id for run in found.runs]
     assert max(document["edges"].values()) <= 2
-    from acdc_explain.report.text.behavior import show_stability
+    from acdc_explain.report.text.comparison import show_stability
     from acdc_explain.report.text.tables import console
 
     show_stability(found, console())

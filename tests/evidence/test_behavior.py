@@ -147,7 +147,8 @@ def test_it_is_kept_shown_and_exported(mini, store, capsys):
     assert document["behavior"]["held_out"]["accuracy"] == 1.0
     assert from_document(document, "x").behavior == run.behavior
     from acdc_explain.report.html import page
-    from acdc_explain.report.text.tables import console, show_run
+    from acdc_explain.report.text.run import show_run
+    from acdc_explain.report.text.tables import console
 
     show_run(run, console())
     line = "8 prompts held out: the answer comes first on 8, before the foils on 8"

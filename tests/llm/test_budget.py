@@ -269,7 +269,7 @@ def test_a_question_keeps_the_first_answer(tmp_path):
     before = len(store.get(run.id).labels)
     for role in ("induction", "name_mover"):
         label = Label(run.circuit.id, node, "llm", role, (), "It does.", 0.5, ())
-        store.add_label_results(run.id, [LabelResult("question", (label,))])
+        store.writer(run.id).add_label_results([LabelResult("question", (label,))])
     labels = store.get(run.id).labels
     assert len(labels) == before + 1
     assert [x.role for x in labels if x.labeler == "llm"] == ["induction"]

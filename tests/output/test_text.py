@@ -19,7 +19,8 @@ from acdc_explain.progress import on_terminal
 from acdc_explain.records.label import Failure
 from acdc_explain.records.run.run import Run
 from acdc_explain.records.run.summary import Sentence
-from acdc_explain.report.text.tables import console, show_bill
+from acdc_explain.report.text.costs import show_bill
+from acdc_explain.report.text.tables import console
 from acdc_explain.store.document.check import derived_id
 from acdc_explain.store.document.write import to_document
 from acdc_explain.store.store import Store
@@ -50,8 +51,10 @@ def evil_run(evil: str = STORABLE) -> Run:
     run = make_run(task=f"t{evil}", model=f"m{evil}")
     assert run.circuit is not None
     exchanges = [replace(x, llm=evil) for x in run.exchanges]
-    said = {"role": evil, "description": f"first\n{evil}", "labeler": evil}
-    labels = [replace(x, **said, exchange_id=x.exchange_id and exchanges[0].id) for x in run.labels]
+    texts = {"role": evil, "description": f"first\n{evil}", "labeler": evil}
+    labels = [
+        replace(x, **texts, exchange_id=x.exchange_id and exchanges[0].id) for x in run.labels
+    ]
     verdicts = [
         replace(v, label_id=x.id, judge=evil, reason=evil) for v, x in zip(run.verdicts, labels)
     ]
@@ -187,11 +190,11 @@ def test_progress(colors, monkeypatch, capsys):
 
 def test_plugins(monkeypatch):
     """Names, what they bring and why they are broken."""
-    found = replace(load_plugins(), broken={f"bad{EVIL}": f"RuntimeError: {EVIL}"})
-    monkeypatch.setattr("acdc_explain.cli.app.load_plugins", lambda: found)
-    monkeypatch.setattr("acdc_explain.cli.installed.load_plugins", lambda: found)
-    monkeypatch.setattr(type(found), "names", [f"good{EVIL}"])
-    monkeypatch.setattr(type(found), "brings", lambda self, name: {"register_roles": [EVIL, "x"]})
+    plugins = replace(load_plugins(), broken={f"bad{EVIL}": f"RuntimeError: {EVIL}"})
+    monkeypatch.setattr("acdc_explain.cli.app.load_plugins", lambda: plugins)
+    monkeypatch.setattr("acdc_explain.cli.installed.load_plugins", lambda: plugins)
+    monkeypatch.setattr(type(plugins), "names", [f"good{EVIL}"])
+    monkeypatch.setattr(type(plugins), "brings", lambda self, name: {"register_roles": [EVIL, "x"]})
     for arguments in (["plugins"], ["plugins", "--json"], ["tasks"]):
         code, out, err = run_main(monkeypatch, *arguments)
         assert code == 0

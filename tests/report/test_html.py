@@ -20,6 +20,7 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import acdc_explain.report.notebook  # noqa: F401 (registers the drawings)
 from acdc_explain.cli.main import app
 from acdc_explain.errors import UserError
 from acdc_explain.plugins import load_plugins
@@ -105,7 +106,7 @@ def nasty_run(text: str):
 def test_what_comes_from_outside_is_text(text):
     run = nasty_run(text)
     harmless = [tag for tag, _ in Page(page(nasty_run("x"))).tags]
-    for made, as_usual in (
+    for html, as_usual in (
         (page(run), harmless),
         (
             compare_page(run, run),
@@ -113,43 +114,45 @@ def test_what_comes_from_outside_is_text(text):
         ),
         (index_page([run]), [tag for tag, _ in Page(index_page([nasty_run("x")])).tags]),
     ):
-        found = Page(made)
-        assert [tag for tag, _ in found.tags] == as_usual  # no element more
-        assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
-        assert text in found.text
+        parsed = Page(html)
+        assert [tag for tag, _ in parsed.tags] == as_usual  # no element more
+        assert not any(
+            name.startswith("on") for _, attributes in parsed.tags for name in attributes
+        )
+        assert text in parsed.text
 
 
 def test_nothing_leaves_the_page():
-    for made in (
+    for html in (
         page(whole_run()),
         compare_page(whole_run(), make_run()),
         index_page([whole_run()]),
     ):
-        found = Page(made)
-        for tag, attributes in found.tags:
+        parsed = Page(html)
+        for tag, attributes in parsed.tags:
             assert tag not in ("img", "iframe", "object", "embed", "link", "base")
             assert "src" not in attributes
             target = attributes.get("href")
             assert target is None or re.fullmatch(r"#.*|[0-9a-f]{16}\.html(#.*)?", target)
-        assert "default-src 'none'" in made
-        assert "@import" not in made
-        assert "url(" not in made
+        assert "default-src 'none'" in html
+        assert "@import" not in html
+        assert "url(" not in html
 
 
 def test_all_of_a_run_is_there():
     run = whole_run()
     assert run.circuit is not None
-    found = Page(page(run))
-    ids = {attributes.get("id") for _, attributes in found.tags}
+    parsed = Page(page(run))
+    ids = {attributes.get("id") for _, attributes in parsed.tags}
     for node in run.circuit.components:
         assert f"c-{node}" in ids
     for label in run.labels:
-        assert label.description in found.text
+        assert label.description in parsed.text
     for edge in run.circuit.edges:
-        assert f"{edge}, effect" in found.text
-    assert run.exchanges[0].prompt in found.text
-    assert "faithfulness" in found.text
-    targets = {attributes["href"][1:] for tag, attributes in found.tags if tag == "a"}
+        assert f"{edge}, effect" in parsed.text
+    assert run.exchanges[0].prompt in parsed.text
+    assert "faithfulness" in parsed.text
+    targets = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
     assert targets - {"c-input", "c-logits"} <= ids
 
 
@@ -157,10 +160,10 @@ def test_the_null_of_a_measure_and_the_curve_of_sizes():
     run = whole_run()
     measures = {"copying": {"value": 0.5, "percentile": 0.9, "null": [0.0, 0.1, 0.2, 0.3, 1.0]}}
     evidence = [replace(e, facts={"measures": measures}) for e in run.evidence]
-    made = page(replace(run, evidence=evidence), sizes=[sized(6, 0.8), sized(20, 0.9)])
-    assert "others: 0.000 to 1.000, quartiles 0.100, 0.200, 0.300" in made
-    assert made.count('cx="80.0"') == 4  # 0.5, half way along the scale, in each panel
-    assert "20 edges: 90%" in made
+    html = page(replace(run, evidence=evidence), sizes=[sized(6, 0.8), sized(20, 0.9)])
+    assert "others: 0.000 to 1.000, quartiles 0.100, 0.200, 0.300" in html
+    assert html.count('cx="80.0"') == 4  # 0.5, half way along the scale, in each panel
+    assert "20 edges: 90%" in html
     assert "edges: " not in page(run, sizes=[sized(6, 0.8)])  # one point is no curve
 
 
@@ -183,8 +186,8 @@ def test_a_line_for_each_way_of_finding_circuits(tmp_path):
             edges=run.circuit.edges[:n],
         )  # fmt: skip
         store.add_circuit(circuit)
-    own = replace(run.circuit, settings={**whole, "tau": 0.01}, edges=run.circuit.edges[:2])
-    drawn = curve(store.sizes(own), own.id)
+    circuit = replace(run.circuit, settings={**whole, "tau": 0.01}, edges=run.circuit.edges[:2])
+    drawn = curve(store.sizes(circuit), circuit.id)
     assert drawn is not None
     lines = {line.name: [point.n_edges for point in line.points] for line in drawn.lines}
     assert lines == {
@@ -193,21 +196,21 @@ def test_a_line_for_each_way_of_finding_circuits(tmp_path):
         "acdc, ablation zero, level head": [4],
         "eap": [5, 6],
     }
-    (marked,) = [point for line in drawn.lines for point in line.points if point.own]
+    (marked,) = [point for line in drawn.lines for point in line.points if point.highlighted]
     assert marked.n_edges == 2
-    made = page(replace(run, circuit=own), store.sizes(own))
-    assert made.count('<polyline class="curve"') == 4
-    assert made.count("(this run)") == made.count('r="5"') == 1
-    assert "eap, 6 edges: " in made
+    html = page(replace(run, circuit=circuit), store.sizes(circuit))
+    assert html.count('<polyline class="curve"') == 4
+    assert html.count("(this run)") == html.count('r="5"') == 1
+    assert "eap, 6 edges: " in html
 
 
 def test_attention_on_an_example():
     run = whole_run()
     facts = {"example": {"tokens": ["a", "<b>"], "attention": [[1.0], [0.25, 0.75]]}}
-    found = Evidence(run.evidence[0].circuit_id, Node.parse("a1.h0"), "attention", {}, facts)
-    made = page(replace(run, evidence=[*run.evidence, found]))
-    assert made.count('opacity="0.75"') == made.count('opacity="0.25"') == 1
-    assert "&lt;b&gt;" in made
+    attention = Evidence(run.evidence[0].circuit_id, Node.parse("a1.h0"), "attention", {}, facts)
+    html = page(replace(run, evidence=[*run.evidence, attention]))
+    assert html.count('opacity="0.75"') == html.count('opacity="0.25"') == 1
+    assert "&lt;b&gt;" in html
 
 
 def test_from_its_document_alone():
@@ -262,9 +265,9 @@ def test_notebooks():
 def test_matches_in_a_notebook(tmp_path):
     store = Store(tmp_path / "s.duckdb")
     store.add_run(nasty_run(NASTY[0]))
-    found = store.search()
-    assert len(found.to_pandas()) == len(found) == 4
-    assert "<script>" not in found._repr_html_()
+    matches = store.search()
+    assert len(matches.to_pandas()) == len(matches) == 4
+    assert "<script>" not in matches._repr_html_()
     assert next(iter(store.search(pattern="head -> *").to_pandas().nodes)).count(", ") == 1
 
 
@@ -319,8 +322,8 @@ def consistent(document: Any) -> Any:
     """The same content with the ids that belong to it: `import` takes no others."""
     read = _read(document, "x")
     text = json.dumps(document).replace(read.id, derived_id(read.header))
-    told = [one["id"] for entry in document["components"] for one in entry["evidence"]]
-    for old, evidence in zip(told, read.evidence):
+    old_ids = [evidence["id"] for entry in document["components"] for evidence in entry["evidence"]]
+    for old, evidence in zip(old_ids, read.evidence):
         text = text.replace(json.dumps(old), json.dumps(evidence.id))
     return to_document(_read(json.loads(text), "x"))
 
@@ -401,9 +404,9 @@ class TestAnyRunThatImportTakes:
                     measure |= {"value": number, "null": [-1e308, None, 0, 1, number]}
         store = self.imported(tmp_path, consistent(document))
         assert store is not None
-        made = self.check(store, tmp_path)
-        assert max(map(len, re.findall(r"\d+", made))) < 40
-        assert not re.search(r'="-?(nan|inf)', made)
+        html = self.check(store, tmp_path)
+        assert max(map(len, re.findall(r"\d+", html))) < 40
+        assert not re.search(r'="-?(nan|inf)', html)
 
     def test_one_bad_run_never_stops_the_site(self, tmp_path, monkeypatch):
         store = Store(tmp_path / "s.duckdb")
@@ -418,11 +421,11 @@ class TestAnyRunThatImportTakes:
             return get(self, name)
 
         def failing_facts(evidence):
-            found = list(evidence)
+            items = list(evidence)
             assert bad.circuit is not None
-            if found and found[0].circuit_id == bad.circuit.id:
+            if items and items[0].circuit_id == bad.circuit.id:
                 raise KeyError("<strange>")
-            return measured(found)
+            return measured(items)
 
         monkeypatch.setattr(Store, "get", failing_get)
         monkeypatch.setattr(PageFacts, "of", staticmethod(failing_facts))
@@ -445,31 +448,31 @@ class TestAnyRunThatImportTakes:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PLAY = """
 <script>
-const told = {}, at = (what) => document.querySelector(what);
+const seen = {}, at = (what) => document.querySelector(what);
 const shown = (what) => getComputedStyle(at(what)).display !== "none";
 const change = (id, value) => { const input = at(id); input.value = value; input.dispatchEvent(new Event("input")); };
 const count = (what) => document.querySelectorAll(what).length;
 window.addEventListener("load", () => {
-  told.hint = shown("#hint");
+  seen.hint = shown("#hint");
   at('[data-node="a1.h0"]').dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
   setTimeout(() => {
-    told.panel = shown('[id="c-a1.h0"]');
-    told.others = shown('[id="c-a0.h1"]');
-    told.hintGone = !shown("#hint");
-    told.lit = count(".line.lit");
+    seen.panel = shown('[id="c-a1.h0"]');
+    seen.others = shown('[id="c-a0.h1"]');
+    seen.hintGone = !shown("#hint");
+    seen.lit = count(".line.lit");
     change("#role", "induction");
-    told.faintNodes = count(".node.faint");
+    seen.faintNodes = count(".node.faint");
     change("#role", "");
     change("#outcome", "supported");
-    told.faintByVerdict = count(".node.faint");
+    seen.faintByVerdict = count(".node.faint");
     change("#outcome", "");
     change("#weight", "50");
-    told.hidden = count(".line.hidden");
-    told.title = document.title;
-    told.focus = at('[data-node="a1.h0"]').tabIndex;
+    seen.hidden = count(".line.hidden");
+    seen.title = document.title;
+    seen.focus = at('[data-node="a1.h0"]').tabIndex;
     const out = document.createElement("pre");
-    out.id = "told";
-    out.textContent = JSON.stringify(told);
+    out.id = "seen";
+    out.textContent = JSON.stringify(seen);
     document.body.append(out);
   }, 50);
 });
@@ -492,23 +495,23 @@ class TestInABrowser:
     def test_clicks_and_filters(self, tmp_path):
         run = whole_run()
         file = tmp_path / "run.html"
-        made = page(run, sizes=[sized(6, 0.8), sized(20, 0.9), sized(3, -0.1)])
-        file.write_text(made.replace("</body>", PLAY + "</body>"))
+        html = page(run, sizes=[sized(6, 0.8), sized(20, 0.9), sized(3, -0.1)])
+        file.write_text(html.replace("</body>", PLAY + "</body>"))
         dom, console = browse(file)
         assert console == ""
-        told = json.loads(
-            re.search(r'<pre id="told">(.*?)</pre>', dom, re.S)[1].replace("&gt;", ">")
+        seen = json.loads(
+            re.search(r'<pre id="seen">(.*?)</pre>', dom, re.S)[1].replace("&gt;", ">")
         )
-        assert told["hint"]
-        assert told["hintGone"]
-        assert told["panel"]
-        assert not told["others"]
-        assert told["lit"] == 3  # edges into and out of a1.h0
-        assert told["faintNodes"] == 3
-        assert told["faintByVerdict"] == 0
-        assert told["hidden"] == 3  # effects 0, 0.1 and 0.2 of 0.5
-        assert told["title"] == "ioi on mini - acdc-explain"
-        assert told["focus"] == 0
+        assert seen["hint"]
+        assert seen["hintGone"]
+        assert seen["panel"]
+        assert not seen["others"]
+        assert seen["lit"] == 3  # edges into and out of a1.h0
+        assert seen["faintNodes"] == 3
+        assert seen["faintByVerdict"] == 0
+        assert seen["hidden"] == 3  # effects 0, 0.1 and 0.2 of 0.5
+        assert seen["title"] == "ioi on mini - acdc-explain"
+        assert seen["focus"] == 0
 
     @pytest.mark.parametrize("text", NASTY[:2])
     def test_nothing_runs_that_is_data(self, text, tmp_path):
@@ -523,5 +526,5 @@ def test_a_large_circuit_is_a_small_page():
     graph = Graph(30, 9)
     edges = tuple(str(edge) for edge in list(graph.edges())[:: graph.n_edges // 300])
     roles = {str(node): "induction" for node in graph.heads[::5]}
-    made = page(make_run(edges=edges, roles=roles))
-    assert len(made) < 3e6
+    html = page(make_run(edges=edges, roles=roles))
+    assert len(html) < 3e6

@@ -6,10 +6,10 @@
   const role = document.getElementById("role"), outcome = document.getElementById("outcome"), weight = document.getElementById("weight");
   if (!role) return;
   const open = () => {
-    const wanted = decodeURIComponent(location.hash.slice(1));
-    const shown = panels.filter((panel) => panel.classList.toggle("open", panel.id === wanted));
+    const target = decodeURIComponent(location.hash.slice(1));
+    const shown = panels.filter((panel) => panel.classList.toggle("open", panel.id === target));
     document.getElementById("hint").classList.toggle("gone", shown.length > 0);
-    for (const mark of marks) mark.classList.toggle("lit", shown.length > 0 && ["src", "dst"].some((end) => "c-" + mark.dataset[end].split("@")[0] === wanted));
+    for (const mark of marks) mark.classList.toggle("lit", shown.length > 0 && ["src", "dst"].some((end) => "c-" + mark.dataset[end].split("@")[0] === target));
   };
   const filter = () => {
     document.getElementById("least").textContent = weight.value;
@@ -29,7 +29,7 @@
   document.addEventListener("click", (event) => {
     const link = event.target.closest('a[href^="#c-"]');
     if (!link || event.ctrlKey || event.metaKey) return;
-    event.preventDefault(); // or the page would jump, and the circuit leave the screen
+    event.preventDefault(); // or the page would jump and the circuit would leave the screen
     history.pushState(null, "", link.getAttribute("href"));
     open();
     document.getElementById("panels").scrollTop = 0;

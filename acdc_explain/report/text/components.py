@@ -1,0 +1,71 @@
+"""The components of a run with their labels and verdicts, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from ...records.run.run import WAITS
+from ...records.verdict import worst
+from .tables import new_table, number_text, outcome_text
+
+if TYPE_CHECKING:
+    from ...records.circuit import Node
+    from ...records.label import Label
+    from ...records.run.run import Run
+    from ...records.verdict import Verdict
+
+Row = tuple[str | Text, ...]
+
+
+def components_table(run: Run) -> Table:
+    """Labeled components first, then those with only the role `other` or no label."""
+    table = new_table("node", "role", "verdict", "by", "measured", "chance", "n", "description")
+    assert run.circuit is not None
+    later: list[Row] = []
+    for node in run.circuit.components:
+        labels = run.labels_of(node)
+        if not labels:
+            later.append(_unlabeled_row(run, node))
+        for label in labels:
+            row = _label_row(run, node, label)
+            if label.role == "other":
+                later.append(row)
+            else:
+                table.add_row(*row)
+    for row in later:
+        table.add_row(*row)
+    return table
+
+
+def _label_row(run: Run, node: Node, label: Label) -> Row:
+    verdict = worst(run.verdicts_of(label))
+    return (
+        str(node),
+        label.role,
+        outcome_text(verdict.outcome if verdict else None),
+        verdict.judge if verdict else "-",
+        measurement_text(verdict),
+        number_text(verdict.chance if verdict else None),
+        str(verdict.n) if verdict else "-",
+        Text(label.description),
+    )
+
+
+def _unlabeled_row(run: Run, node: Node) -> Row:
+    reason = run.failure_of(node)
+    state = Text("failed" if reason else "no label", style="red" if reason else "")
+    if run.waits(node):
+        state, reason = Text("waiting"), WAITS
+    return (str(node), "-", state, "-", "-", "-", "-", Text(reason or ""))
+
+
+def measurement_text(verdict: Verdict | None) -> str:
+    """The number that decided a verdict: what was measured, how much, in which unit."""
+    if verdict is None or verdict.score is None:
+        return "-"
+    name = (verdict.measure or "").replace("_", " ")
+    score = round(verdict.score, 2) + 0.0  # and not -0.00
+    return " ".join(part for part in (name, f"{score:.2f}", verdict.unit) if part)

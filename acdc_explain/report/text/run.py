@@ -1,0 +1,128 @@
+"""Runs as text: one run in full, the list of runs, and the circuits of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from .behavior import show_behavior
+from .components import components_table
+from .costs import usage_text
+from .motifs import motifs_table
+from .tables import new_table, number_text
+
+if TYPE_CHECKING:
+    from ...output.terminal import PlainConsole
+    from ...records.circuit import Circuit
+    from ...records.run.run import Run
+    from ...records.run.summary import Sentence
+    from ...store.tables.read import Listed
+
+
+def show_run(run: Run, out: PlainConsole) -> None:
+    """Print the circuit in a few lines, its components with roles and verdicts, its motifs."""
+    header = run.header
+    out.print(run.title, style="bold")
+    for what, text in (("name", header.name), ("note", header.note), ("origin", header.origin)):
+        if text is not None:
+            out.print(f"{what}: {text}")
+    show_behavior(run, out)
+    if run.circuit is None:
+        out.print("No circuit yet; repeat the same command to go on.")
+        return
+    _show_circuit(run.circuit, out)
+    out.print()
+    out.print(components_table(run))
+    if run.motifs:
+        out.print()
+        out.print(motifs_table(run))
+    if run.summary:
+        out.print(f"\nin words (by {run.summary.labeler}, from the verdicts):")
+        for sentence in run.summary.sentences:
+            cited = "" if _names_all(sentence) else f" [{', '.join(map(str, sentence.nodes))}]"
+            out.print(f"- {sentence.text}{cited}")
+    if run.exchanges:
+        out.print(f"\n{usage_text(run)}")
+
+
+def _show_circuit(circuit: Circuit, out: PlainConsole) -> None:
+    """Print the size of a circuit, its faithfulness and its stability."""
+    out.print(f"circuit: {circuit.size_in_words}")
+    out.print(circuit.faithfulness_in_words)
+    if circuit.alternatives or any(edge.share is not None for edge in circuit.edges):
+        out.print(_stability(circuit))
+    layers = [str(node) for node in circuit.nodes if node.kind == "attn"]
+    if layers:
+        out.print(f"whole attention layers are not labeled, heads are: {', '.join(layers)}")
+
+
+def _stability(circuit: Circuit) -> str:
+    """How much of the circuit does not depend on the order in which edges were tested."""
+    always = sum(edge.share == 1 for edge in circuit.edges)
+    return (
+        f"over all orders: {always} of {len(circuit.edges)} edges are always kept; "
+        f"{len(circuit.alternatives)} other edges are kept in some order"
+    )
+
+
+def _names_all(sentence: Sentence) -> bool:
+    """Whether a sentence names every node it cites."""
+    return all(str(node) in sentence.text for node in sentence.nodes)
+
+
+def show_runs(runs: Sequence[Listed], out: PlainConsole) -> None:
+    """Print one row a run; name, note and origin only if a run has one."""
+    columns = ["run", "task", "model", "discoverer", "labeler", "edges", "faithfulness", "status"]
+    more = [x for x in ("name", "note", "origin") if any(getattr(r.header, x) for r in runs)]
+    table = new_table(*columns, "created", *more)
+    for run in runs:
+        header = run.header
+        cells = [
+            header.id,
+            header.task,
+            header.model,
+            _discovery(header.settings),
+            str(header.settings.get("labeler", "-")),
+            "-" if run.edges is None else str(run.edges),
+            number_text(run.faithfulness, ".0%"),
+            header.status,
+            header.created_at.replace("T", " ").rstrip("Z"),
+            *(getattr(header, column) or "" for column in more),
+        ]
+        table.add_row(*map(Text, cells))
+    out.print(table)
+
+
+def _discovery(settings: Mapping[str, Any]) -> str:
+    """The discoverer, with the settings that decide the circuit's size and what a cut carries."""
+    stored = settings.get("discoverer_settings")
+    known: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
+    parts = [str(settings.get("discoverer", "-"))]
+    parts += [f"{x} {known[x]:.4g}" for x in ("tau", "max_edges") if _is_number(known.get(x))]
+    parts += [x for x in ("positions",) if known.get(x)]
+    parts += [str(known["level"])] if known.get("level") not in (None, "head") else []
+    ablation = settings.get("ablation", "corrupt")
+    return ", ".join(parts + ([] if ablation == "corrupt" else [str(ablation)]))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def show_sweep(circuits: Sequence[Circuit], out: PlainConsole) -> None:
+    """Print edges against faithfulness, one row a circuit."""
+    table = new_table("threshold", "edges", "tested", "metric", "faithfulness", "random", "seconds")
+    for circuit in circuits:
+        values, tau = circuit.faithfulness, circuit.settings.get("tau")
+        table.add_row(
+            f"tau {tau:.4g}" if tau is not None else f"{circuit.settings['max_edges']} edges",
+            str(len(circuit.edges)),
+            str(circuit.n_edges_tested),
+            f"{values.circuit:.3f}",
+            number_text(values.share, ".0%"),
+            number_text(values.random_share, ".0%"),
+            f"{circuit.seconds:.1f}",
+        )
+    out.print(table)
