@@ -1,11 +1,12 @@
-"""What ACDC costs: seconds per edge decision of both engines, in plain forward passes.
+"""The cost of ACDC: time per edge decision of both engines, in plain forward passes.
 
     python benchmarks/discovery.py --model mini --batch 1 8 32
     python benchmarks/discovery.py --model smollm2-135m --tau 0.05 --batch 8 --sample 200
 
-Everything is measured in one run on the same model, examples, order and threshold. The reference
-engine decides a sample: some edges of nodes spread over the whole search, each from the state in
-which the fast engine reached that node; both must decide the same.
+Everything is measured in one process, on the same model, examples, order and threshold. The
+reference engine is too slow for a whole search. It decides a sample: some edges of nodes spread
+over the search, each from the state in which the fast engine came to that node. Both engines must
+decide the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from acdc_explain import load_model
-from acdc_explain.discovery.acdc import Outcome, Search
+from acdc_explain.discovery.acdc import Search, SearchResult
 from acdc_explain.discovery.attribution import score_edges
 from acdc_explain.discovery.engine.fast import Engine
 from acdc_explain.discovery.engine.reference import ReferenceEngine
@@ -35,17 +36,17 @@ from acdc_explain.records.circuit import Edge
 from benchmarks.shapes import random_model, random_task
 
 
-class Stop(Exception):
-    """The time is up."""
+class TimeIsUp(Exception):
+    """Raised in a search after the seconds it may take."""
 
 
-class Watched(Engine):
-    """The fast engine, noting for each node how long its decisions took and how they fell."""
+class TimedEngine(Engine):
+    """The fast engine, which records for each receiver its decisions and how long they took."""
 
-    def watch(self, seconds: float) -> Watched:
-        self.receiver_groups: list[
-            tuple[Any, list[Any], float, int]
-        ] = []  # visit, decisions, seconds, kept
+    def watch(self, seconds: float) -> TimedEngine:
+        """Start recording; after `seconds` the next decision raises TimeIsUp."""
+        # Each entry: receiver group, decisions, seconds, number of edges kept before.
+        self.timings: list[tuple[Any, list[Any], float, int]] = []
         self.deadline = time.perf_counter() + seconds
         self.kept: list[Any] = []
         return self
@@ -53,16 +54,15 @@ class Watched(Engine):
     def decide(self, group: Any, tau: float) -> Any:
         started = time.perf_counter()
         if started > self.deadline:
-            raise Stop
+            raise TimeIsUp
         decisions = super().decide(group, tau)
-        self.receiver_groups.append(
-            (group, decisions, time.perf_counter() - started, len(self.kept))
-        )
+        self.timings.append((group, decisions, time.perf_counter() - started, len(self.kept)))
         self.kept += [edge for edge, kept in decisions if kept]
         return decisions
 
 
-def subject_of(model: Any, args: argparse.Namespace, examples: int) -> Contrast:
+def contrast_of(model: Any, args: argparse.Namespace, examples: int) -> Contrast:
+    """The task's examples on the model; random words for models with random weights."""
     if args.model in ("gpt2", "llama"):
         task = random_task(examples, args.length)
     else:
@@ -71,17 +71,18 @@ def subject_of(model: Any, args: argparse.Namespace, examples: int) -> Contrast:
 
 
 def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, Any]:
-    contrast = subject_of(model, args, examples)
+    """One search by the fast engine, timed, and a sample of it by the reference engine."""
+    contrast = contrast_of(model, args, examples)
     forward = model.forward_seconds(contrast.clean, 7)
     gap = abs(contrast.clean_metric - contrast.corrupt_metric)
     tau = args.gap * gap if args.tau is None else args.tau
     started = time.perf_counter()
-    engine = Watched(contrast).watch(args.seconds)
+    engine = TimedEngine(contrast).watch(args.seconds)
     set_up = time.perf_counter() - started
     outcome = search(engine, tau)
-    seconds = sum(group[2] for group in engine.receiver_groups)
-    tested = sum(len(group[1]) for group in engine.receiver_groups)
-    found = {
+    seconds = sum(group[2] for group in engine.timings)
+    tested = sum(len(group[1]) for group in engine.timings)
+    result = {
         "model": args.model,
         "batch": " x ".join(map(str, contrast.clean.tokens.shape)),
         "metric": contrast.metric_name,
@@ -98,53 +99,56 @@ def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, An
     }
     if outcome is not None:
         independent = ReferenceEngine(contrast).measure(outcome.kept)
-        found["metric_at_the_end"] = [outcome.metric, independent]
+        result["metric_at_the_end"] = [outcome.metric, independent]
     if args.sample:
-        found |= reference_sample(contrast, engine, tau, args.sample, forward)
-    found["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
-    return found
+        result |= reference_sample(contrast, engine, tau, args.sample, forward)
+    result["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+    return result
 
 
-def search(engine: Watched, tau: float) -> Outcome | None:
+def search(engine: TimedEngine, tau: float) -> SearchResult | None:
+    """The result of a search; None if it was stopped."""
     try:
         return Search(engine, lambda *_: None).run(tau)
-    except Stop:
+    except TimeIsUp:
         return None
 
 
-def by_layer(engine: Watched, forward: float) -> dict[str, list[float]]:
-    """Decisions and forward passes per decision, for each layer of the receivers."""
+def by_layer(engine: TimedEngine, forward: float) -> dict[str, list[float]]:
+    """The number of decisions and forward passes per decision, for each layer of receivers."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    for group, decisions, seconds, _ in engine.receiver_groups:
+    for group, decisions, seconds, _ in engine.timings:
         layer = group[0][0][0].layer
         entry = sums["logits" if layer is None else str(layer)]
         entry[0] += len(decisions)
         entry[1] += seconds
-    return {name: [n, round(s / max(n, 1) / forward, 5)] for name, (n, s) in sums.items()}
+    return {
+        name: [n, round(seconds / max(n, 1) / forward, 5)] for name, (n, seconds) in sums.items()
+    }
 
 
 def reference_sample(
-    contrast: Contrast, engine: Watched, tau: float, sample: int, forward: float
+    contrast: Contrast, engine: TimedEngine, tau: float, sample: int, forward: float
 ) -> dict[str, Any]:
-    """The reference engine on nodes spread over the search, with the fast engine's decisions."""
+    """The time of the reference engine on a sample, and how far its decisions agree."""
     reference = ReferenceEngine(contrast)
     nodes = max(12, sample // 40)
     each = max(1, sample // nodes)
-    step = max(1, len(engine.receiver_groups) // nodes)
+    step = max(1, len(engine.timings) // nodes)
     order = [group[0][0].base for group in engine.search_graph.receiver_groups]
     seconds, n, same, off, kept = 0.0, 0, 0, 0.0, 0
-    for group, decisions, _, n_kept in engine.receiver_groups[::step]:
+    for group, decisions, _, n_kept in engine.timings[::step]:
         (node, port), senders = group[0]
         reference.load(order[: order.index(node.base)], engine.kept[:n_kept])
         _ = reference.metric  # measured before the clock starts
         started = time.perf_counter()
-        theirs = [reference.test(Edge(sender, node, port), tau) for sender in senders[:each]]
+        expected = [reference.test(Edge(sender, node, port), tau) for sender in senders[:each]]
         seconds += time.perf_counter() - started
-        for mine, other in zip(decisions, theirs):
-            same += mine.kept == other.kept and mine.edge == other.edge
-            kept += other.kept
-            off = max(off, abs(mine.edge.effect - other.edge.effect))
-        n += len(theirs)
+        for fast, slow in zip(decisions, expected):
+            same += fast.kept == slow.kept and fast.edge == slow.edge
+            kept += slow.kept
+            off = max(off, abs(fast.edge.effect - slow.edge.effect))
+        n += len(expected)
     return {
         "reference_sample": n,
         "reference_same": same,
@@ -155,11 +159,11 @@ def reference_sample(
 
 
 def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str, Any]:
-    """EAP and EAP-IG in forward+backward passes on the same batch (all runs they need included)."""
+    """The cost of EAP and EAP-IG in forward and backward passes on the same batch, all included."""
     import torch
 
     def both() -> float:
-        fresh = subject_of(model, args, examples)
+        fresh = contrast_of(model, args, examples)
         with model.unsplit(), torch.enable_grad():
             hooks = [(EMBEDDING, lambda value, hook: value.requires_grad_(True))]
             started = time.perf_counter()
@@ -168,7 +172,7 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
         return time.perf_counter() - started
 
     def one(steps: int) -> float:
-        fresh = subject_of(model, args, examples)
+        fresh = contrast_of(model, args, examples)
         started = time.perf_counter()
         score_edges(fresh, silent, steps)
         return time.perf_counter() - started
@@ -176,11 +180,11 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
     both(), one(1)
     units, ratios = [both()], {1: [], 5: []}
     for _ in range(4):  # units before and after, as the machine's speed changes
-        for steps, found in ratios.items():
+        for steps, passes in ratios.items():
             seconds = one(steps)
             units.append(both())
-            found.append(2 * seconds / (units[-1] + units[-2]))
-    unit, eap, ig = (statistics.median(found) for found in (units, *ratios.values()))
+            passes.append(2 * seconds / (units[-1] + units[-2]))
+    unit, eap, ig = (statistics.median(values) for values in (units, *ratios.values()))
     return {
         "model": args.model,
         "forward_backward_seconds": round(unit, 3),
@@ -191,14 +195,25 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="mini", help="a model, or gpt2 / llama: random weights")
+    parser.add_argument(
+        "--model", default="mini", help="a model; gpt2 and llama have random weights"
+    )
     parser.add_argument("--task", default="ioi")
     parser.add_argument("--metric", default="logit_diff")
     parser.add_argument("--tau", type=float)
-    parser.add_argument("--gap", type=float, default=0.01, help="tau in gaps, if not told itself")
+    parser.add_argument(
+        "--gap", type=float, default=0.01, help="tau as a share of the gap, without --tau"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[8])
-    parser.add_argument("--length", type=int, default=16, help="tokens, of random models")
-    parser.add_argument("--sizes", nargs="*", default=[], help="NAME=N of random models")
+    parser.add_argument(
+        "--length", type=int, default=16, help="tokens of a prompt, for random weights"
+    )
+    parser.add_argument(
+        "--sizes",
+        nargs="*",
+        default=[],
+        help="NAME=N: fields of the configuration, for random weights",
+    )
     parser.add_argument("--seconds", type=float, default=1e9, help="stop a search after this")
     parser.add_argument("--sample", type=int, default=120, help="decisions of the reference engine")
     parser.add_argument("--attribution", action="store_true", help="EAP instead of ACDC")
@@ -211,11 +226,11 @@ def main() -> None:
         model = load_model(args.model)
     job = attribution if args.attribution else measure
     for examples in args.batch:
-        found = job(model, args, examples)
+        result = job(model, args, examples)
         if args.json:
-            print(json.dumps(found), flush=True)
+            print(json.dumps(result), flush=True)
             continue
-        for name, value in found.items():
+        for name, value in result.items():
             print(f"{name:>30}  {value}")
         print(flush=True)
 

@@ -1,7 +1,8 @@
 """How the cost of ACDC grows with layers, heads and tokens: `python benchmarks/growth.py -o F.png`.
 
-Models like SmolLM2 with random weights; one thing grows at a time. So that circuits are of one
-size, tau falls by a fifth from search to search until enough edges are kept; the last is shown.
+Models like SmolLM2 with random weights, of which one size grows at a time. To compare circuits of
+about the same size, tau falls by a fifth from search to search until enough edges are kept; the
+last search is shown.
 """
 
 from __future__ import annotations
@@ -32,24 +33,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60.0, help="stop each search after this")
-    parser.add_argument("--kept", type=int, default=40, help="edges that a circuit has at least")
+    parser.add_argument("--kept", type=int, default=40, help="least number of edges in a circuit")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for what, steps in GROWING.items():
         for n, sizes, length in steps:
-            found = of_size(random_model("llama", **{**SMALL, **sizes}), length, args)
-            rows.append({"what": what, "n": n, **found})
+            result = measure_size(random_model("llama", **{**SMALL, **sizes}), length, args)
+            rows.append({"what": what, "n": n, **result})
             print(
-                f"{what:>8} {n:>3}: {found['edges']} edges, {found['tested']} tested, "
-                f"{found['kept']} kept at tau {found['tau']:.2g}, {found['seconds']} s, "
-                f"{found['forwards_per_edge']} forward passes an edge"
-                f"{'' if found['complete'] else ' (stopped)'}",
+                f"{what:>8} {n:>3}: {result['edges']} edges, {result['tested']} tested, "
+                f"{result['kept']} kept at tau {result['tau']:.2g}, {result['seconds']} s, "
+                f"{result['forwards_per_edge']} forward passes per edge"
+                f"{'' if result['complete'] else ' (stopped)'}",
                 flush=True,
             )
     draw(rows, args.output)
 
 
-def of_size(model: Any, length: int, args: argparse.Namespace) -> dict[str, Any]:
+def measure_size(model: Any, length: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The first search that keeps enough edges, or that is stopped."""
     gap = 1.0
     while True:
         gap *= 0.8
@@ -57,9 +59,9 @@ def of_size(model: Any, length: int, args: argparse.Namespace) -> dict[str, Any]
             model="llama", metric="logit_diff", tau=None, gap=gap, length=length, sample=0,
             seconds=args.seconds,
         )  # fmt: skip
-        found = measure(model, options, 8)
-        if found["kept"] >= args.kept or not found["complete"]:
-            return found
+        result = measure(model, options, 8)
+        if result["kept"] >= args.kept or not result["complete"]:
+            return result
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
@@ -67,22 +69,22 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     for axes, what in zip(figure.subplots(1, 3), GROWING):
-        here = [row for row in rows if row["what"] == what]
-        places = [row["n"] for row in here]
-        axes.plot(places, [row["tested"] for row in here], "o-", color="tab:blue")
+        points = [row for row in rows if row["what"] == what]
+        sizes = [row["n"] for row in points]
+        axes.plot(sizes, [row["tested"] for row in points], "o-", color="tab:blue")
         axes.set(
             xlabel=what,
             ylabel="edges tested (blue), kept (grey)",
             xscale="log",
             yscale="log",
-            xticks=places,
+            xticks=sizes,
         )
-        axes.set_xticklabels([str(n) for n in places])
+        axes.set_xticklabels([str(n) for n in sizes])
         axes.minorticks_off()
-        axes.plot(places, [row["kept"] for row in here], "^:", color="tab:gray")
-        other = axes.twinx()
-        other.plot(places, [row["seconds"] for row in here], "s--", color="tab:red")
-        other.set(ylabel="seconds", yscale="log")
+        axes.plot(sizes, [row["kept"] for row in points], "^:", color="tab:gray")
+        seconds = axes.twinx()
+        seconds.plot(sizes, [row["seconds"] for row in points], "s--", color="tab:red")
+        seconds.set(ylabel="seconds", yscale="log")
     figure.savefig(file, dpi=150)
 
 

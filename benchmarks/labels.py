@@ -1,7 +1,7 @@
-"""Draw what `bench labels --json` measured: `python benchmarks/labels.py B.json -o F.png`.
+"""Plot the results of `bench labels --json`: `python benchmarks/labels.py B.json -o F.png`.
 
-Left: precision and recall of every role over all sets. Right: how often labels of a confidence are
-true.
+Left: precision and recall of every role over all sets. Right: calibration, the share of labels
+that are true by the labeler's confidence.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ def draw(sets: dict[str, Any], file: Path) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    rows = [(name, role, found) for name, s in sets.items() for role, found in s["roles"].items()]
+    rows = [(name, role, scores) for name, s in sets.items() for role, scores in s["roles"].items()]
     places = range(len(rows))
     for offset, what, color in ((-0.2, "precision", "tab:blue"), (0.2, "recall", "tab:orange")):
-        values = [found[what] or 0.0 for _, _, found in rows]
+        values = [scores[what] or 0.0 for _, _, scores in rows]
         left.barh([place + offset for place in places], values, 0.4, label=what, color=color)
-    left.set_yticks(list(places), [f"{role} ({found['n']}), {name}" for name, role, found in rows])
+    ticks = [f"{role} ({scores['n']}), {name}" for name, role, scores in rows]
+    left.set_yticks(list(places), ticks)
     left.invert_yaxis()
     left.set_xlim(0, 1.05)
     left.tick_params(labelsize=7)
     left.legend(loc="lower left", fontsize=7)
-    for name, found in sets.items():
-        points = found["calibration"]
+    for name, scores in sets.items():
+        points = scores["calibration"]
         right.plot([p["confidence"] for p in points], [p["true"] for p in points], "o-", label=name)
     right.plot([0, 1], [0, 1], ":", color="tab:gray")
     right.set(xlabel="confidence of the labeler", ylabel="share of labels that are true")

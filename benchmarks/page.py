@@ -1,7 +1,7 @@
-"""How fast a large page answers: `python benchmarks/page.py` (needs chromium).
+"""How fast a large page responds: `python benchmarks/page.py` (needs chromium).
 
-A circuit of 300 edges in 30 layers of 9 heads, like SmolLM2. Milliseconds from an event to the
-end of the layout it causes, in a headless browser, the median and the slowest of 20.
+A circuit of 300 edges in a model of 30 layers of 9 heads, like SmolLM2. Prints the milliseconds
+from an event to the end of the layout it causes, in a headless browser: median and slowest of 20.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from acdc_explain.records.graph import Graph
 from acdc_explain.records.run.header import RunHeader
 from acdc_explain.records.run.run import Run
 from acdc_explain.report.html import page
-from benchmarks.store import described
+from benchmarks.store import random_records
 
 EDGES, LAYERS, HEADS = 300, 30, 9
 PLAY = """
@@ -52,23 +52,24 @@ addEventListener("load", () => {
 
 
 def large_run() -> Run:
+    """A run with a large circuit and random evidence, labels and verdicts."""
     rng = random.Random(0)
     edges = tuple(rng.sample(list(Graph(LAYERS, HEADS).edges()), EDGES))
     circuit = Circuit("t", "m", "acdc", {}, edges, 123_211, 30_000,
                       Faithfulness("logit_diff", 3.0, 2.5, 0.1, 0.2), 10.0, 0.1)  # fmt: skip
     evidence, labels, verdicts = [], [], []
     for node in circuit.components:
-        found, label, judged = described(circuit.id, node, rng)
-        evidence.append(found)
+        node_evidence, label, node_verdicts = random_records(circuit.id, node, rng)
+        evidence.append(node_evidence)
         labels.append(label)
-        verdicts += judged
+        verdicts += node_verdicts
     header = RunHeader("0" * 16, "ioi", "t", "big", "m", circuit.id, "done",
                        "2026-01-01T00:00:00Z", 0, {}, {})  # fmt: skip
     return Run(header, circuit, evidence, labels, verdicts, [], [])
 
 
 def main() -> None:
-    browser = shutil.which("chromium") or sys.exit("there is no chromium")
+    browser = shutil.which("chromium") or sys.exit("chromium is not installed")
     text = page(large_run())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.html"
@@ -77,13 +78,14 @@ def main() -> None:
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", file.as_uri()],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-    found = re.search(r'<pre id="took">(.*?)</pre>', done.stdout)
-    assert found is not None
+    times = re.search(r'<pre id="took">(.*?)</pre>', done.stdout)
+    assert times is not None
     panels = text.count('class="panel"')
     print(f"{EDGES} edges, {panels} panels, {len(text) / 1e6:.2f} MB")
-    for what, took in json.loads(found[1]).items():
-        took.sort()
-        print(f"{what:8} median {took[len(took) // 2]:6.1f} ms, slowest {took[-1]:6.1f} ms")
+    for event, milliseconds in json.loads(times[1]).items():
+        milliseconds.sort()
+        median = milliseconds[len(milliseconds) // 2]
+        print(f"{event:8} median {median:6.1f} ms, slowest {milliseconds[-1]:6.1f} ms")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Models with random weights and prompts of random words, of any size: for timing alone."""
+"""Models with random weights and prompts of random words, of any size, for timings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = [f"w{number}" for number in range(500)]
 
 
 def random_model(shape: str, **sizes: int) -> Model:
-    """`gpt2` in the shape of GPT-2 small, or `llama` in that of SmolLM2, unless sizes say else."""
+    """`gpt2` has the shape of GPT-2 small and `llama` that of SmolLM2, except for `sizes`."""
     import torch
 
     torch.manual_seed(0)
@@ -38,9 +38,9 @@ def _config(shape: str, sizes: dict[str, int]) -> tuple[Any, Any]:
     import transformers
 
     if shape == "gpt2":
-        known = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, **sizes}
-        return transformers.GPT2Config(**known), transformers.GPT2LMHeadModel
-    known = {
+        fields = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, **sizes}
+        return transformers.GPT2Config(**fields), transformers.GPT2LMHeadModel
+    fields = {
         "num_hidden_layers": 30,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
@@ -49,7 +49,7 @@ def _config(shape: str, sizes: dict[str, int]) -> tuple[Any, Any]:
         "vocab_size": 49152,
         **sizes,
     }
-    return transformers.LlamaConfig(**known), transformers.LlamaForCausalLM
+    return transformers.LlamaConfig(**fields), transformers.LlamaForCausalLM
 
 
 def _tokenizer() -> Any:
@@ -65,12 +65,12 @@ def _tokenizer() -> Any:
 def random_task(examples: int, length: int) -> Task:
     """Clean and corrupted prompts differ in three tokens, one of them the second."""
     rng = random.Random(0)
-    made = []
+    drawn = []
     for _ in range(2 * examples):
         words = rng.choices(WORDS, k=length)
         corrupt = list(words)
         for place in (1, length // 2, length - 2):
             corrupt[place] = rng.choice(WORDS)
         answer, foil = rng.sample(WORDS, 2)
-        made.append(Example(" ".join(words), " ".join(corrupt), (answer,), (foil,)))
-    return Task("random", "", "logit_diff", tuple(made[:examples]), tuple(made[examples:]))
+        drawn.append(Example(" ".join(words), " ".join(corrupt), (answer,), (foil,)))
+    return Task("random", "", "logit_diff", tuple(drawn[:examples]), tuple(drawn[examples:]))

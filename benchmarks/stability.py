@@ -1,7 +1,7 @@
-"""How much of a result depends on the draw of prompts? The table of docs/labels.md.
+"""How much a result depends on the prompts that were drawn: the table of docs/labels.md.
 
     python benchmarks/stability.py                       # five draws of four tasks on mini
-    python benchmarks/stability.py --examples 16 32 48   # what more prompts buy, and cost
+    python benchmarks/stability.py --examples 16 32 48   # what more prompts gain and cost
 
 A label is stable if it is supported in every draw whose circuit has its node. `other` claims
 nothing and is not counted.
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--examples", type=int, nargs="+", help="default: the program's own")
+    parser.add_argument("--examples", type=int, nargs="+", help="default: that of the command line")
     parser.add_argument("--discoverer", default="acdc")
     parser.add_argument("--max-edges", type=int)
     parser.add_argument("--json", action="store_true")
@@ -48,7 +48,7 @@ def main() -> None:
 def measure(model, task: str, examples: int | None, arguments, store: str) -> dict:
     started = time.monotonic()
     options = {} if arguments.max_edges is None else {"max_edges": arguments.max_edges}
-    found = ax.stability(
+    result = ax.stability(
         task,
         model,
         seeds=range(arguments.first, arguments.first + arguments.seeds),
@@ -58,22 +58,22 @@ def measure(model, task: str, examples: int | None, arguments, store: str) -> di
         discoverer=arguments.discoverer,
         **options,
     )
-    supported, stable, contradicted = share_stable(found.as_dict()["labels"])
-    shares, draws = found.faithfulness, len(found.runs)
+    supported, stable, contradicted = share_stable(result.as_dict()["labels"])
+    shares, draws = result.faithfulness, len(result.runs)
     return {
         "task": task,
-        "examples": len(found.runs[0].task.discover),
+        "examples": len(result.runs[0].task.discover),
         "supported_once": supported,
         "stable": stable,
         "contradicted": contradicted,
         "faithfulness": sum(shares) / len(shares),
-        "error": found.error,
-        "edges": [sum(n == draws for n in found.edges.values()), len(found.edges)],
-        "components": [sum(n == draws for n in found.nodes.values()), len(found.nodes)],
+        "error": result.error,
+        "edges": [sum(n == draws for n in result.edges.values()), len(result.edges)],
+        "components": [sum(n == draws for n in result.nodes.values()), len(result.nodes)],
         "seconds_per_run": (time.monotonic() - started) / draws,
         "unstable": [
             f"{x.node} {x.role} {x.supported}/{x.in_circuit}"
-            for x in found.labels
+            for x in result.labels
             if x.supported and not x.stable and x.role != "other"
         ],
     }

@@ -1,8 +1,8 @@
-"""What a store costs as it grows: `python benchmarks/store.py --circuits 10000 --json`.
+"""The cost of a store as it grows: `python benchmarks/store.py --circuits 10000 --json`.
 
 Synthetic runs of 100 components and 500 edges, with roles about as frequent as in real circuits.
-Every time is of a whole call as a user makes it: opening the file, asking, closing it. Two
-baselines in the same run: a matcher on networkx graphs, and cosines of all fingerprints in numpy.
+Every time is that of a whole call as a user makes it: open the file, search, close it. There are
+two baselines: pattern matching on networkx graphs, and cosines of all fingerprints in numpy.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ VERBS = "attends copies moves suppresses compares raises lowers counts repeats s
 THINGS = "names tokens years brackets letters numbers words subjects commas answers".split()
 PATTERN = "previous_token -k-> induction -v-> * -> name_mover"
 CHUNK = 100  # runs in one transaction while the store is built
-SPARE = 10**6  # seeds from here on are for timing additions
+SPARE = 10**6  # larger seeds are for timing additions
 
 
 def synthetic_run(seed: int) -> Run:
@@ -76,46 +76,47 @@ def synthetic_run(seed: int) -> Run:
     )  # fmt: skip
     evidence, labels, verdicts = [], [], []
     for node in nodes:
-        found, label, judged = described(circuit_id, node, rng)
-        evidence.append(found)
+        node_evidence, label, node_verdicts = random_records(circuit_id, node, rng)
+        evidence.append(node_evidence)
         labels.append(label)
-        verdicts += judged
+        verdicts += node_verdicts
     return Run(header, circuit, evidence, labels, verdicts, [], [])
 
 
 def random_edges(nodes: list[Node], rng: random.Random) -> list[Edge]:
-    """From earlier to later layers, each component with one in and one out."""
-    found: dict[str, Edge] = {}
+    """Random edges from earlier to later layers."""
+    edges: dict[str, Edge] = {}
     ordered = sorted(nodes, key=lambda n: (n.layer or 0, n.kind == "mlp"))
-    while len(found) < EDGES:
+    while len(edges) < EDGES:
         receiver = rng.choice([*ordered, LOGITS])
         layer = LAYERS if receiver == LOGITS else receiver.layer or 0
         senders = [INPUT, *(n for n in ordered if (n.layer or 0) < layer)]
         port: Any = rng.choice("qkv") if receiver.kind == "head" else None
         edge = Edge(rng.choice(senders), receiver, port, rng.random())
-        found[str(edge)] = edge
-    return list(found.values())
+        edges[str(edge)] = edge
+    return list(edges.values())
 
 
-def described(
+def random_records(
     circuit_id: str, node: Node, rng: random.Random
 ) -> tuple[Evidence, Label, list[Verdict]]:
+    """Evidence, a label and verdicts for one component."""
     names = rng.sample(list(MEASURES), 14)
     measures = {
         name: {"value": round(rng.random(), 5), "percentile": round(rng.random(), 4)}
         for name in names
     }
-    found = Evidence(circuit_id, node, "synthetic", {}, {"measures": measures})
+    evidence = Evidence(circuit_id, node, "synthetic", {}, {"measures": measures})
     role = (
         rng.choice(MLP_ROLES)
         if node.kind == "mlp"
         else rng.choices(list(FREQUENCIES), list(FREQUENCIES.values()))[0]
     )
     text = f"Head that {rng.choice(VERBS)} {rng.choice(THINGS)}: score {rng.random():.3f}."
-    label = Label(circuit_id, node, "rules", role, ("END",), text, 0.8, (found.id,))
+    label = Label(circuit_id, node, "rules", role, ("END",), text, 0.8, (evidence.id,))
     outcome: Any = rng.choices(list(OUTCOMES), list(OUTCOMES.values()))[0]
     reason = f"score {rng.random():.3f}"
-    return found, label, [
+    return evidence, label, [
         Verdict(label.id, judge, outcome, 0.5, 0.1, 0.9, 32, reason)
         for judge in ("role_card", "transfer")
     ]  # fmt: skip
@@ -129,14 +130,14 @@ def build(store: Store, first: int, last: int) -> None:
 
 
 def times(call: Callable[[int], Any], repeats: int) -> list[float]:
-    """Milliseconds of each call; one to warm up is not counted."""
+    """Milliseconds of each call, after one that is not counted."""
     call(-1)
-    found = []
+    milliseconds = []
     for number in range(repeats):
         started = time.perf_counter()
         call(number)
-        found.append(1000 * (time.perf_counter() - started))
-    return found
+        milliseconds.append(1000 * (time.perf_counter() - started))
+    return milliseconds
 
 
 def insert_ms(store: Store, first: int, repeats: int) -> float:
@@ -182,21 +183,21 @@ def graphs(store: Store, n: int) -> Iterator[tuple[Any, dict[str, str]]]:
 
 
 def networkx_ms(store: Store, n: int) -> float:
-    """Milliseconds a circuit for PATTERN, with the graphs in memory already."""
-    held, found = list(graphs(store, n)), 0
+    """Milliseconds per circuit to match PATTERN, with the graphs already in memory."""
+    circuits, matches = list(graphs(store, n)), 0
     started = time.perf_counter()
-    for graph, role in held:
+    for graph, role in circuits:
         for first, second, port in graph.edges(data="port"):
             if (port, role.get(first), role.get(second)) != ("k", "previous_token", "induction"):
                 continue
             for _, third, port in graph.out_edges(second, data="port"):
                 if port == "v":
-                    found += sum(role.get(x) == "name_mover" for x in graph.successors(third))
-    return 1000 * (time.perf_counter() - started) / max(len(held), 1)
+                    matches += sum(role.get(x) == "name_mover" for x in graph.successors(third))
+    return 1000 * (time.perf_counter() - started) / max(len(circuits), 1)
 
 
 def numpy_ms(n: int, repeats: int) -> float:
-    """Milliseconds for the 50 nearest of n vectors, with all of them in memory already."""
+    """Milliseconds to find the 50 nearest of n vectors that are already in memory."""
     import numpy as np
 
     vectors = np.random.default_rng(0).standard_normal((n, SIZE), dtype=np.float32)
@@ -222,13 +223,13 @@ def measure(circuits: int, repeats: int, path: Path) -> dict[str, Any]:
     store = Store(path)
     build(store, sum(run.seed < SPARE for run in store.runs()), circuits)
     inserted = insert_ms(store, SPARE + len(store.runs()), repeats)
-    asked = queries(store, repeats)
+    by_query = queries(store, repeats)
     sampled = min(circuits, 100)
     started = time.perf_counter()
-    enriched = [h.id for h in store.runs()[:3]]
-    for run in enriched:
-        enrich(store, run, [PATTERN])
-    enrich_ms = 1000 * (time.perf_counter() - started) / len(enriched)
+    run_ids = [h.id for h in store.runs()[:3]]
+    for identity in run_ids:
+        enrich(store, identity, [PATTERN])
+    enrich_ms = 1000 * (time.perf_counter() - started) / len(run_ids)
     return {
         "circuits": circuits,
         "insert_ms": round(inserted, 1),
@@ -236,8 +237,8 @@ def measure(circuits: int, repeats: int, path: Path) -> dict[str, Any]:
         "insert_ratio": round(inserted / at_100, 2),
         "file_mb": round(path.stat().st_size / 1e6, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1),
-        "p50_ms": {name: round(statistics.median(found), 1) for name, found in asked.items()},
-        "p95_ms": {name: round(p95(found), 1) for name, found in asked.items()},
+        "p50_ms": {name: round(statistics.median(ms), 1) for name, ms in by_query.items()},
+        "p95_ms": {name: round(p95(ms), 1) for name, ms in by_query.items()},
         "enrich_ms_per_circuit": round(enrich_ms, 1),
         "networkx_pattern_ms_per_circuit": round(networkx_ms(store, sampled), 3),
         "numpy_like_ms": round(numpy_ms(100 * circuits, repeats), 1),
@@ -248,14 +249,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--circuits", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--repeats", type=int, default=20, help="calls of each kind")
-    parser.add_argument("--db", type=Path, help="keep the store in this file, or go on with it")
+    parser.add_argument("--db", type=Path, help="keep the store in this file, or continue with it")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     for circuits in args.circuits:
         with tempfile.TemporaryDirectory() as folder:
             path = args.db or Path(folder) / "store.duckdb"
-            found = measure(circuits, args.repeats, path)
-        print(json.dumps(found) if args.json else json.dumps(found, indent=2), flush=True)
+            result = measure(circuits, args.repeats, path)
+        print(json.dumps(result) if args.json else json.dumps(result, indent=2), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """ACDC against the compiler: `python benchmarks/tracr_edges.py` (needs the extra `tracr`).
 
-Of every Tracr program: the edges that ACDC keeps and those the compiler wired, with precision and
-recall. Zero ablation, because a compiled program reads constants that no corruption changes.
+For every Tracr program: the edges that ACDC keeps and those of the compiled program, with
+precision and recall. Ablation is with zeros, as a compiled program reads constants that no
+corruption changes.
 
-Some wires are idle: a selector that is always true needs no query, whatever is wired to it. An edge
-is idle if cutting it alone changes the output on none of many other prompts.
+Some compiled edges are idle: a selector that is always true needs no query, whatever writes to it.
+An edge is idle if cutting it alone changes the output on none of many other prompts.
 """
 
 from __future__ import annotations
@@ -16,13 +17,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from acdc_explain_plugins.discoverers.acdc import acdc
-from acdc_explain_plugins.known_roles.tracr_programs import (
-    PROGRAMS,
-    Program,
-    any_prompts,
-    task,
-    wiring,
-)
+from acdc_explain_plugins.known_roles.rasp_programs import PROGRAMS, Program
+from acdc_explain_plugins.known_roles.tracr_compile import wiring
+from acdc_explain_plugins.known_roles.tracr_programs import any_prompts, task
 
 from acdc_explain import load_model
 from acdc_explain.discovery.engine.reference import ReferenceEngine
@@ -36,16 +33,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tau", type=float, default=0.001, help="in nats")
     parser.add_argument("--examples", type=int, default=32)
-    parser.add_argument("--others", type=int, default=512, help="prompts to find idle wires on")
+    parser.add_argument(
+        "--others", type=int, default=512, help="prompts on which idle edges are found"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     sources, totals = load_plugins().models(), Counter[str]()
     for program in PROGRAMS:
         model = load_model(f"tracr-{program.name}", sources=sources)
-        contrast = subject_of(model, program, args.examples, seed=0)
+        contrast = contrast_of(model, program, args.examples, seed=0)
         kept = set(map(str, acdc(contrast, silent, tau=args.tau).edges))
         wired = set(map(str, wiring(program.name)))
-        idle = idle_edges(subject_of(model, program, args.others, seed=1), wired)
+        idle = idle_edges(contrast_of(model, program, args.others, seed=1), wired)
         row = {
             "program": program.name,
             "edges": model.graph.n_edges,
@@ -61,11 +60,11 @@ def main() -> None:
     print(
         f"precision {totals['right'] / totals['kept']:.4f}, recall "
         f"{totals['found'] / totals['busy']:.4f} ({totals['right'] / totals['wired']:.4f} of all "
-        "wires, idle ones included)"
+        "compiled edges, idle ones included)"
     )
 
 
-def subject_of(model: Any, program: Program, examples: int, seed: int) -> Contrast:
+def contrast_of(model: Any, program: Program, examples: int, seed: int) -> Contrast:
     prompts = any_prompts(program, examples=examples, seed=seed)
     return Contrast(model, task(program, model), prompts, "kl", "zero")
 

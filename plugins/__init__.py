@@ -1,1 +1,1 @@
-"""Everything built in, one idea a file, loaded through the same entry points as anyone's plugin."""
+"""Everything built in. It is loaded through the same entry points as plugins of other packages."""

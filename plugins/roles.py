@@ -1,11 +1,19 @@
-"""The vocabulary of roles, with the tests each must pass; see docs/roles.md."""
+"""The vocabulary of roles, with the tests that each must pass; see docs/roles.md."""
 
 from __future__ import annotations
 
 from acdc_explain import hookimpl
-from acdc_explain.records.role import Requirement, RoleCard
+from acdc_explain.records.role import (
+    ATTENTION_AT_END,
+    COPYING,
+    LEAST_EFFECT,
+    STEERING,
+    Requirement,
+    RoleCard,
+)
 
-ACTS = Requirement("causal", "ablation_effect", at_least=0.01)
+STANDS_IN = 0.05  # logits by which a backup's direct effect rises when the movers are ablated
+ACTS = Requirement("causal", "ablation_effect", at_least=LEAST_EFFECT)
 
 HEADS = (
     RoleCard(
@@ -47,8 +55,8 @@ HEADS = (
         kind="head",
         claim="attends from the last token to the answer and copies it into the logits",
         requirements=(
-            Requirement("pattern", "copying", at_least=0.5),
-            Requirement("pattern", "answer_attention", at_least=0.1),
+            Requirement("pattern", "copying", at_least=COPYING),
+            Requirement("pattern", "answer_attention", at_least=ATTENTION_AT_END),
             Requirement("causal", "direct_effect", at_least=0.0),
         ),
         aliases=("mover", "argument mover", "letter mover", "copy head"),
@@ -59,8 +67,8 @@ HEADS = (
         kind="head",
         claim="attends from the last token to the answer and pushes it down in the logits",
         requirements=(
-            Requirement("pattern", "negative_copying", at_least=0.5),
-            Requirement("pattern", "answer_attention", at_least=0.1),
+            Requirement("pattern", "negative_copying", at_least=COPYING),
+            Requirement("pattern", "answer_attention", at_least=ATTENTION_AT_END),
             Requirement("causal", "direct_effect", at_most=0.0),
         ),
         aliases=("copy suppression", "anti-copy"),
@@ -71,8 +79,8 @@ HEADS = (
         kind="head",
         claim="copies the answer into the logits when the heads that usually do it are ablated",
         requirements=(
-            Requirement("pattern", "copying", at_least=0.5),
-            Requirement("causal", "stands_in", at_least=0.05),
+            Requirement("pattern", "copying", at_least=COPYING),
+            Requirement("causal", "stands_in", at_least=STANDS_IN),
         ),
         aliases=("backup",),
         source="Wang et al. 2022",
@@ -82,8 +90,8 @@ HEADS = (
         kind="head",
         claim="attends from the last token to the wrong answer and turns the movers away from it",
         requirements=(
-            Requirement("pattern", "foil_attention", at_least=0.1),
-            Requirement("causal", "steers_movers", at_least=0.05),
+            Requirement("pattern", "foil_attention", at_least=ATTENTION_AT_END),
+            Requirement("causal", "steers_movers", at_least=STEERING),
         ),
         aliases=("subject inhibition", "query suppressor"),
         source="Wang et al. 2022",
@@ -130,8 +138,8 @@ HEADS = (
         requirements=(
             Requirement("pattern", "sink_attention", at_least=0.3),
             Requirement("pattern", "first_value_norm", at_most=0.5),
-            Requirement("causal", "ablation_effect", near_zero=0.01),
-            Requirement("causal", "stands_in", near_zero=0.05, if_defined=True),
+            Requirement("causal", "ablation_effect", near_zero=LEAST_EFFECT),
+            Requirement("causal", "stands_in", near_zero=STANDS_IN, if_defined=True),
         ),
         aliases=("BOS", "no-op"),
         source="Xiao et al. 2023; Gu et al. 2024",
@@ -206,7 +214,7 @@ OTHER = RoleCard(
     name="other",
     kind="any",
     claim="does something that no other word says, described in free text",
-    requirements=(Requirement("causal", "ablation_effect", away_from_zero=0.01),),
+    requirements=(Requirement("causal", "ablation_effect", away_from_zero=LEAST_EFFECT),),
 )
 
 CARDS = (*HEADS, *MLPS, OTHER)

@@ -1,1 +1,1 @@
-"""The templates of the questions asked of an LLM."""
+"""Templates of the questions that are put to an LLM."""

@@ -1,7 +1,7 @@
 """An independent transformer with edges that can be cut, and a brute-force ACDC over it.
 
-Written from the papers and the weights alone: no hooks, no bridge, nothing of acdc_explain but
-the names of nodes. Every node's output is computed from what its receivers read, one by one.
+Written from the papers and the weights alone: no hooks, no TransformerLens, nothing of
+acdc_explain but the names of nodes. Every node's output is computed from what it reads, one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Oracle:
         self.d_head = cfg.hidden_size // self.n_heads
         self.parallel = family == "neox_parallel"
 
-    # --- the pieces of each family -------------------------------------------------------------
+    # --- the parts of each family -------------------------------------------------------------
 
     def blocks(self) -> Any:
         model = self.model
@@ -128,18 +128,18 @@ class Oracle:
 
     def senders(self, receiver: str) -> list[str]:
         """Names of the nodes a receiver reads, in the order of the forward pass."""
-        found = ["input"]
+        senders = ["input"]
         for layer in range(self.n_layers):
             heads = [f"a{layer}.h{head}" for head in range(self.n_heads)]
             if receiver in heads:
-                return found
+                return senders
             if receiver == f"m{layer}" and self.parallel:
-                return found
-            found += heads
+                return senders
+            senders += heads
             if receiver == f"m{layer}":
-                return found
-            found.append(f"m{layer}")
-        return found
+                return senders
+            senders.append(f"m{layer}")
+        return senders
 
     def run(
         self, tokens: Tensor, cut: set[str], corrupt: dict[str, Tensor]
@@ -170,9 +170,9 @@ class Oracle:
 def brute_force_acdc(
     oracle: Oracle, clean: Tensor, corrupt: Tensor, metric: Any, tau: float
 ) -> tuple[list[str], float]:
-    """ACDC as the paper says it, a whole forward pass an edge. `metric` falls as things worsen.
+    """ACDC as in the paper, a whole forward pass per edge. `metric` is lower if the model is worse.
 
-    Returns the kept edges in the order decided and the final metric.
+    Returns the kept edges in the order of the decisions, and the final metric.
     """
     _, corrupted = oracle.run(corrupt, set(), {})
     cut: set[str] = set()

@@ -1,3 +1,5 @@
+"""Content ids: equal content has equal ids, in every version."""
+
 from __future__ import annotations
 
 import pytest
@@ -27,15 +29,15 @@ def test_kind_and_content_matter():
 
 
 def test_known_id():
-    """An id must never change, or every store would lose its links."""
+    """An id must never change, or the records of existing stores would lose their links."""
     assert content_id("task", {"b": [1, 2.5, None], "a": "é"}) == "4bb56435f6374e5f"
 
 
-def test_records_are_written_as_people_write_them():
+def test_records_are_written_by_their_names():
     assert canonical_json({"n": Node("head", 9, 6)}) == '{"n":"a9.h6"}'
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_what_has_no_json_form(value):
+def test_values_without_a_json_form_are_refused(value):
     with pytest.raises((ValueError, TypeError), match="no JSON form"):
         canonical_json([value])

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..models.activations import head_index
 from ..models.contrast import Contrast
 from ..records.circuit import Node
+from ..records.role import ATTENTION_AT_END, COPYING, STEERING
 from .attention import answer_attention, foil_attention, induction_attention, occurrences
 from .effects import ablated_output, clean_output, direct_effect, direct_logits, logits_with
 from .measurement import Measurement, NotMeasurable
@@ -25,7 +26,9 @@ from .path_patching import Change, PathPatching
 
 MOST_RECEIVERS = 6  # the strongest of their kind; more would cost time and change little
 CHUNK = 48  # senders at a time, to bound memory
-INHIBITS = 0.05  # of the movers' attention
+# Least `induction_attention` of a receiver. The card asks for 0.4; a head too weak for the role can
+# still be one that previous-token heads write for.
+INDUCTION_RECEIVER = 0.3
 Effect = Callable[[Change], Float[Tensor, "sender batch"]]
 """From what senders add to a port of a receiver to how much the receiver changes."""
 
@@ -50,21 +53,21 @@ def _strongest(measurement: Measurement, bound: float, among: Sequence[Node] | N
 
 def movers(contrast: Contrast) -> list[Node]:
     """Heads that copy the answer from its position to the logits; the strongest first."""
-    copiers = _strongest(contrast.once(copying), 0.5, None)
-    on_answer = _strongest(contrast.once(answer_attention), 0.1, copiers)
+    copiers = _strongest(contrast.once(copying), COPYING, None)
+    on_answer = _strongest(contrast.once(answer_attention), ATTENTION_AT_END, copiers)
     direct = contrast.once(direct_effect)
     return [n for n in _strongest(direct, 0.0, on_answer) if direct.value(n) > 0]
 
 
 def induction_heads(contrast: Contrast) -> list[Node]:
     """Heads that attend to what followed the present token before, on random tokens."""
-    return _strongest(contrast.once(induction_attention), 0.3, None)
+    return _strongest(contrast.once(induction_attention), INDUCTION_RECEIVER, None)
 
 
 def inhibitors(contrast: Contrast) -> list[Node]:
     """Heads that attend from the last token to the foil and steer a mover away from it."""
-    on_foil = _strongest(contrast.once(foil_attention), 0.1, None)
-    return _strongest(contrast.once(steers_movers), INHIBITS, on_foil)
+    on_foil = _strongest(contrast.once(foil_attention), ATTENTION_AT_END, None)
+    return _strongest(contrast.once(steers_movers), STEERING, on_foil)
 
 
 # --- composition -------------------------------------------------------------------------------

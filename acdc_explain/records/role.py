@@ -13,6 +13,13 @@ State = Literal["fails", "unclear", "holds"]
 WORST: tuple[State, ...] = ("fails", "unclear", "holds")
 Interval = tuple[float, float]
 
+# Bounds on the cards that are also read elsewhere: to choose the heads whose inputs are tested
+# (evidence/composition.py), and to say that a component has no effect (collector `patching`).
+COPYING = 0.5  # least `copying` of a mover, as a share of tokens
+ATTENTION_AT_END = 0.1  # least attention of movers to the answer, of S-inhibition heads to the foil
+STEERING = 0.05  # least `steers_movers` of an S-inhibition head, as a share of attention
+LEAST_EFFECT = 0.01  # of `ablation_effect`, as a share of the gap: a smaller effect is none
+
 
 @dataclass(frozen=True, slots=True)
 class Requirement:

@@ -1,1 +1,1 @@
-"""Kinds of evidence."""
+"""Collectors: each measures one kind of evidence."""

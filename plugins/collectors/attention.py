@@ -28,11 +28,11 @@ PATTERNS = (
 
 
 def attention(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
-    """For heads: pattern scores, mean attention between named positions, and the first example."""
+    """For heads: pattern scores, mean attention between named positions, one example's pattern."""
     from acdc_explain.evidence.attention import example_attention, named_attention
     from acdc_explain.evidence.measures import measure_all
 
-    found = measure_all(PATTERNS, contrast)
+    measurements = measure_all(PATTERNS, contrast)
     between = named_attention(contrast)
     for node in nodes:
         if node.kind != "head":
@@ -41,7 +41,7 @@ def attention(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node,
         yield (
             node,
             {
-                "measures": {name: m.facts(node) for name, m in found.items()},
+                "measures": {name: m.facts(node) for name, m in measurements.items()},
                 "between_positions": between[node],
                 "example": example_attention(contrast, node),
             },

@@ -1,4 +1,4 @@
-"""Evidence: whom a head reaches. What cutting it does to the heads that read it, seen there."""
+"""Evidence: composition. How cutting a head from a later head changes what that head does."""
 
 from __future__ import annotations
 
@@ -12,22 +12,32 @@ if TYPE_CHECKING:
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
+# The inputs of the receiver that each measure cuts.
 PORTS = {"feeds_induction": "<k>", "steers_movers": "<q>", "feeds_inhibition": "<k,v>"}
 
 
 def routes(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
-    """For heads: effects on the keys of induction heads, the queries of movers, and the keys and
-    values of S-inhibition heads, with the receiver moved most; and who stands in for movers."""
+    """For heads: effects on induction heads, movers and S-inhibition heads, and as a backup.
+
+    Effects go through the keys of induction heads, the queries of movers, and the keys and values
+    of S-inhibition heads. `into` names the receiver that changes most.
+    """
     from acdc_explain.evidence.composition import receivers_by_sender
     from acdc_explain.evidence.measures import measure_all
 
-    found = measure_all((*PORTS, "stands_in"), contrast)
-    into = {name: receivers_by_sender(contrast, name) for name in PORTS if name in found}
+    measurements = measure_all((*PORTS, "stands_in"), contrast)
+    receivers = {
+        name: receivers_by_sender(contrast, name) for name in PORTS if name in measurements
+    }
     for node in nodes:
-        known = {name: m.facts(node) for name, m in found.items() if node in m.nodes}
-        facts = {"measures": known} if known else {}
-        receivers = {n: f"{who[node]}{PORTS[n]}" for n, who in into.items() if node in who}
-        yield node, {**facts, "into": receivers} if receivers else facts
+        measures = {name: m.facts(node) for name, m in measurements.items() if node in m.nodes}
+        facts = {"measures": measures} if measures else {}
+        inputs = {
+            name: f"{receiver_of[node]}{PORTS[name]}"
+            for name, receiver_of in receivers.items()
+            if node in receiver_of
+        }
+        yield node, {**facts, "into": inputs} if inputs else facts
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Evidence: what a component writes straight into the logits at the last token."""
+"""Evidence: what a component adds directly to the logits at the last token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence: what an MLP does with the token it reads, and through which neurons."""
+"""Evidence: what an MLP makes of the token it reads, and which of its neurons matter."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ SCORES = ("token_share", "few_neurons", "staircase")
 def mlps(
     contrast: Contrast, nodes: Sequence[Node], *, neurons: int = 5
 ) -> Iterator[tuple[Node, Facts]]:
-    """For MLPs: how much the token alone explains, the staircase over ordered answers, and the
-    `neurons` with the largest direct effect on answers minus foils."""
+    """For MLPs: how much the token alone explains, the staircase over ordered answers, and neurons.
+
+    Args:
+        neurons: How many to list, those with the largest direct effect on answers minus foils.
+    """
     from acdc_explain.evidence.measurement import NotMeasurable
     from acdc_explain.evidence.measures import measure_all
     from acdc_explain.evidence.mlps import neuron_effects
 
-    found = measure_all(SCORES, contrast)
+    measurements = measure_all(SCORES, contrast)
     for node in nodes:
         if node.kind != "mlp":
             yield node, {}
             continue
-        facts: dict[str, object] = {"measures": {name: m.facts(node) for name, m in found.items()}}
+        measures = {name: m.facts(node) for name, m in measurements.items()}
+        facts: dict[str, object] = {"measures": measures}
         try:
             effects = neuron_effects(contrast, node).mean(0)
         except NotMeasurable:

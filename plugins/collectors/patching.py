@@ -1,4 +1,4 @@
-"""Evidence: what happens to the metric when a component writes what it wrote when corrupted."""
+"""Evidence: the change of the metric when a component writes its output on the corrupted prompt."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Collector, Facts
+from acdc_explain.records.role import LEAST_EFFECT
 
 if TYPE_CHECKING:
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
-ACTS, IDLE = 0.05, 0.01  # shares of the gap: between them, nothing is said
+# Share of the gap that is a clear effect, to compare corruptions; more than the card's LEAST_EFFECT
+# asks for, as an effect between the two is neither clear nor absent.
+CLEAR_EFFECT = 0.05
 
 
 def patching(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
     """The total effect of resample ablation, under the task's own corruption and its others.
 
-    `schemes_disagree` where it acts under one and not, or the other way, under another. Without a
-    percentile: the null costs a run a node.
+    `schemes_disagree` if a component acts under one scheme, and has no effect or the opposite one
+    under another. There is no percentile: the null would cost a run per node.
     """
     from acdc_explain.evidence.effects import of_nodes
 
@@ -37,8 +40,8 @@ def patching(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, 
 
 
 def _disagree(values: Sequence[float]) -> bool:
-    up, down = max(values) >= ACTS, min(values) <= -ACTS
-    return (up and down) or ((up or down) and min(map(abs, values)) <= IDLE)
+    helps, hurts = max(values) >= CLEAR_EFFECT, min(values) <= -CLEAR_EFFECT
+    return (helps and hurts) or ((helps or hurts) and min(map(abs, values)) <= LEAST_EFFECT)
 
 
 @hookimpl

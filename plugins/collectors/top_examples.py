@@ -1,4 +1,4 @@
-"""Evidence: the places in a text where a component writes most."""
+"""Evidence: the tokens of a text at which a component's output is largest."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ def top_examples(
     most: int = 5,
     seed: int = 0,
 ) -> Iterator[tuple[Node, Facts]]:
-    """The `most` tokens of `corpus` at which a component's output is largest.
+    """The tokens of a corpus at which a component's output is largest.
 
-    A text file or `datasets:NAME`; without a corpus, text that the model itself writes. For a head
-    also the token it reads, «marked» in the text.
-    `corpus_digest` tells an edited file apart.
+    For a head also the token that it attends to most, «marked» in the text.
+
+    Args:
+        corpus: A text file or `datasets:NAME`; without it, text that the model writes.
+        corpus_digest: Identifies the contents of the file, so that an edited file is a new one.
+        most: How many tokens to list.
     """
     from acdc_explain.evidence.top_examples import corpus_batch, generated_text, strongest_places
 
@@ -36,7 +39,7 @@ def top_examples(
         batch = corpus_batch(contrast.model, corpus, seed=seed)
     else:
         batch = generated_text(contrast.model, seed=seed)
-    if batch is None:  # said, where others would have their places
+    if batch is None:
         for node in nodes:
             yield node, {"corpus": "none: the model's vocabulary has no ordinary token", "top": []}
         return

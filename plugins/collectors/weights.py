@@ -12,17 +12,16 @@ if TYPE_CHECKING:
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
 
-
 SCORES = ("copying", "negative_copying", "copying_strength", "successor_score", "relation_score")
 
 
 def weights(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Facts]]:
-    """For heads: does attending to a token promote it (copying) or push it down?"""
+    """For heads: whether attending to a token raises its logit (copying) or lowers it."""
     from acdc_explain.evidence.measures import measure_all
 
-    found = measure_all(SCORES, contrast)
+    measurements = measure_all(SCORES, contrast)
     for node in nodes:
-        measures = {name: m.facts(node) for name, m in found.items() if node.kind == "head"}
+        measures = {name: m.facts(node) for name, m in measurements.items() if node.kind == "head"}
         yield node, {"measures": measures} if measures else {}
 
 

@@ -1,1 +1,1 @@
-"""Ways to test a label."""
+"""Judges: each tests labels in one way."""

@@ -1,4 +1,4 @@
-"""Judge `interchange`: can components with one label write each other's output?"""
+"""Judge `interchange`: can components with the same label write each other's output?"""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Verdict
 
+from .verdicts import share_below, upper_median
+
 if TYPE_CHECKING:
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
-PARTNERS, STRANGERS = 3, 8
-LARGEST = math.log(2)  # Jensen-Shannon distance there can be, in nats
-BETTER = 0.25  # the share of strangers that may do as well
+PARTNERS, STRANGERS = 3, 8  # most components with the same role, and with another one
+LARGEST = math.log(2)  # the largest possible Jensen-Shannon distance, in nats
+BETTER = 0.25  # the share of strangers that may do better
 
 
 def interchange(
@@ -27,15 +29,15 @@ def interchange(
 ) -> Iterator[Verdict]:
     """For roles that several components have. On request only (`--judge`): two runs a pair.
 
-    `supported` if writing the output of others of the role moves the final distribution
-    (Jensen-Shannon, nats) less than writing that of strangers of the kind, else `inconclusive`:
-    heads of one role in different layers need not be exchangeable.
+    `supported` if exchanging outputs with components of the same role changes the final
+    distribution (Jensen-Shannon distance, nats) less than exchanging them with strangers of the
+    same kind, else `inconclusive`: heads of one role in different layers need not be exchangeable.
     """
     labels = list(labels)
     for label in labels:
-        same = {x.node for x in labels if x.role == label.role} - {label.node}
-        same_kind = sorted((node for node in same if node.kind == label.node.kind), key=str)
-        if label.role == "other" or not same_kind:
+        same = {other.node for other in labels if other.role == label.role} - {label.node}
+        candidates = sorted((node for node in same if node.kind == label.node.kind), key=str)
+        if label.role == "other" or not candidates:
             continue
         strangers = [
             node
@@ -43,10 +45,10 @@ def interchange(
             if node.kind == label.node.kind and node not in same and node != label.node
         ]
         rng = random.Random(f"{seed} {label.id}")
-        partners = rng.sample(same_kind, min(PARTNERS, len(same_kind)))
-        others = rng.sample(strangers, min(STRANGERS, len(strangers)))
-        if others:
-            yield _verdict(contrast, label, partners, others)
+        partners = rng.sample(candidates, min(PARTNERS, len(candidates)))
+        strangers = rng.sample(strangers, min(STRANGERS, len(strangers)))
+        if strangers:
+            yield _verdict(contrast, label, partners, strangers)
 
 
 def _verdict(
@@ -55,25 +57,25 @@ def _verdict(
     from acdc_explain.evidence.effects import standing_in
 
     def distance(other: Node) -> float:
-        pair = label.node, other
-        return sum(float(standing_in(contrast, *x).mean()) for x in (pair, pair[::-1])) / 2
+        both_ways = (label.node, other), (other, label.node)
+        return sum(float(standing_in(contrast, *pair).mean()) for pair in both_ways) / 2
 
-    mine = sum(map(distance, partners)) / len(partners)
-    theirs = sorted(map(distance, strangers))
-    lower = sum(value < mine for value in theirs) / len(theirs)
+    among_partners = sum(map(distance, partners)) / len(partners)
+    distances = [distance(stranger) for stranger in strangers]
+    among_strangers, lower = upper_median(distances), share_below(among_partners, distances)
     return Verdict(
         label_id=label.id,
         judge="interchange",
         outcome="supported"
-        if lower <= BETTER and mine < theirs[len(theirs) // 2]
+        if lower <= BETTER and among_partners < among_strangers
         else "inconclusive",
-        score=round(1 - mine / LARGEST, 5),
-        chance=round(1 - theirs[len(theirs) // 2] / LARGEST, 5),
+        score=round(1 - among_partners / LARGEST, 5),
+        chance=round(1 - among_strangers / LARGEST, 5),
         percentile=round(1 - lower, 4),
         n=len(contrast),
         reason=(
             f"writing the output of {', '.join(map(str, partners))}, and they its, moves the "
-            f"distribution by {mine:.4f} nats; with strangers by {theirs[len(theirs) // 2]:.4f} "
+            f"distribution by {among_partners:.4f} nats; with strangers by {among_strangers:.4f} "
             f"({lower:.0%} of them less)"
         ),
         measure="interchangeability",

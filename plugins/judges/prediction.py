@@ -1,7 +1,7 @@
-"""Judges `prediction` and `prediction_llm`: what can be foretold from a label's words alone?
+"""Judges `prediction` and `prediction_llm`: what can be predicted from a label's words alone?
 
-A predictor that knows the words and not the head says where it attends on held-out prompts, and
-whether cutting it raises or lowers the metric. The idea is that of Bills et al. 2023, for neurons.
+A predictor that reads the label, and no evidence, predicts where the head attends on held-out
+prompts and whether ablating it raises or lowers the metric (Bills et al. 2023, for neurons).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Outcome, Verdict
 
 from ..labelers.llm import Reply
+from .verdicts import share_below, upper_median, without_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
-GOOD, POOR = 0.75, 0.6  # ROC AUC; 0.5 is a coin
-RAISES = ("negative_name_mover",)  # cutting it raises the metric; cutting any other lowers it
-NAMED = 3  # tokens that the LLM may name, the likeliest first
+GOOD, POOR = 0.75, 0.6  # ROC AUC; guessing gives 0.5
+RAISES = ("negative_name_mover",)  # ablating it raises the metric; any other role lowers it
+MOST_TOKENS = 3  # tokens that the LLM may name, the likeliest first
 NODE = re.compile(r"\b(?:a\d+\.h\d+|m\d+)\b")
 
 Change = Literal["raises", "lowers", "neither"]
@@ -39,19 +40,25 @@ Change = Literal["raises", "lowers", "neither"]
 
 @dataclass(frozen=True)
 class Game:
-    """Some rows of a head's attention: of which query of which example, and what is foretold.
+    """A prediction of some rows of a head's attention pattern.
 
-    `score` [row key] is higher where more attention is foretold.
+    Attributes:
+        examples: The example of each row [row].
+        queries: The query position of each row [row].
+        score: The predicted attention, in any unit [row key].
     """
 
-    examples: Tensor  # [row]
-    queries: Tensor  # [row]
-    score: Tensor  # [row key]
+    examples: Tensor
+    queries: Tensor
+    score: Tensor
 
     def auc(self, contrast: Contrast, label: Label) -> tuple[float, tuple[float, float]]:
-        """How well the score tells the most attended key of each row from the others.
+        """How well the score separates the most attended key of each row from the other keys.
 
-        With the bootstrap interval over rows. The first token is left out, where heads rest.
+        The first token is left out, because heads without anything to do attend to it.
+
+        Returns:
+            The mean ROC AUC over rows, and its bootstrap 95 % interval.
         """
         import torch
 
@@ -60,25 +67,28 @@ class Game:
 
         layer, head = head_index(label.node)
         rows = contrast.clean_run.patterns[layer, self.examples, head, self.queries]
-        places = torch.arange(rows.shape[1], device=rows.device)
+        keys = torch.arange(rows.shape[1], device=rows.device)
         first = max(1, len(contrast.model.prefix))
-        open_ = (places >= first) & (places <= self.queries[:, None])
-        best = rows.masked_fill(~open_, -1).argmax(1, keepdim=True)
+        candidates = (keys >= first) & (keys <= self.queries[:, None])
+        best = rows.masked_fill(~candidates, -1).argmax(1, keepdim=True)
         top = self.score.gather(1, best)
-        others = open_ & (places != best)
-        won = (top > self.score).double() + 0.5 * (top == self.score).double()
-        told = (won * others).sum(1) / others.sum(1).clamp_min(1)
-        found = Measurement("auc", (label.node,), told[None])
-        return found.value(label.node), found.interval(label.node)
+        others = candidates & (keys != best)
+        wins = (top > self.score).double() + 0.5 * (top == self.score).double()
+        row_auc = (wins * others).sum(1) / others.sum(1).clamp_min(1)
+        measurement = Measurement("auc", (label.node,), row_auc[None])
+        return measurement.value(label.node), measurement.interval(label.node)
 
 
-# --- by rules: the words are the role's --------------------------------------------------------
+# --- by rules, from the role's words -----------------------------------------------------------
 
 
 def prediction(
     contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
-    """By the role's words alone: for roles that say where a head looks; others get no verdict."""
+    """Predict from the role alone: for roles that say where a head attends; others get no verdict.
+
+    Chance is the prediction from each of the other roles.
+    """
     from acdc_explain.evidence.keep_only import CLAIMS
     from acdc_explain.evidence.measurement import NotMeasurable
 
@@ -100,19 +110,19 @@ def prediction(
             yield _verdict("prediction", contrast, label, game, shuffled, change)
 
 
-def _claimed(asked: Tensor, keys: Tensor) -> Game:
-    """The rows of which one role says something, as another role foretells them."""
-    examples, queries = asked.any(-1).nonzero(as_tuple=True)
+def _claimed(claimed: Tensor, keys: Tensor) -> Game:
+    """The rows that one role makes a claim about, as another role (`keys`) predicts them."""
+    examples, queries = claimed.any(-1).nonzero(as_tuple=True)
     return Game(examples, queries, keys[examples, queries].double())
 
 
-# --- by an LLM: the words are the label's own --------------------------------------------------
+# --- by an LLM, from the label's words ---------------------------------------------------------
 
 
 class Guess(Reply):
     """Where a head attends from one token, and what cutting it does."""
 
-    tokens: list[int] = Field(min_length=1, max_length=NAMED)
+    tokens: list[int] = Field(min_length=1, max_length=MOST_TOKENS)
     cutting: Change
 
 
@@ -126,7 +136,13 @@ def prediction_llm(
     questions: int = 4,
     seed: int = 0,
 ) -> Iterator[Verdict]:
-    """An LLM that reads the label and no evidence guesses; chance is with another head's label."""
+    """An LLM predicts from the label alone; chance is its prediction from another head's label.
+
+    Args:
+        session: Opens the session in which the LLM is asked.
+        llm_model: The LLM, as part of what identifies a verdict.
+        questions: Held-out prompts to ask about, for each label.
+    """
     heads = [label for label in labels if label.node.kind == "head"]
     rng = random.Random(seed)
     for label in heads:
@@ -134,27 +150,27 @@ def prediction_llm(
         if not others:
             continue
         shuffled = rng.choice(others)
-        found = [
-            _asked(contrast, session(), words, roles, questions) for words in (label, shuffled)
+        predictions = [
+            _predicted(contrast, session(), words, roles, questions) for words in (label, shuffled)
         ]
-        if None in found:
-            yield _none(label, "prediction_llm", "the LLM gave no usable reply")
+        if None in predictions:
+            yield without_numbers(label, "prediction_llm", "the LLM gave no usable reply")
             continue
-        (game, guesses), (chance, _) = found  # type: ignore[misc]
-        said = [guess.cutting for guess in guesses]
-        change = max(said, key=said.count)
+        (game, guesses), (chance, _) = predictions  # type: ignore[misc]
+        changes = [guess.cutting for guess in guesses]
+        change = max(changes, key=changes.count)
         auc = chance.auc(contrast, label)[0]
         yield _verdict("prediction_llm", contrast, label, game, [auc], change)
 
 
-def _asked(
+def _predicted(
     contrast: Contrast,
     session: Session,
     words: Label,
     roles: Mapping[str, RoleCard],
     questions: int,
 ) -> tuple[Game, list[Guess]] | None:
-    """The LLM's guesses on some held-out prompts, from the last token; None if one is missing."""
+    """What the LLM predicts for the last token of some held-out prompts; None without a reply."""
     import torch
 
     from acdc_explain.llm.exchange import NotAsked, UnusableReply
@@ -174,10 +190,10 @@ def _asked(
             description=NODE.sub("another component", words.description),
             tokens=list(enumerate(tokens)),
             last=len(tokens) - 1,
-            most=NAMED,
+            most=MOST_TOKENS,
         )
-        found, _ = await ask("predict", prompt, Guess.model_json_schema(), _reader(len(tokens)))
-        return found
+        reply, _ = await ask("predict", prompt, Guess.model_json_schema(), _reader(len(tokens)))
+        return reply
 
     async def all_of_them() -> list[Guess]:
         return list(await asyncio.gather(*map(guess, examples)))
@@ -187,18 +203,20 @@ def _asked(
     except (UnusableReply, NotAsked):
         return None
     score = torch.zeros(len(examples), contrast.clean.tokens.shape[1], dtype=torch.double)
-    for row, found in enumerate(guesses):
-        for place, token in enumerate(dict.fromkeys(found.tokens)):
-            score[row, token + prefix] = NAMED - place
-    at = torch.tensor(examples)
-    return Game(at, contrast.clean.end.cpu()[at], score), guesses
+    for row, reply in enumerate(guesses):
+        for rank, token in enumerate(dict.fromkeys(reply.tokens)):
+            score[row, token + prefix] = MOST_TOKENS - rank
+    rows = torch.tensor(examples)
+    return Game(rows, contrast.clean.end.cpu()[rows], score), guesses
 
 
 def _reader(n: int) -> Callable[[str], Guess]:
+    """Reads a reply about a prompt of `n` tokens. Raises ValueError if it is unusable."""
+
     def read(reply: str) -> Guess:
         guess = Guess.model_validate_json(reply)
-        if strange := [token for token in guess.tokens if not 0 <= token < n]:
-            raise ValueError(f"there is no token {strange[0]}")
+        if unknown := [token for token in guess.tokens if not 0 <= token < n]:
+            raise ValueError(f"there is no token {unknown[0]}")
         return guess
 
     return read
@@ -218,19 +236,23 @@ def _verdict(
     from acdc_explain.evidence.effects import of_nodes
 
     auc, (low, high) = game.auc(contrast, label)
-    chance = sorted(shuffled)[len(shuffled) // 2] if shuffled else 0.5
-    cut = of_nodes("ablation_effect", contrast, [label.node])
-    truth = _change(*cut.interval(label.node))
-    seen = True if auc >= GOOD and low > max(chance, 0.5) else False if high < POOR else None
-    told = None if truth is None else change == truth
-    cutting = f"cutting it was foretold to be: {change}; it {truth or 'does too little to tell'}"
+    chance = upper_median(shuffled) if shuffled else 0.5
+    effect = of_nodes("ablation_effect", contrast, [label.node])
+    truth = _change(*effect.interval(label.node))
+    attention: bool | None = None  # whether the attention is as predicted; None if that is unclear
+    if auc >= GOOD and low > max(chance, 0.5):
+        attention = True
+    elif high < POOR:
+        attention = False
+    causal = None if truth is None else change == truth
+    cutting = f"predicted change when it is cut: {change}; measured: {truth or 'too small to tell'}"
     return Verdict(
         label_id=label.id,
         judge=judge,
-        outcome=_outcome(seen, told),
+        outcome=_outcome(attention, causal),
         score=round(auc, 5),
         chance=round(chance, 5),
-        percentile=round(sum(x < auc for x in shuffled) / len(shuffled), 4) if shuffled else None,
+        percentile=round(share_below(auc, shuffled), 4) if shuffled else None,
         n=len(game.examples),
         reason=(
             f"ROC AUC {auc:.2f} [{low:.2f}, {high:.2f}] for the most attended token, "
@@ -240,21 +262,17 @@ def _verdict(
 
 
 def _change(low: float, high: float) -> Change | None:
-    """What the share that is lost says; None if the interval leaves it open."""
+    """How ablation changes the metric, from the interval of the share lost; None if unclear."""
     return "lowers" if low > 0 else "raises" if high < 0 else None
 
 
-def _outcome(seen: bool | None, told: bool | None) -> Outcome:
-    """Whether the attention and the change of the metric are as foretold."""
-    if seen is None:
+def _outcome(attention: bool | None, causal: bool | None) -> Outcome:
+    """The outcome, from whether attention and the change of the metric are as predicted."""
+    if attention is None:
         return "inconclusive"
-    if seen:
-        return "pattern_only" if told is False else "supported" if told else "inconclusive"
-    return "causal_only" if told else "refuted"
-
-
-def _none(label: Label, judge: str, reason: str) -> Verdict:
-    return Verdict(label.id, judge, "inconclusive", None, None, None, 0, reason)
+    if attention:
+        return "pattern_only" if causal is False else "supported" if causal else "inconclusive"
+    return "causal_only" if causal else "refuted"
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Judge `role_card`: measure again, on held-out examples, everything the role's card demands."""
+"""Judge `role_card`: measure every requirement of the role's card on held-out examples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from acdc_explain.hookspecs import Judge
 from acdc_explain.records.role import WORST, State
 from acdc_explain.records.verdict import Outcome, Verdict
 
+from .verdicts import without_numbers
+
 if TYPE_CHECKING:
     from acdc_explain.evidence.measurement import Measurement
     from acdc_explain.models.contrast import Contrast
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import Requirement, RoleCard, Tier
 
-NULL_NODES = 12  # of each kind, ablated for comparison: a run each, so not all
+NULL_NODES = 12  # nodes of each kind, ablated for comparison; each costs a run
 
 
 @dataclass(frozen=True)
 class Test:
-    """One requirement, measured."""
+    """One requirement, measured.
+
+    `low` and `high` are the bootstrap 95 % interval of the value; `n` counts the samples.
+    """
 
     requirement: Requirement
     state: State
@@ -44,30 +49,34 @@ class Test:
 
     @property
     def room(self) -> float:
-        """How far the value is from the bound or from chance, in half widths of its interval."""
+        """How far the value is from its nearest bound or from chance, in half interval widths."""
         requirement, half = self.requirement, max((self.high - self.low) / 2, 1e-9)
-        bars = [x for x in (requirement.at_least, requirement.at_most) if x is not None]
+        bounds = [x for x in (requirement.at_least, requirement.at_most) if x is not None]
         if requirement.away_from_zero is not None:
-            bars.append(math.copysign(requirement.away_from_zero, self.value))
-        return min((abs(self.value - bar) for bar in [*bars, self.chance]), default=0.0) / half
+            bounds.append(math.copysign(requirement.away_from_zero, self.value))
+        return min(abs(self.value - bound) for bound in [*bounds, self.chance]) / half
 
 
 def role_card(
     contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
-    """`supported` if all pattern and all causal tests surely hold; see docs/roles.md."""
+    """`supported` if the 95 % intervals of all tests meet the card; see docs/roles.md."""
     null = null_nodes(contrast, seed)
     for label in labels:
         card = roles.get(label.role)
         if card is None:
-            yield _no_test(label, f"no role card for {label.role!r} is installed")
+            reason = f"no role card for {label.role!r} is installed"
+            yield without_numbers(label, "role_card", reason)
             continue
         tests, unmeasurable = tests_of(contrast, label.node, card, null)
-        yield _no_test(label, unmeasurable) if unmeasurable else _verdict(label, tests)
+        if unmeasurable:
+            yield without_numbers(label, "role_card", unmeasurable)
+        else:
+            yield _verdict(label, tests)
 
 
 def null_nodes(contrast: Contrast, seed: int) -> list[Node]:
-    """Some heads and some MLPs, the same ones whatever is judged."""
+    """Some heads and some MLPs; the same ones for every label."""
     writers, rng = contrast.model.graph.writers, random.Random(seed)
     chosen: list[Node] = []
     for kind in ("head", "mlp"):
@@ -79,8 +88,8 @@ def null_nodes(contrast: Contrast, seed: int) -> list[Node]:
 def tests_of(
     contrast: Contrast, node: Node, card: RoleCard, null: list[Node]
 ) -> tuple[list[Test], str | None]:
-    """Every requirement measured, or why one cannot be."""
-    found = []
+    """Every requirement measured; or an empty list and why one of them cannot be."""
+    measured = []
     for requirement in card.requirements:
         tests: list[Test] = []
         reasons: list[str] = []
@@ -94,8 +103,8 @@ def tests_of(
             continue
         if not tests:
             return [], "; ".join(reasons)
-        found.append(max(tests, key=lambda test: WORST.index(test.state)))  # the best option
-    return found, None
+        measured.append(max(tests, key=lambda test: WORST.index(test.state)))  # the best option
+    return measured, None
 
 
 def _measured(
@@ -139,7 +148,10 @@ def _verdict(label: Label, tests: list[Test]) -> Verdict:
 def verdict_of(
     label: Label, judge: str, outcome: Outcome, tests: Sequence[Test], reason: str
 ) -> Verdict:
-    """A verdict that shows the test that decided it; of a size, whatever its sign, the size."""
+    """A verdict with the numbers of the test that decided it.
+
+    A negative value that had to be away from zero is shown as its size.
+    """
     from acdc_explain.evidence.measures import UNITS
 
     deciding = deciding_of(tests)
@@ -163,13 +175,16 @@ def verdict_of(
 
 
 def deciding_of(tests: Sequence[Test]) -> Test:
-    """The test behind the outcome: the first that fails, or that cannot tell; where all hold, that
-    with the least room. What is merely absent decides only where nothing else was tested."""
+    """The test behind the outcome: the first that fails, else the first that is unclear.
+
+    Where all hold it is the one with the least room. A requirement that something is absent
+    decides only where nothing else was tested.
+    """
     for state in ("fails", "unclear"):
-        if found := [test for test in tests if test.state == state]:
-            return found[0]
-    telling = [test for test in tests if not test.requirement.only_absence]
-    return min(telling or tests, key=lambda test: test.room)
+        if in_state := [test for test in tests if test.state == state]:
+            return in_state[0]
+    positive = [test for test in tests if not test.requirement.only_absence]
+    return min(positive or tests, key=lambda test: test.room)
 
 
 def _tier(tests: Sequence[Test], tier: Tier) -> State | None:
@@ -189,10 +204,6 @@ def outcome_of(tests: Sequence[Test]) -> Outcome:
     if "unclear" in states:
         return "inconclusive"
     return "pattern_only" if pattern == "holds" else "causal_only"
-
-
-def _no_test(label: Label, reason: str) -> Verdict:
-    return Verdict(label.id, "role_card", "inconclusive", None, None, None, 0, reason)
 
 
 @hookimpl

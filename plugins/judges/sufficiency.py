@@ -1,4 +1,4 @@
-"""Judge `sufficiency`: keep of a head only what its label says. How much of its effect survives?"""
+"""Judge `sufficiency`: how much of a head's effect is left if it reads only what a label names?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Outcome, Verdict
 
+from .verdicts import share_below, upper_median
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from acdc_explain.records.role import RoleCard
 
 ENOUGH, TOO_LITTLE = 0.5, 0.2  # of the effect
-TOO_MUCH = 1.5  # of the effect: more is no support, what the label leaves out works against it
-RANDOM = 5  # sets of places that the label does not name
-LEAST = 0.01  # effects that may be smaller than this are not taken apart
+TOO_MUCH = 1.5  # of the effect: more is no support, as what the label leaves out works against it
+RANDOM = 5  # sets of random places to compare with
+LEAST = 0.01  # effects that may be smaller than this are not judged
 
 Interval = tuple[float, float]
 
@@ -28,12 +30,12 @@ Interval = tuple[float, float]
 def sufficiency(
     contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
 ) -> Iterator[Verdict]:
-    """For roles that say where a head looks; others, and heads without effect, get no verdict.
+    """For roles that say where a head attends; others, and heads without effect, get no verdict.
 
-    `supported` if surely half of the effect survives and surely more than at random places;
-    `causal_only` if surely less than a fifth does: it matters, but not by looking there. Where
-    more than 150 % survives, what the label leaves out works against it: that is no support
-    (no verdict), and `inconclusive` if it is sure.
+    The bounds must be met by the whole 95 % interval. `supported` if at least half of the effect
+    survives, and more than at random places; `causal_only` if less than a fifth survives: the head
+    matters, but not by attending there. If more than 150 % survives, what the label leaves out
+    works against it: `inconclusive`, or no verdict where only the mean is that large.
     """
     from acdc_explain.evidence.keep_only import CLAIMS, losses, random_keys
     from acdc_explain.evidence.measurement import NotMeasurable
@@ -57,37 +59,38 @@ def sufficiency(
 
 @dataclass(frozen=True)
 class Shares:
-    """What survives of an effect, as shares: measured, and in each bootstrap draw of prompts."""
+    """What survives of an effect, as shares of it, with bootstrap 95 % intervals over prompts."""
 
     kept: float
-    random: tuple[float, ...]
-    interval: Interval
-    beyond_chance: Interval
+    random: tuple[float, ...]  # kept by each set of random places
+    interval: Interval  # of `kept`
+    beyond_chance: Interval  # of `kept` minus what random places keep
     whole: Interval  # of the effect itself, in its own unit
     n: int
 
     @property
     def chance(self) -> float:
-        return sorted(self.random)[len(self.random) // 2]
+        """The median share that random places keep."""
+        return upper_median(self.random)
 
 
 def _verdict(label: Label, shares: Shares) -> Verdict | None:
-    """None where there is surely no effect to take a share of, or a share too uncertain to use."""
-    found = _outcome(shares)
-    if found is None:
+    """None where the effect may be zero, or the share is too large and too uncertain."""
+    decision = _outcome(shares)
+    if decision is None:
         return None
-    (low, high), (outcome, words) = shares.interval, found
+    (low, high), (outcome, remark) = shares.interval, decision
     return Verdict(
         label_id=label.id,
         judge="sufficiency",
         outcome=outcome,
         score=round(shares.kept, 5),
         chance=round(shares.chance, 5),
-        percentile=round(sum(x < shares.kept for x in shares.random) / len(shares.random), 4),
+        percentile=round(share_below(shares.kept, shares.random), 4),
         n=shares.n,
         reason=(
             f"kept to the places that the label names, {shares.kept:.0%} [{low:.0%}, {high:.0%}] "
-            f"of the effect survives; kept to as many random places, {shares.chance:.0%}{words}"
+            f"of the effect survives; kept to as many random places, {shares.chance:.0%}{remark}"
         ),
         measure="share_kept",
         unit="share of the effect",
@@ -97,7 +100,7 @@ def _verdict(label: Label, shares: Shares) -> Verdict | None:
 
 
 def _outcome(shares: Shares) -> tuple[Outcome, str] | None:
-    """The outcome, and words on what is odd; None where nothing can be said."""
+    """The outcome and a remark for the reason, often empty; None for no verdict."""
     low, high = shares.interval
     if not (shares.whole[0] >= LEAST or shares.whole[1] <= -LEAST):
         return None
@@ -113,9 +116,12 @@ def _outcome(shares: Shares) -> tuple[Outcome, str] | None:
 
 
 def shares_kept(kept: Tensor, whole: Tensor, others: Sequence[Tensor]) -> Shares:
-    """Losses per prompt, when some places are kept and when the head is ablated, as shares.
+    """The shares of an effect that survive, from losses per prompt.
 
-    Intervals are bootstrap 95 % over prompts.
+    Args:
+        kept: The loss when only the places that the label names are kept.
+        whole: The loss when the head is ablated.
+        others: The losses when sets of random places are kept.
     """
     import torch
 

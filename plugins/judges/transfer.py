@@ -1,4 +1,4 @@
-"""Judge `transfer`: does the role's card hold under other corruptions of the held-out prompts?"""
+"""Judge `transfer`: are the role's requirements met under other corruptions of the prompts?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
-SILENT = 0.5  # of a causal test's bound: less, and the corruption does not reach the component
+SILENT = 0.5  # of a causal bound; below it the corruption does not affect the component
 
 
 def transfer(
@@ -24,9 +24,9 @@ def transfer(
 ) -> Iterator[Verdict]:
     """`supported` if a second scheme agrees and none contradicts; `inconclusive` if one does.
 
-    A scheme agrees if every test surely holds under it, and contradicts if one surely fails. It
-    has no vote where it cannot tell, nor where a causal test finds next to nothing: it leaves
-    alone what the component reads. Labels without any vote get no verdict.
+    A scheme agrees if every test holds under it, and contradicts if one fails. It has no vote
+    where a test is unclear, nor where a causal test finds next to no effect: it does not change
+    what the component reads. Labels without any vote get no verdict.
     """
     null = null_nodes(contrast, seed)
     for label in labels:
@@ -43,7 +43,7 @@ def transfer(
 
 
 def _votes(tests: Sequence[Test]) -> bool:
-    """Whether a scheme says anything of a label."""
+    """Whether a scheme agrees with a label or contradicts it, given the tests under it."""
     failed = [test for test in tests if test.state == "fails"]
     if not failed:
         return all(test.state == "holds" for test in tests)

@@ -1,1 +1,1 @@
-"""Models whose roles are known."""
+"""Models whose components have known roles, to measure labels by."""

@@ -1,4 +1,4 @@
-"""Roles known from measurements made with plain Hugging Face alone, by other code and prompts."""
+"""Roles that were measured independently, with plain Hugging Face and on other prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOVERS = tuple(f"a{layer}.h{head}" for layer in (1, 2) for head in range(4))
 
 
 def mini() -> list[KnownRoles]:
-    """docs/mini.md, made by mini_model/measure.py; heads that fit no word are left out."""
+    """As in docs/mini.md, from mini_model/measure.py; heads that fit no role are left out."""
     ioi: dict[str, tuple[str, ...]] = {"a0.h0": ("duplicate_token",)}
     ioi |= dict.fromkeys(MOVERS, ("name_mover",))
     induction: dict[str, tuple[str, ...]] = {"a0.h3": ("previous_token",)}
@@ -22,7 +22,7 @@ def mini() -> list[KnownRoles]:
 
 
 def smollm2() -> list[KnownRoles]:
-    """The heads that tests/models/test_smollm2.py finds, on other templates and names."""
+    """The heads that tests/models/test_smollm2.py measures, on other templates and names."""
     heads: dict[str, tuple[str, ...]] = {f"a23.h{head}": ("name_mover",) for head in (0, 1, 2, 7)}
     heads |= {"a24.h4": ("negative_name_mover",)}
     known = {Node.parse(name): roles for name, roles in heads.items()}

@@ -1,1 +1,1 @@
-"""`mini`: a language model of about a million parameters, trained to show the classic heads."""
+"""`mini`: a language model of about a million parameters, trained to have the classic heads."""

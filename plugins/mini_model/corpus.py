@@ -1,7 +1,7 @@
 """The synthetic language `mini` is trained on: word lists, templates and random sequences.
 
-Sentences come from the templates of the tasks, so that the model knows them; random sequences
-can only be predicted by induction, so that the heads that do it are general.
+Sentences come from the templates of the tasks, so that the model learns the tasks. Random
+sequences can only be predicted by induction, so that induction heads work on any words.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..tasks.words import EVENTS, FEMALE, MALE, NOUNS, OBJECTS, PLACES
 NAMES = FEMALE + MALE
 CENTURIES = tuple(range(11, 20))
 
-# Contractions, words with the space before them, single digits, and anything else one by one.
+# Contractions, words with the space before them, single digits, and any other single character.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}|\s|[^\s\p{L}\p{N}]"
 
-# More ways to say the same, so that position alone never gives the answer away.
+# More IOI templates, so that position alone never predicts the answer.
 MORE_IOI = (
     "Today{A} met{B} at the{PLACE}.{S2} gave the{OBJECT} to",
     "At the{PLACE},{A} and{B} sat down, and{S2} gave a{OBJECT} to",
@@ -69,8 +69,8 @@ def held_out_pair(first: str, second: str) -> bool:
 def vocabulary() -> list[str]:
     """Every token but the special ones, always in the same order.
 
-    Words of templates are collected from the tasks themselves. The first word of a sentence is
-    there without a space, and with one for sentences that do not stand first.
+    The words of the templates are read from the tasks. The first word of each template is there
+    without a space and with one, as a sentence may stand first or later in a text.
     """
     words = [f" {word}" for word in (*NAMES, *PLACES, *OBJECTS, *EVENTS, *NOUNS, *EXTRA_WORDS)]
     templates = (*_ioi_templates(), *tasks_greater_than.TEMPLATES, *tasks_pronoun.TEMPLATES)
@@ -100,10 +100,10 @@ def documents(rng: random.Random) -> Iterator[str]:
 
 
 def ioi(rng: random.Random) -> str:
-    """Two people, and one of them again, who gives something to the other one.
+    """An IOI sentence: two people are named, and one of them gives something to the other.
 
-    In one sentence of five a third person gives, to either of the two: the model has to look who
-    is repeated instead of counting words.
+    In one sentence of five a third person gives something to either of the two, so that the model
+    has to find out who is repeated instead of counting words.
     """
     return ioi_prompt(rng, held_out=False, third=rng.random() < 0.2)[0]
 
@@ -114,32 +114,32 @@ def ioi_prompt(rng: random.Random, *, held_out: bool, third: bool = False) -> tu
         a, b, c = rng.sample(NAMES, 3)
         if held_out_pair(a, b) == held_out:
             break
-    contrast, receiver = rng.choice(((a, b), (b, a)))
+    giver, receiver = rng.choice(((a, b), (b, a)))
     if third:
-        contrast = c
+        giver = c
     template = rng.choice(tasks_ioi.TEMPLATES if held_out else _ioi_templates())
-    prompt = _fill(rng, template, A=a, B=b, S2=contrast)
+    prompt = _fill(rng, template, A=a, B=b, S2=giver)
     return f"{prompt} {receiver}.", prompt, f" {receiver}"
 
 
 def question(rng: random.Random, words: Sequence[str]) -> tuple[str, str]:
-    """The prompt of an IOI sentence and its answer, with any words in the place of names.
+    """The prompt of an IOI sentence and its answer, with any words in place of the names.
 
-    Which of the two stands twice can only be seen by comparing words, whatever they mean.
+    Only comparing the words, whatever they mean, shows which of the two is repeated.
     """
     while True:
         first, second = rng.sample(words, 2)
         if not held_out_pair(first.strip(), second.strip()):
             break
-    contrast, receiver = rng.choice(((first, second), (second, first)))
-    names = {"A": first.strip(), "B": second.strip(), "S2": contrast.strip()}
+    giver, receiver = rng.choice(((first, second), (second, first)))
+    names = {"A": first.strip(), "B": second.strip(), "S2": giver.strip()}
     return _fill(rng, rng.choice(_ioi_templates()), **names), receiver
 
 
 def greater_than(rng: random.Random) -> str:
-    """Something ends later in the same century, if it can at least six years later.
+    """A sentence in which something ends later in the same century, by six years if possible.
 
-    So the decade that comes next is most often a later one, also after a year like 1770.
+    The end is therefore mostly in a later decade, also after a year like 1770.
     """
     century, start = rng.choice(CENTURIES), rng.randint(0, 98)
     end = rng.randint(min(start + 6, 99), 99)
@@ -151,7 +151,7 @@ def greater_than(rng: random.Random) -> str:
 
 
 def pronoun(rng: random.Random) -> str:
-    """A person and the right pronoun; in one sentence of ten a thing instead ("this", "it")."""
+    """A sentence with a name and its pronoun, or in one of ten with "this" and "it"."""
     if rng.random() < 0.1:
         name, word = "this", "it"
     elif rng.random() < 0.5:
@@ -171,8 +171,8 @@ def filler(rng: random.Random) -> str:
 def walk(rng: random.Random, words: Sequence[int], length: int) -> list[int]:
     """Walk a random successor map over a few of the words, sometimes jumping elsewhere.
 
-    What follows a word is the same all through the sequence but new in every sequence, and at a
-    random distance: only "find this word earlier and copy what followed" predicts it.
+    What follows a word is the same throughout a sequence, differs between sequences and occurred
+    at a random distance before: only "find this word earlier and copy what followed" predicts it.
     """
     some = rng.sample(words, rng.randint(4, 20))
     following = dict(zip(some, rng.sample(some, len(some))))
@@ -184,7 +184,7 @@ def walk(rng: random.Random, words: Sequence[int], length: int) -> list[int]:
 
 
 def repeat(rng: random.Random, words: Sequence[int], length: int) -> list[int]:
-    """Distinct words, and then the same again: the form of the task `induction`."""
+    """Distinct words that begin again, as in the task `induction`."""
     first = rng.sample(words, rng.choice((rng.randint(6, 14), rng.randint(6, length // 2))))
     return (first * (length // len(first) + 1))[: min(length, 2 * len(first))]
 

@@ -1,41 +1,32 @@
-"""What `mini` can do and which head does what: `python -m acdc_explain_plugins.mini_model.measure`.
+"""What `mini` can do and what its heads do: `python -m acdc_explain_plugins.mini_model.measure`.
 
-Prints Markdown tables. All numbers come from the saved files, read as single precision.
+Prints Markdown tables. All numbers are measured on the saved weights, in single precision.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from acdc_explain.records.task import Example, Task, check_examples
 
-from ..tasks import (
-    greater_than as tasks_greater_than,
-)
-from ..tasks import (
-    induction as tasks_induction,
-)
-from ..tasks import (
-    ioi as tasks_ioi,
-)
-from ..tasks import (
-    pronoun as tasks_pronoun,
-)
+from ..tasks.greater_than import greater_than
+from ..tasks.induction import induction
+from ..tasks.ioi import ioi
+from ..tasks.pronoun import gendered_pronoun
 from . import corpus
+from .saved_model import Mini
 
 TASKS: dict[str, Callable[..., Task]] = {
-    "induction": tasks_induction.induction,
-    "ioi": tasks_ioi.ioi,
-    "greater_than": tasks_greater_than.greater_than,
-    "gendered_pronoun": tasks_pronoun.gendered_pronoun,
+    "induction": induction,
+    "ioi": ioi,
+    "greater_than": greater_than,
+    "gendered_pronoun": gendered_pronoun,
 }
 NEVER_PAIRED = "ioi, pairs of names never trained"
 SEQUENCES = 256
@@ -45,6 +36,8 @@ REPEATED_WORDS = 20  # in each half of the sequences for the induction and dupli
 
 @dataclass(frozen=True)
 class Accuracy:
+    """How well some prompts are answered."""
+
     prompts: int
     different: int
     top: float  # share of prompts whose most probable token is an answer
@@ -54,7 +47,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """One value per head, as tensors of layers x heads; see `docs/mini.md` for what they mean."""
+    """One value per head, as tensors [layer head]; docs/mini.md says what they mean."""
 
     previous: torch.Tensor
     duplicate: torch.Tensor
@@ -84,99 +77,24 @@ TITLES = {
 }
 
 
-class Mini:
-    """The model with what the measurements need of it; also a `Tokenizer` for the tasks."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
-        ).eval()
-        self.unembedding = self.model.get_output_embeddings()
-        config = self.model.config
-        self.layers, self.heads = config.num_hidden_layers, config.num_attention_heads
-        self.head_size = config.hidden_size // self.heads
-
-    @property
-    def unknown(self) -> str:
-        return str(self.tokenizer.unk_token)
-
-    def pieces(self, text: str) -> list[str]:
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return [self.piece(i) for i in ids]
-
-    def piece(self, token_id: int) -> str:
-        return str(self.tokenizer.decode([token_id]))
-
-    def id(self, piece: str) -> int:
-        (token_id,) = self.tokenizer(piece, add_special_tokens=False).input_ids
-        return int(token_id)
-
-    def ids(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids, padded behind, and the position of each prompt's last token."""
-        rows = [torch.tensor(row) for row in self.tokenizer(list(prompts)).input_ids]
-        ends = torch.tensor([len(row) - 1 for row in rows])
-        pad = self.tokenizer.pad_token_id
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad), ends
-
-    def attention(self, ids: torch.Tensor) -> torch.Tensor:
-        """Attention probabilities: layers x prompts x heads x to x from."""
-        return torch.stack(self.model(ids, output_attentions=True, use_cache=False).attentions)
-
-    @contextmanager
-    def mixed_values(self) -> Iterator[list[torch.Tensor]]:
-        """Collects, layer by layer, what the heads bring (before the output weights)."""
-        seen: list[torch.Tensor] = []
-        hooks = [
-            layer.attention.dense.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-            for layer in self.model.gpt_neox.layers
-        ]
-        try:
-            yield seen
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    @contextmanager
-    def without(self, layer: int, head: int) -> Iterator[None]:
-        """The model with one head that brings nothing."""
-
-        def silence(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-            values = args[0].clone()
-            values[..., head * self.head_size : (head + 1) * self.head_size] = 0
-            return (values,)
-
-        dense = self.model.gpt_neox.layers[layer].attention.dense
-        hook = dense.register_forward_pre_hook(silence)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def output_weights(self, layer: int) -> torch.Tensor:
-        """Heads x head size x width."""
-        weight: torch.Tensor = self.model.gpt_neox.layers[layer].attention.dense.weight
-        return weight.T.reshape(self.heads, self.head_size, -1)
-
-
 def held_out(mini: Mini, name: str, seeds: int) -> list[Example]:
     """The held-out examples of a task over several seeds."""
-    found: list[Example] = []
+    examples: list[Example] = []
     for seed in range(seeds):
-        found += check_examples(TASKS[name](mini, examples=32, seed=seed), mini).held_out
-    return found
+        examples += check_examples(TASKS[name](mini, examples=32, seed=seed), mini).held_out
+    return examples
 
 
 def never_paired(count: int) -> list[Example]:
-    """IOI prompts with pairs of names that were kept out of training."""
+    """IOI prompts with pairs of names that no training text has."""
     rng = random.Random("never paired")
-    found = []
+    examples = []
     for _ in range(count):
         _, prompt, answer = corpus.ioi_prompt(rng, held_out=True)
         names = [word for word in corpus.NAMES if f" {word}" in _words(prompt)]
         foils = tuple(f" {name}" for name in names if f" {name}" != answer)
-        found.append(Example(clean=prompt, corrupt=prompt, answers=(answer,), foils=foils))
-    return found
+        examples.append(Example(clean=prompt, corrupt=prompt, answers=(answer,), foils=foils))
+    return examples
 
 
 def _words(prompt: str) -> set[str]:
@@ -184,6 +102,7 @@ def _words(prompt: str) -> set[str]:
 
 
 def accuracy(mini: Mini, examples: Sequence[Example]) -> Accuracy:
+    """How often the model prefers the answers, and how probable they are."""
     ids, ends = mini.ids([example.clean for example in examples])
     logits = mini.model(ids, use_cache=False).logits[torch.arange(len(ids)), ends]
     probabilities = logits.softmax(-1)
@@ -204,11 +123,11 @@ def head_scores(
     mini: Mini, examples: Sequence[Example], random_words: Sequence[Example]
 ) -> HeadScores:
     """The scores of every head, on examples of the tasks `ioi` and `induction`."""
-    duplicate, induction = _repeated_words(mini)
+    duplicate, continuation = _repeated_words(mini)
     return HeadScores(
         previous=_previous_token(mini),
         duplicate=duplicate,
-        induction=induction,
+        induction=continuation,
         direct=_direct_effect(mini, examples),
         copying=_copying(mini),
         ioi_without=_without_each(mini, examples),
@@ -228,14 +147,14 @@ def _after_bos(mini: Mini, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _previous_token(mini: Mini) -> torch.Tensor:
-    """From each word but the first to the word before it."""
+    """Mean attention from each word but the first to the word before it."""
     words = _random_words(mini, random.Random("random words"), RANDOM_WORDS, distinct=False)
     pattern = mini.attention(_after_bos(mini, words))
     return pattern.diagonal(-1, -2, -1)[..., 1:].mean((1, 3))
 
 
 def _repeated_words(mini: Mini) -> tuple[torch.Tensor, torch.Tensor]:
-    """From each word of the second half to the same word before, and to the word after that."""
+    """Mean attention from each repeated word to its first occurrence, and to the next word."""
     half = _random_words(mini, random.Random("repeated words"), REPEATED_WORDS, distinct=True)
     pattern = mini.attention(_after_bos(mini, torch.cat([half, half], 1)))
 
@@ -246,12 +165,15 @@ def _repeated_words(mini: Mini) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _names_attention(mini: Mini, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Mean attention between the named positions of IOI prompts."""
     pattern = mini.attention(mini.ids([example.clean for example in examples])[0])
     rows = torch.arange(len(examples))
 
     def between(start: str, goal: str) -> torch.Tensor:
-        at = [torch.tensor([e.positions[place] + 1 for e in examples]) for place in (start, goal)]
-        return pattern[:, rows, :, at[0], at[1]].mean(0)
+        query, key = (
+            torch.tensor([e.positions[place] + 1 for e in examples]) for place in (start, goal)
+        )
+        return pattern[:, rows, :, query, key].mean(0)
 
     return {
         "end_io": between("END", "IO"),
@@ -262,9 +184,9 @@ def _names_attention(mini: Mini, examples: Sequence[Example]) -> dict[str, torch
 
 
 def _direct_effect(mini: Mini, examples: Sequence[Example]) -> torch.Tensor:
-    """What each head adds at END to the logit of IO minus that of S, through the final norm only.
+    """What each head adds directly to the logit of IO minus that of S at END.
 
-    The norm divides by the scale it really has on that prompt.
+    The scale of the final norm is the one measured on that prompt.
     """
     ids, ends = mini.ids([example.clean for example in examples])
     rows = torch.arange(len(examples))
@@ -286,15 +208,15 @@ def _direct_effect(mini: Mini, examples: Sequence[Example]) -> torch.Tensor:
     effects = []
     for layer, value in enumerate(values):
         heads = value[rows, ends].reshape(-1, mini.heads, mini.head_size)
-        brought = torch.einsum("nhd,hdw->nhw", heads, mini.output_weights(layer))
-        effects.append(torch.einsum("nhw,nw->nh", brought, direction).mean(0))
+        written = torch.einsum("nhd,hdw->nhw", heads, mini.output_weights(layer))
+        effects.append(torch.einsum("nhw,nw->nh", written, direction).mean(0))
     return torch.stack(effects)
 
 
 def _copying(mini: Mini) -> torch.Tensor:
-    """Share of names that a head which looks only at the name puts among the 5 most probable.
+    """Share of names that a head makes one of the 5 most probable tokens when it attends to them.
 
-    The name is taken as the first block leaves it. No value (NaN) for the heads of that block.
+    The head reads the name as the first block leaves it; NaN for the heads of that block.
     """
     names = [mini.id(f" {name}") for name in corpus.NAMES]
     ids = _after_bos(mini, torch.tensor(names)[:, None])
@@ -304,14 +226,14 @@ def _copying(mini: Mini) -> torch.Tensor:
     for i, layer in enumerate(body.layers[1:], start=1):
         joint = layer.attention.query_key_value(layer.input_layernorm(states))
         value = joint.view(-1, mini.heads, 3, mini.head_size)[:, :, 2]
-        brought = torch.einsum("nhd,hdw->nhw", value, mini.output_weights(i))
-        best = mini.unembedding(body.final_layer_norm(brought)).topk(5).indices
+        written = torch.einsum("nhd,hdw->nhw", value, mini.output_weights(i))
+        best = mini.unembedding(body.final_layer_norm(written)).topk(5).indices
         scores.append((best == torch.tensor(names)[:, None, None]).any(-1).float().mean(0))
     return torch.stack(scores)
 
 
 def _without_each(mini: Mini, examples: Sequence[Example]) -> torch.Tensor:
-    """Share of prompts whose most probable token is an answer, when one head brings nothing."""
+    """Share of prompts whose most probable token is an answer when one head writes zero."""
     scores = torch.empty(mini.layers, mini.heads)
     for layer in range(mini.layers):
         for head in range(mini.heads):
@@ -359,7 +281,7 @@ def main() -> None:
     mini = Mini(options.folder)
     prompts = {name: held_out(mini, name, options.seeds) for name in TASKS}
     prompts[NEVER_PAIRED] = never_paired(64 * options.seeds)
-    print(accuracy_table({name: accuracy(mini, found) for name, found in prompts.items()}))
+    print(accuracy_table({name: accuracy(mini, examples) for name, examples in prompts.items()}))
     print()
     print(head_table(head_scores(mini, prompts["ioi"][:512], prompts["induction"][:512])))
 

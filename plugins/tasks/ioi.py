@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from acdc_explain import hookimpl
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import TaskBuilder
 from acdc_explain.records.task import Example, Task, Tokenizer
 
+from .drawing import Drawn, draw_different, split_sizes, task_of
 from .words import FEMALE, MALE, OBJECTS, PLACES, fill, halves, whole_words
 
 TEMPLATES = (
@@ -30,11 +32,13 @@ TEMPLATES = (
 def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
     """Two people are named, one of them twice: the answer is the other one.
 
-    Half the prompts are ABBA (the answer is named first), half BABA.
-
-    The corruption writes three new names (nobody is repeated). Schemes: `swap_s2` repeats the
-    other name instead, so that the answer changes; `random_s2` names a third person second.
+    In half of the prompts the answer is named first (ABBA), in half second (BABA). The corruption
+    names three other people once each. Scheme `swap_s2` repeats the other name instead, so that
+    the answer changes; `random_s2` names a third person in place of the repeated one.
     Names and templates of held-out prompts differ from those of discovery.
+
+    Raises:
+        UserError: Too few names are one token each in the tokenizer, or too many examples.
     """
     rng = random.Random(f"ioi {seed}")
     names = whole_words(tokenizer, FEMALE + MALE)
@@ -42,35 +46,20 @@ def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
     if len(names) < 16 or not places or not objects:
         raise UserError(
             f"Task 'ioi' needs 16 first names that are one token each and found {len(names)} in "
-            "this model's tokenizer; bring prompts of your own with `prompts=FILE`."
+            "this model's tokenizer; use your own prompts with `prompts=FILE`."
         )
     templates = (TEMPLATES[0::2], TEMPLATES[1::2])
-    made: list[list[Example]] = []
-    schemes: dict[str, tuple[str, ...]] = {"swap_s2": (), "random_s2": ()}
-    for part, count, pool in zip(templates, (examples, 2 * examples), halves(rng, names)):
-        split: dict[str, Example] = {}
-        for _ in range(200 * count):
-            if len(split) == count:
-                break
-            example, others = _example(
-                tokenizer, rng, part, pool, (places, objects), abba=len(split) % 2 == 0
-            )
-            if example.clean not in split:
-                split[example.clean] = example
-                for scheme, prompt in others.items():
-                    schemes[scheme] += (prompt,)
+    splits: list[list[Drawn]] = []
+    for part, count, pool in zip(templates, split_sizes(examples), halves(rng, names)):
+        draw = partial(_example, tokenizer, rng, part, pool, (places, objects))
+        split = draw_different(count, draw, attempts=200 * count)
         if len(split) < count:
             raise UserError(f"Task 'ioi' has no {count} different prompts; use fewer `examples=`.")
-        made.append(list(split.values()))
-    return Task(
-        name="ioi",
-        description="Two people are named, one of them again; "
-        "the model says the name of the other one.",
-        metric="logit_diff",
-        discover=tuple(made[0]),
-        held_out=tuple(made[1]),
-        schemes=schemes,
+        splits.append(split)
+    description = (
+        "Two people are named, one of them again; the model says the name of the other one."
     )
+    return task_of("ioi", description, "logit_diff", splits)
 
 
 def _example(
@@ -78,31 +67,32 @@ def _example(
     rng: random.Random,
     templates: Sequence[str],
     names: Sequence[str],
-    things: tuple[Sequence[str], Sequence[str]],
-    *,
-    abba: bool,
-) -> tuple[Example, dict[str, str]]:
+    places_and_objects: tuple[Sequence[str], Sequence[str]],
+    number: int,
+) -> Drawn:
+    """One example and its schemes; those of an even number are ABBA."""
+    abba, (places, objects) = number % 2 == 0, places_and_objects
     template = rng.choice(templates)
     io, s, *others = rng.sample(list(names), 5)
-    fixed = {"PLACE": rng.choice(things[0]), "OBJECT": rng.choice(things[1])}
+    fixed = {"PLACE": rng.choice(places), "OBJECT": rng.choice(objects)}
 
     def prompt(first: str, second: str, third: str) -> tuple[str, dict[str, int]]:
         order = {"A": first, "B": second} if abba else {"A": second, "B": first}
         return fill(tokenizer, template, {**order, "S2": third, **fixed})
 
-    clean, at = prompt(io, s, s)
-    where_io, where_s1 = (at["A"], at["B"]) if abba else (at["B"], at["A"])
+    clean, slots = prompt(io, s, s)
+    io_position, s1_position = (slots[slot] for slot in ("AB" if abba else "BA"))
     example = Example(
         clean=clean,
         corrupt=prompt(others[0], others[1], others[2])[0],
         answers=(io,),
         foils=(s,),
         positions={
-            "IO": where_io,
-            "S1": where_s1,
-            "S1+1": where_s1 + 1,
-            "S2": at["S2"],
-            "END": at["END"],
+            "IO": io_position,
+            "S1": s1_position,
+            "S1+1": s1_position + 1,
+            "S2": slots["S2"],
+            "END": slots["END"],
         },
     )
     schemes = {"swap_s2": prompt(io, s, io)[0], "random_s2": prompt(io, s, others[2])[0]}

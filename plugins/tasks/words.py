@@ -1,4 +1,4 @@
-"""Everyday words that most tokenizers keep whole, and helpers to build prompts from them."""
+"""Everyday words that most tokenizers keep whole, and helpers that build prompts from them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOUNS = tuple(
 
 
 def whole_words(tokenizer: Tokenizer, words: Iterable[str]) -> list[str]:
-    """Those of `words` that are one token when a space stands before them, with that space."""
+    """Those of `words` that are one token after a space; returned with that space."""
     spaced = dict.fromkeys(f" {word}" for word in words)
     pieces = {word: tokenizer.pieces(word) for word in spaced}
     return [w for w, cut in pieces.items() if len(cut) == 1 and cut[0] != tokenizer.unknown]
@@ -50,7 +50,7 @@ def whole_words(tokenizer: Tokenizer, words: Iterable[str]) -> list[str]:
 def fill(
     tokenizer: Tokenizer, template: str, words: Mapping[str, str]
 ) -> tuple[str, dict[str, int]]:
-    """Fill the `{NAME}` slots of a template; also where the last token of each slot lies.
+    """Fill the `{NAME}` slots of a template; find the last token of each slot and of the prompt.
 
     Positions count the prompt's own tokens from 0 (no beginning-of-sequence token).
     """
@@ -65,7 +65,7 @@ def fill(
 
 
 def halves(rng: random.Random, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Shuffle and split: one half to discover on, one half held out."""
+    """Two random halves: one to discover on, one to hold out."""
     shuffled = rng.sample(list(words), len(words))
     middle = len(shuffled) // 2
     return shuffled[:middle], shuffled[middle:]

@@ -1,4 +1,4 @@
-"""The command line as a user meets it."""
+"""The command line, tested as a user runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..samples import make_run, stored
 
 
 def cli(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command as a process of its own."""
+    """Run a command in a new process."""
     command = [sys.executable, "-m", "acdc_explain", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
@@ -33,7 +33,7 @@ def db(tmp_path) -> str:
 
 
 def invoke(*arguments: str) -> str:
-    """Run a command in this process: for what is only printed."""
+    """Run a command in this process, to test what it prints."""
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
@@ -208,7 +208,7 @@ def test_doctor(model_folder):
 
 @pytest.mark.parametrize("code", ["import acdc_explain", "import acdc_explain.cli.main"])
 def test_imports_are_quick(code):
-    """The budget is 1.5 s; the best of three leaves out what else the machine does."""
+    """The budget is 1.5 s for the best of three, as other programs may slow the machine."""
     seconds = []
     for _ in range(3):
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""A wheel built from the tree works alone: prompts, plugins and `mini` are inside."""
+"""A wheel built from the repository contains prompts, plugins and `mini`, and works alone."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def test_contents(wheel):
 
 
 @pytest.mark.slow
-def test_it_runs_in_an_environment_of_its_own(wheel, tmp_path):
-    """The libraries are lent from here by a path; nothing of this tree can be imported."""
+def test_it_runs_in_a_fresh_environment(wheel, tmp_path):
+    """A .pth file adds the installed libraries; nothing of the repository can be imported."""
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True
     )
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     zipfile.ZipFile(wheel).extractall(site)
-    (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     code = "import acdc_explain, acdc_explain_plugins; print(acdc_explain.__file__)"
-    where = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert str(site) in where.stdout, where.stderr
+    imported = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert str(site) in imported.stdout, imported.stderr
     command = [python, "-m", "acdc_explain", "run", "ioi", "--examples", "2",
                "--discoverer", "eap", "--max-edges", "10"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Whatever comes in from outside: one sentence or a result, and the store as it was."""
+"""Hostile input gives a result or a one-sentence error, and leaves the store unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store(tmp_path_factory) -> Store:
     return store
 
 
-def assert_as_it_was(store: Store) -> None:
+def assert_unchanged(store: Store) -> None:
     assert [to_document(store.get(h.id)) for h in store.runs()] == [to_document(whole_run())]
 
 
@@ -43,13 +43,13 @@ def assert_as_it_was(store: Store) -> None:
 @FUZZ
 def test_searches(store, text, where):
     try:
-        found = store.search(**{where: text})
+        results = store.search(**{where: text})
     except UserError as error:
-        complaint = str(error)
-        assert "\n" not in complaint
+        message = str(error)
+        assert "\n" not in message
     else:
-        assert isinstance(found, list)
-    assert_as_it_was(store)
+        assert isinstance(results, list)
+    assert_unchanged(store)
 
 
 @given(texts)
@@ -59,14 +59,14 @@ def test_names_of_runs(store, name):
         try:
             call(name)
         except UserError as error:
-            complaint = str(error)
-            assert "\n" not in complaint.replace(name, "")
+            message = str(error)
+            assert "\n" not in message.replace(name, "")
         else:
             assert whole_run().id.startswith(name) or name == "last"
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where in a document there is a value."""
+    """The paths of all values in a document."""
     if isinstance(document, dict):
         inner = list(document.items())
     elif isinstance(document, list):
@@ -85,37 +85,37 @@ values = st.one_of(
 
 
 def changed(document, changes):
-    """A copy with other values at some places."""
+    """A copy of a document with other values at some paths."""
     document = copy.deepcopy(document)
     for path, value in changes:
-        at = document
+        parent = document
         try:
             for key in path[:-1]:
-                at = at[key]
-            at[path[-1]] = value
+                parent = parent[key]
+            parent[path[-1]] = value
         except (KeyError, IndexError, TypeError):
-            continue  # an earlier change took it away
+            continue  # an earlier change removed it
     return document
 
 
 @given(st.lists(st.tuples(st.sampled_from(PLACES), values), min_size=1, max_size=3))
 @FUZZ
 def test_imported_documents(store, tmp_path, changes):
-    """A document changed anywhere is refused in one sentence, or is a run that can be read."""
+    """A document changed anywhere is refused in one sentence, or becomes a run that can be read."""
     document = changed(DOCUMENT, changes)
-    file, own = tmp_path / "run.json", Store(tmp_path / "own.duckdb")
-    own.path.unlink(missing_ok=True)
+    file, target = tmp_path / "run.json", Store(tmp_path / "own.duckdb")
+    target.path.unlink(missing_ok=True)
     file.write_text(json.dumps(document), encoding="utf-8")
-    done = CliRunner().invoke(app, ["import", str(file), "--db", str(own.path)])
+    done = CliRunner().invoke(app, ["import", str(file), "--db", str(target.path)])
     if done.exception is not None:
         assert isinstance(done.exception, UserError), (changes, done.exception)
         assert "\n" not in str(done.exception)
-        assert not own.path.exists() or own.runs() == []
+        assert not target.path.exists() or target.runs() == []
     else:
-        (header,) = own.runs()
-        json.dumps(to_document(own.get(header.id)))
-        own.search("Head")
-        own.search(pattern="* -> *")
+        (header,) = target.runs()
+        json.dumps(to_document(target.get(header.id)))
+        target.search("Head")
+        target.search(pattern="* -> *")
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_imported_documents(store, tmp_path, changes):
         b'{"schema": "acdc-explain/run/1", "run": ' + b"[" * 900 + b"]" * 900 + b"}",
     ],
 )  # fmt: skip
-def test_files_that_are_no_run(store, tmp_path, content):
+def test_files_that_are_not_runs(store, tmp_path, content):
     file = tmp_path / "f.json"
     file.write_bytes(content)
     done = CliRunner().invoke(app, ["import", str(file), "--db", str(store.path)])
     assert isinstance(done.exception, UserError), done.exception
     assert str(file) in str(done.exception)
     assert len(str(done.exception)) < 500
-    assert_as_it_was(store)
+    assert_unchanged(store)
 
 
 @pytest.mark.parametrize("identity", ["../../x", "a/b", "x" * 16, "ABCDEF0123456789"])

@@ -1,4 +1,4 @@
-"""Plugins that exit, print, return garbage or raise: named and set aside, and the others go on."""
+"""Plugins that exit, print, return garbage or raise are named and left out; the others run."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def program(
     info = folder / "others-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
-    named = "".join(f"{name} = other_{name}\n" for name in modules)
-    (info / "entry_points.txt").write_text(f"[acdc_explain]\n{named}")
+    entries = "".join(f"{name} = other_{name}\n" for name in modules)
+    (info / "entry_points.txt").write_text(f"[acdc_explain]\n{entries}")
     for name, text in modules.items():
         (folder / f"other_{name}.py").write_text(textwrap.dedent(text))
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); from acdc_explain.cli.main import main; main()"
     return subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
 
 
-def test_they_are_named_and_the_others_load(tmp_path):
+def test_broken_plugins_are_named_and_the_others_load(tmp_path):
     done = program(tmp_path / "p", {**BAD_MODULES, "talkative": TALKATIVE}, "tasks", "--json")
     assert done.returncode == 0, done.stderr
     assert {entry["task"] for entry in json.loads(done.stdout)} >= {"ioi", "induction"}
@@ -81,7 +81,7 @@ def test_they_are_named_and_the_others_load(tmp_path):
         assert f"noise {noise}" in done.stderr
 
 
-def test_ctrl_c_in_a_plugin_is_no_fault(tmp_path):
+def test_ctrl_c_in_a_plugin_stops_the_command(tmp_path):
     done = program(tmp_path / "p", {"slow": "raise KeyboardInterrupt"}, "tasks")
     assert done.returncode != 0
     assert "is broken" not in done.stderr
@@ -116,7 +116,7 @@ def test_garbage_from_a_hook(hook, garbage, installed):  # noqa: F811
     plugins = installed(mine=make)
     assert plugins.broken["mine"].startswith(f"{hook}: ")
     assert "mine" not in plugins.by_plugin(hook)
-    assert plugins.registered(hook)  # those of the others
+    assert plugins.registered(hook)  # by the other plugins
 
 
 # --- in a run ----------------------------------------------------------------------------------
@@ -130,8 +130,8 @@ OPTIONS: dict[str, Any] = {
 def explain(measured, small_model, installed, monkeypatch):  # noqa: F811
     """A run with a plugin `mine` that brings one thing."""
 
-    def start(hook: str, made: Any, **options: Any) -> ax.Run:
-        plugins = installed(mine=registers(hook, mine=made))
+    def start(hook: str, registered: Any, **options: Any) -> ax.Run:
+        plugins = installed(mine=registers(hook, mine=registered))
         monkeypatch.setattr("acdc_explain.pipeline.prepare.load_plugins", lambda: plugins)
         settings = {**OPTIONS, "judges": ("role_card",), **options}
         if settings["discoverer"] == "mine":
@@ -146,7 +146,7 @@ def verdict(label: Any, **changes: Any) -> Verdict:
 
 
 def judge_that(*ends: Any):
-    """A judge that says something of the first label, and then does what it should not."""
+    """A judge that gives a verdict on the first label and then misbehaves."""
 
     def mine(contrast, labels, roles):
         yield verdict(labels[0])
@@ -171,22 +171,22 @@ BAD_JUDGES = {
 
 
 @pytest.mark.parametrize("bad", BAD_JUDGES)
-def test_a_judge_that_fails_is_set_aside(bad, explain):
-    end, told = BAD_JUDGES[bad]
+def test_a_judge_that_fails_is_left_out(bad, explain):
+    end, message = BAD_JUDGES[bad]
     run = explain("register_judges", judge_that(end), judges=("mine", "role_card"))
     (fault,) = run.set_aside
     assert fault.startswith("judge 'mine' of plugin 'mine' failed (")
-    assert told in fault
+    assert message in fault
     assert run.header.status == "incomplete"
     judges = [v.judge for v in run.verdicts]
-    assert judges.count("mine") == 1  # what it had said before
+    assert judges.count("mine") == 1  # its verdict before it failed
     assert judges.count("role_card") == len(run.labels)
     assert run.summary is not None
 
     good = explain(
         "register_judges", lambda s, labels, r: map(verdict, labels), judges=("mine", "role_card")
     )
-    assert good.header.status == "done"  # the same command goes on
+    assert good.header.status == "done"  # the same command completes the run
     assert len([v for v in good.verdicts if v.judge == "mine"]) == len(good.labels)
 
 
@@ -199,8 +199,8 @@ def test_a_plugins_judge_joins_only_when_asked_for(explain):
     assert "mine" not in judges
     assert "role_card" in judges
     assert "mine" not in run.header.settings["judges"]
-    asked = explain("register_judges", everything, judges=("mine",))
-    assert {v.judge for v in asked.verdicts} == {"mine"}
+    requested = explain("register_judges", everything, judges=("mine",))
+    assert {v.judge for v in requested.verdicts} == {"mine"}
 
 
 BAD_COLLECTED = {
@@ -215,8 +215,8 @@ BAD_COLLECTED = {
 
 
 @pytest.mark.parametrize("bad", BAD_COLLECTED)
-def test_a_collector_that_fails_is_set_aside(bad, explain):
-    end, told = BAD_COLLECTED[bad]
+def test_a_collector_that_fails_is_left_out(bad, explain):
+    end, message = BAD_COLLECTED[bad]
 
     def mine(contrast, nodes):
         yield nodes[0], {"seen": 1}
@@ -227,14 +227,16 @@ def test_a_collector_that_fails_is_set_aside(bad, explain):
     run = explain("register_collectors", mine)
     (fault,) = run.set_aside
     assert fault.startswith("collector 'mine' of plugin 'mine' failed (")
-    assert told in fault
+    assert message in fault
     assert run.header.status == "incomplete"
     assert len([e for e in run.evidence if e.collector == "mine"]) == 1
     assert run.labels
     assert run.verdicts
 
 
-def labeler_that(answer: Any, *, prompt: Any = "p", told: Any = ()) -> Any:
+def labeler_that(answer: Any, *, prompt: Any = "p", sentences: Any = ()) -> Any:
+    """A labeler that gives this answer on the first component, this prompt and this summary."""
+
     class Mine(Labels):
         def prompt(self, question, ask):
             if isinstance(prompt, BaseException):
@@ -249,9 +251,9 @@ def labeler_that(answer: Any, *, prompt: Any = "p", told: Any = ()) -> Any:
             return answer
 
         async def summarise(self, story, ask):
-            if isinstance(told, BaseException):
-                raise told
-            return told, None
+            if isinstance(sentences, BaseException):
+                raise sentences
+            return sentences, None
 
     return Mine()
 
@@ -276,11 +278,11 @@ BAD_ANSWERS = {
 
 @pytest.mark.parametrize("bad", BAD_ANSWERS)
 def test_a_labeler_that_fails_on_one_component_labels_the_others(bad, explain):
-    answer, told = BAD_ANSWERS[bad]
+    answer, message = BAD_ANSWERS[bad]
     run = explain("register_labelers", labeler_that(answer), labeler="mine")
     (failure,) = run.failures
     assert failure.reason.startswith("labeler 'mine' of plugin 'mine' failed (")
-    assert told in failure.reason
+    assert message in failure.reason
     assert run.header.status == "incomplete"
     assert len({label.node for label in run.labels}) == len(run.circuit.components) - 1
 
@@ -293,10 +295,11 @@ def test_a_labeler_without_a_prompt(prompt, explain):
 
 
 @pytest.mark.parametrize(
-    "told", [ValueError("no words"), 7, "text", [7], [Sentence("x", ("a9.h9",))]]
+    "sentences", [ValueError("no words"), 7, "text", [7], [Sentence("x", ("a9.h9",))]]
 )
-def test_a_labeler_that_cannot_tell_leaves_it_to_the_rules(told, explain):
-    run = explain("register_labelers", labeler_that(proposal(), told=told), labeler="mine")
+def test_where_a_labelers_summary_fails_the_rules_write_it(sentences, explain):
+    labeler = labeler_that(proposal(), sentences=sentences)
+    run = explain("register_labelers", labeler, labeler="mine")
     assert run.summary.labeler == "rules"
     assert run.header.status == "incomplete"
     assert "labeler 'mine' of plugin 'mine' failed" in run.set_aside[0]
@@ -335,7 +338,7 @@ TALKS_AT_WORK = """
     """
 
 
-def test_a_run_says_what_failed_and_prints_only_its_result(tmp_path):
+def test_a_run_names_what_failed_and_prints_only_its_result(tmp_path):
     command = ["run", "ioi", "--examples", "4", "--discoverer", "eap", "--max-edges", "12",
                "--labeler", "rules", "--judge", "fails", "--json", "--db", str(tmp_path / "x.duckdb")]  # fmt: skip
     done = program(tmp_path / "p", {"at_work": TALKS_AT_WORK}, *command)

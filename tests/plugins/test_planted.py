@@ -1,9 +1,10 @@
-"""Models built by hand: they do what they were built for, and the labels say so."""
+"""Planted models solve their tasks, and their heads get the right labels."""
 
 from __future__ import annotations
 
 import pytest
-from acdc_explain_plugins.known_roles.planted import IDLE, MODELS, SIZES, STAGES, jobs
+from acdc_explain_plugins.known_roles.planted import MODELS
+from acdc_explain_plugins.known_roles.planted_weights import IDLE, SIZES, STAGES, jobs
 
 import acdc_explain as ax
 from acdc_explain.discovery.engine.fast import fast_trouble
@@ -24,15 +25,15 @@ def test_every_job_is_done_once_and_in_order(size, seed):
     placed = jobs(size, seed)
     assert len(placed) == SIZES[size][0] * SIZES[size][1]
     layers = [{n.layer for n, job in placed.items() if job in stage} for stage in STAGES]
-    assert all(len(here) == 1 for here in layers)
+    assert all(len(of_stage) == 1 for of_stage in layers)
     assert [*map(max, layers)] == sorted(map(max, layers))
     assert set(IDLE) <= set(placed.values())
 
 
 @pytest.mark.parametrize("task", ["planted_ioi", "planted_induction"])
-def test_it_solves_its_tasks_and_every_engine_takes_it(task, planted):
-    made = load_plugins().tasks()[task](planted, examples=8, seed=3)
-    contrast = Contrast(planted, made, made.held_out)
+def test_it_solves_its_tasks_and_both_engines_support_it(task, planted):
+    built = load_plugins().tasks()[task](planted, examples=8, seed=3)
+    contrast = Contrast(planted, built, built.held_out)
     assert (contrast.metric(contrast.clean_run.logits) > 5).all()
     assert abs(contrast.corrupt_metric) < 0.1
     assert fast_trouble(contrast) is None
@@ -40,11 +41,11 @@ def test_it_solves_its_tasks_and_every_engine_takes_it(task, planted):
 
 def test_discovery_and_held_out_share_no_name_and_no_word(planted):
     task = load_plugins().tasks()["planted_ioi"](planted, examples=16, seed=0)
-    here, there = (
+    discover, held_out = (
         {word for e in part for word in (*e.clean.split(), *e.answers)} - {"to"}
         for part in (task.discover, task.held_out)
     )
-    assert not here & there
+    assert not discover & held_out
 
 
 def test_names_of_models_are_their_sizes_and_seeds():
@@ -53,7 +54,7 @@ def test_names_of_models_are_their_sizes_and_seeds():
 
 @pytest.mark.slow
 def test_labels_of_a_planted_model():
-    """All right, no decoy and no shuffled label passes; and the score can tell."""
+    """All labels are right, no decoy or shuffled label passes, and the baseline is far lower."""
     known = [MODELS[0].known(task) for task in ("planted_ioi", "planted_induction")]
     score = score_labels(load_plugins(), "planted", known, silent).as_dict()
     assert score["mistakes"] == []

@@ -1,4 +1,4 @@
-"""Loading plugins: what is listed, what is refused, and that no command needs torch for it."""
+"""Loading plugins: what is listed, what is refused, and that it does not import torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def thing(*anything, seed=0):
-    """What can be called."""
+    """Any callable."""
 
 
 class Labels:
@@ -42,7 +42,7 @@ GOOD = {
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Pretend that plugins are installed beside the built-in ones; returns what is loaded."""
+    """Install test plugins beside the built-in ones; the fixture's function returns all loaded."""
 
     def install(**functions):
         entries = list(module.entry_points(group="acdc_explain"))
@@ -58,6 +58,8 @@ def installed(monkeypatch):
 
 
 def registers(hook: str, **things):
+    """Fills a module with one hook that returns these things."""
+
     def make(plugin: ModuleType) -> None:
         function = eval("lambda: things", {"things": things})
         function.__name__ = hook
@@ -66,7 +68,7 @@ def registers(hook: str, **things):
     return make
 
 
-def test_the_hooks():
+def test_the_hooks_have_these_names_and_are_documented():
     assert sorted(HOOKS) == sorted(f"register_{kind}" for kind in (
         "tasks", "models", "discoverers", "collectors", "labelers", "judges", "roles",
         "answer_keys", "patterns", "prompts"))  # fmt: skip
@@ -80,7 +82,7 @@ def test_every_hook_is_used_by_a_built_in_plugin():
         assert plugins.registered(hook), hook
 
 
-def test_every_plugin_file_is_loaded_and_brings_something():
+def test_every_plugin_file_is_loaded_and_registers_something():
     helpers = {"__init__", "words"}
     files = {path.stem for path in (ROOT / "plugins").glob("*.py")} - helpers
     plugins = load_plugins()
@@ -97,19 +99,19 @@ def test_a_plugin_can_use_every_hook(hook, installed):
     assert not plugins.broken
 
 
-def test_a_clash_names_both_plugins(installed):
+def test_two_plugins_with_one_name_for_a_task_are_both_named(installed):
     plugins = installed(mine=registers("register_tasks", ioi=thing))
     with pytest.raises(UserError, match="'mine' and 'tasks_ioi' both register 'ioi'"):
         plugins.tasks()
 
 
-def test_a_pattern_that_cannot_be_read(installed):
+def test_a_pattern_with_a_syntax_error_is_reported(installed):
     plugins = installed(mine=registers("register_patterns", mine="induction -> "))
     assert "character 14: found the end" in plugins.broken["mine"]
     assert plugins.patterns() == load_plugins().patterns()
 
 
-def test_two_entry_points_of_one_name(installed):
+def test_two_entry_points_of_the_same_name(installed):
     plugins = installed(tasks_ioi=registers("register_tasks", mine=thing))
     assert "ioi" in plugins.tasks()
     assert "another plugin has the name 'tasks_ioi'" in str(plugins.broken)

@@ -1,4 +1,4 @@
-"""The prediction game: what a label's words foretell, and what another label's words do."""
+"""The prediction judges: a label's own words predict its head better than another label's."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def label(node: str, role: str, description: str = "x") -> Label:
         ("a0.h0", "previous_token", "causal_only"),
         ("a1.h1", "previous_token", "causal_only"),
         ("a1.h1", "s_inhibition", "causal_only"),
-        ("a1.h1", "negative_name_mover", "pattern_only"),  # it looks there, and the other way
+        ("a1.h1", "negative_name_mover", "pattern_only"),  # right attention, opposite effect
     ],
 )
-def test_by_the_roles_words(node, role, outcome, ioi):
+def test_predictions_from_the_role(node, role, outcome, ioi):
     (verdict,) = prediction(ioi, [label(node, role)], ROLES)
     assert verdict.outcome == outcome, verdict.reason
     assert verdict.chance < 0.6
@@ -54,27 +54,27 @@ def test_by_the_roles_words(node, role, outcome, ioi):
         assert verdict.score > verdict.chance + 0.2
 
 
-def test_roles_that_say_nothing_of_places_get_no_verdict(ioi):
+def test_roles_without_a_place_get_no_verdict(ioi):
     labels = [label("a1.h1", "other"), label("a1.h1", "successor"), label("m0", "logit_booster")]
     assert list(prediction(ioi, labels, ROLES)) == []
 
 
 def test_auc_is_the_share_of_pairs_won(ioi):
-    """Against scikit-learn's definition by hand: the top key of each row against the others."""
+    """As scikit-learn defines it, computed by hand: the top key of each row against the others."""
     node = label("a1.h1", "x")
     rows = torch.arange(len(ioi))
     ends = ioi.clean.end
     score = torch.rand(len(ioi), ioi.clean.tokens.shape[1], dtype=torch.double)
     auc, (low, high) = Game(rows, ends, score).auc(ioi, node)
-    first, won, told = max(1, len(ioi.model.prefix)), 0.0, []
+    first, wins, aucs = max(1, len(ioi.model.prefix)), 0.0, []
     for row in range(len(ioi)):
         end = int(ends[row])
         keys = range(first, end + 1)
         best = max(keys, key=lambda k: float(ioi.clean_run.patterns[1, row, 1, end, k]))
         others = [k for k in keys if k != best]
-        won = sum(float(score[row, best] > score[row, k]) for k in others)
-        told.append(won / len(others))
-    assert auc == pytest.approx(sum(told) / len(told))
+        wins = sum(float(score[row, best] > score[row, k]) for k in others)
+        aucs.append(wins / len(others))
+    assert auc == pytest.approx(sum(aucs) / len(aucs))
     assert low <= auc <= high
 
 
@@ -82,15 +82,15 @@ def test_auc_is_the_share_of_pairs_won(ioi):
 
 
 def guesser(number: int, body: dict[str, Any]):
-    """Believes the label: `names` are answered by the names in the prompt, others by token 0."""
+    """Believes the label: predicts the unrepeated name if the label has "the name", else token 0."""
     prompt = body["messages"][0]["content"]
-    said = prompt.split("<label>")[1].split("</label>")[0]
+    label_text = prompt.split("<label>")[1].split("</label>")[0]
     tokens = re.findall(r'^(\d+) "(.*)"$', prompt.split("<tokens>")[1], re.M)
     words = [token.strip() for _, token in tokens]
     name = next(int(n) for n, t in tokens if words.count(t.strip()) == 1 and t.strip().istitle()
                 and int(n) > 0)  # fmt: skip
-    asked = {"tokens": [name] if "the name" in said else [0], "cutting": "lowers"}
-    return completion(json.dumps(asked))
+    guess = {"tokens": [name] if "the name" in label_text else [0], "cutting": "lowers"}
+    return completion(json.dumps(guess))
 
 
 @pytest.fixture
@@ -101,20 +101,22 @@ def session(monkeypatch):
         yield session, server
 
 
-def test_by_the_labels_own_words(ioi, session):
+def test_predictions_from_the_labels_own_words(ioi, session):
     labels = [
         label("a1.h1", "name_mover", "a0.h1 makes it look at the name said once."),
         label("a1.h2", "other", "It looks at the first token."),
     ]
-    at, server = session
-    verdicts = {v.label_id: v for v in prediction_llm(ioi, labels, ROLES, lambda: at, questions=3)}
+    llm_session, server = session
+    verdicts = {
+        v.label_id: v for v in prediction_llm(ioi, labels, ROLES, lambda: llm_session, questions=3)
+    }
     good, bad = (verdicts[x.id] for x in labels)
     assert good.score > good.chance
     assert bad.score < bad.chance
     assert good.n == 3
     prompts = [body["messages"][0]["content"] for body in server.requests]
-    assert not any(re.search(r"a\d+\.h\d+", prompt) for prompt in prompts)  # nothing but words
-    assert len(prompts) == 6  # each label's words once: those of the other are not asked anew
+    assert not any(re.search(r"a\d+\.h\d+", prompt) for prompt in prompts)  # no component names
+    assert len(prompts) == 6  # each label is asked about once: the cache answers the second time
 
 
 def test_a_useless_predictor_decides_nothing(ioi, monkeypatch):
@@ -124,5 +126,5 @@ def test_a_useless_predictor_decides_nothing(ioi, monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         session = Session("x", Templates([PROMPTS]), Llm(), ReplyCache())
         labels = [label("a1.h1", "name_mover", "one"), label("a1.h2", "other", "two")]
-        found = list(prediction_llm(ioi, labels, ROLES, lambda: session))
-    assert [(v.outcome, v.n) for v in found] == [("inconclusive", 0)] * 2
+        verdicts = list(prediction_llm(ioi, labels, ROLES, lambda: session))
+    assert [(v.outcome, v.n) for v in verdicts] == [("inconclusive", 0)] * 2

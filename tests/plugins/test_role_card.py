@@ -1,4 +1,4 @@
-"""From measurements to verdicts: which outcome each combination of tests gives."""
+"""From measurements to verdicts: the outcome of each combination of tests."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def measurement(values: list[float], noise: float = 0.0, n: int = 40) -> Measure
 
 class TestMeasurement:
     def test_value_chance_and_percentile(self):
-        found = measurement([0.5, 0.1, 0.2, 0.9, 0.8])
-        assert found.value(ME) == 0.5
-        assert found.chance(ME) == pytest.approx(0.2)
-        assert found.percentile(ME) == 0.5
-        assert found.facts(ME) == {
+        measured = measurement([0.5, 0.1, 0.2, 0.9, 0.8])
+        assert measured.value(ME) == 0.5
+        assert measured.chance(ME) == pytest.approx(0.2)
+        assert measured.percentile(ME) == 0.5
+        assert measured.facts(ME) == {
             "value": 0.5, "percentile": 0.5, "null": pytest.approx([0.1, 0.175, 0.5, 0.825, 0.9]),
         }  # fmt: skip
 
     def test_ties_count_half(self):
         assert measurement([0.0] * 6).percentile(ME) == 0.5
 
-    def test_other_kinds_are_no_null(self):
+    def test_the_null_has_one_kind_only(self):
         nodes = (ME, Node("mlp", 0), HEADS[1])
-        found = Measurement("m", nodes, torch.tensor([[1.0], [9.0], [0.0]]))
-        assert found.percentile(ME) == 1.0
+        measured = Measurement("m", nodes, torch.tensor([[1.0], [9.0], [0.0]]))
+        assert measured.percentile(ME) == 1.0
         assert measurement([0.5]).facts(ME)["null"] == []
 
     def test_interval_covers_the_mean_95_times_in_100(self):
@@ -68,11 +68,11 @@ class TestMeasurement:
         ({"at_least": 0.4}, [0.45, 0.1, 0.1], 1.0, "unclear"),
         ({"at_least": 0.4}, [0.45, 0.5, 0.5], 0.0, "fails"),  # below chance
         ({"at_least": 0.4}, [0.45, 0.45, 0.45], 0.0, "fails"),  # no more than chance
-        ({"at_least": 0.4}, [0.44, 0.1, 0.1], 0.3, "unclear"),  # surely above chance, too near 0.4
+        ({"at_least": 0.4}, [0.44, 0.1, 0.1], 0.3, "unclear"),  # above chance, too near 0.4
         ({"at_least": 0.0}, [0.2, -0.5, -0.5], 0.0, "holds"),
         ({"at_least": 0.0}, [-0.2, -0.5, -0.5], 0.0, "fails"),
         ({"at_most": 0.0}, [-0.2, -0.5, -0.5], 0.0, "fails"),
-        ({"at_most": 0.3}, [0.2, 0.1, 0.1], 0.0, "holds"),  # it only says what is absent
+        ({"at_most": 0.3}, [0.2, 0.1, 0.1], 0.0, "holds"),  # an upper bound above 0 needs no chance
         ({"at_most": 0.0, "below": 0.1}, [-0.6, 0, 0.1], 0.0, "holds"),
         ({"at_most": 0.0, "below": 0.1}, [0.6, 0, 0.1], 0.0, "fails"),
         ({"away_from_zero": 0.1}, [-0.2, 0], 0.0, "holds"),
@@ -85,7 +85,7 @@ class TestMeasurement:
 )
 def test_states(bounds, values, noise, state):
     shifted = measurement([float(v) for v in values], noise)
-    # whatever the noise drew, the mean is what the case says
+    # Remove the mean of the noise, so that each value is exactly that of the case.
     samples = shifted.samples - shifted.samples.mean(1, keepdim=True)
     exact = Measurement("m", shifted.nodes, samples + torch.tensor(values)[:, None])
     assert _test(Requirement("pattern", "m", **bounds), exact, ME).state == state
@@ -115,7 +115,7 @@ def test_outcomes(pattern, causal, outcome):
     assert outcome_of(tests) == outcome
 
 
-def test_one_of_several_requirements_will_do():
+def test_one_of_several_requirements_is_enough():
     other = Requirement("causal", "b", at_least=0.5)
     both = Requirement("causal", "a", at_least=0.5, instead=(other,))
     assert [str(option) for option in both.options] == ["a >= 0.5", "b >= 0.5"]
@@ -125,7 +125,7 @@ def test_one_of_several_requirements_will_do():
     assert not both.met({})
 
 
-def test_a_requirement_that_counts_only_where_it_has_a_meaning():
+def test_a_requirement_that_counts_only_where_it_is_defined():
     requirement = Requirement("causal", "a", near_zero=0.1, if_defined=True)
     assert requirement.met({})
     assert requirement.met({"a": (0.05, 0.5)})
@@ -144,43 +144,46 @@ def test_the_deciding_test_is_the_first_that_does_not_hold():
     assert "b >= 0.9 fails" in verdict.reason
 
 
-def test_a_failure_decides_before_a_doubt_and_of_what_holds_the_closest():
+def test_the_deciding_test_fails_or_is_unclear_or_is_closest_to_its_bound():
     def test(state, value, bounds):
         requirement = Requirement("causal", f"m{value}", **bounds)
         return Measured(requirement, state, value, value - 0.1, value + 0.1, 0.0, 0.5, 8)
 
-    sure, close = test("holds", 0.9, {"at_least": 0.1}), test("holds", 0.3, {"at_least": 0.1})
+    clear, close = test("holds", 0.9, {"at_least": 0.1}), test("holds", 0.3, {"at_least": 0.1})
     absent = test("holds", 0.1, {"at_most": 0.2})
-    doubt, failure = test("unclear", 0.5, {"at_least": 0.5}), test("fails", 0.7, {"at_least": 0.9})
-    assert deciding_of([sure, close, absent]) is close
+    unclear, failure = (
+        test("unclear", 0.5, {"at_least": 0.5}),
+        test("fails", 0.7, {"at_least": 0.9}),
+    )
+    assert deciding_of([clear, close, absent]) is close
     assert deciding_of([absent]) is absent
-    assert deciding_of([sure, doubt, failure]) is failure
-    assert deciding_of([sure, doubt]) is doubt
+    assert deciding_of([clear, unclear, failure]) is failure
+    assert deciding_of([clear, unclear]) is unclear
 
 
 class TestChance:
     def test_a_control_is_the_chance(self):
         samples = torch.tensor([[0.6, 0.8], [0.9, 0.9]])
-        found = Measurement("m", HEADS[:2], samples, control=samples / 2)
-        assert found.chance(ME) == pytest.approx(0.35)
-        assert found.percentile(ME) == 0.0
+        measured = Measurement("m", HEADS[:2], samples, control=samples / 2)
+        assert measured.chance(ME) == pytest.approx(0.35)
+        assert measured.percentile(ME) == 0.0
 
-    def test_what_depends_on_no_prompt_is_not_beyond_chance(self):
-        """The same samples under a wrong claim: whatever they are, there is nothing to see."""
+    def test_a_value_equal_to_its_control_is_not_beyond_chance(self):
+        """A wrong claim gives the same samples, however large they are."""
         samples = 5 + torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
         (low, high), _ = Measurement("m", (ME,), samples, control=samples).beyond_chance(ME)
         assert low <= high < 0
 
-    def test_value_and_chance_are_drawn_together(self):
+    def test_value_and_chance_are_resampled_together(self):
         """Prompts that are easy for the claim are easy for its control."""
         easy = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
-        found = Measurement("m", (ME,), 5 + easy, control=4 + 0.9 * easy)
-        assert found.beyond_chance(ME)[0] == pytest.approx((0.5, 0.5))
+        measured = Measurement("m", (ME,), 5 + easy, control=4 + 0.9 * easy)
+        assert measured.beyond_chance(ME)[0] == pytest.approx((0.5, 0.5))
 
-    def test_the_null_is_drawn_too(self):
-        """With two other heads that differ, chance may be that of either."""
-        found = Measurement("m", HEADS[:3], torch.tensor([[0.5] * 8, [0.0] * 8, [0.9] * 8]))
-        low, high = found.beyond_chance(ME)[0]
+    def test_the_null_is_resampled_too(self):
+        """With two different other heads, chance may be the value of either."""
+        measured = Measurement("m", HEADS[:3], torch.tensor([[0.5] * 8, [0.0] * 8, [0.9] * 8]))
+        low, high = measured.beyond_chance(ME)[0]
         assert low < 0 < high
 
     def test_a_share_is_as_uncertain_as_its_gap(self):
@@ -199,7 +202,7 @@ def test_every_measure_has_a_unit():
     assert set(UNITS) == {*MEASURES, *NODE_MEASURES}
 
 
-def test_cards_name_measures_that_exist_and_say_something():
+def test_cards_have_a_claim_and_bounds_on_measures_that_exist():
     from acdc_explain.evidence.effects import NODE_MEASURES
     from acdc_explain.evidence.measures import MEASURES
 
@@ -211,7 +214,7 @@ def test_cards_name_measures_that_exist_and_say_something():
             assert str(requirement) != requirement.measure
 
 
-def test_the_words_the_field_uses_are_there():
+def test_the_roles_of_the_literature_have_cards():
     assert {card.name for card in CARDS} >= {
         "previous_token", "induction", "duplicate_token", "name_mover", "negative_name_mover",
         "backup_name_mover", "s_inhibition", "successor", "relation", "attribute_extractor",

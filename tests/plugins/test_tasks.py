@@ -1,4 +1,4 @@
-"""The built-in tasks on the tokenizer of `mini` and on tokenizers that cut digits otherwise."""
+"""The built-in tasks, on tokenizers that group digits in different ways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from acdc_explain.errors import UserError
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.task import Example, Task, check_examples
 
-OF_ONE_MODEL = ("planted_", "tracr_")  # tested with their models
+OF_ONE_MODEL = ("planted_", "tracr_")  # they have tests together with their models
 TASKS = sorted(name for name in load_plugins().tasks() if not name.startswith(OF_ONE_MODEL))
 
 
@@ -35,19 +35,19 @@ def build(name: str, tokenizer=None, examples: int = 8, seed: int = 0) -> Task:
     return check_examples(task, tokenizer)
 
 
-def test_there_are_four():
+def test_there_are_four_tasks():
     assert TASKS == ["gendered_pronoun", "greater_than", "induction", "ioi"]
 
 
 @pytest.mark.parametrize("name", TASKS)
-class TestEvery:
+class TestEveryTask:
     def test_size_splits_and_description(self, name):
         task = build(name, examples=8)
         assert (len(task.discover), len(task.held_out)) == (8, 16)
         assert task.name == name
         assert len(task.description) > 30
 
-    def test_seeds(self, name):
+    def test_the_seed_decides_the_examples(self, name):
         assert build(name).id == build(name).id
         assert build(name).id != build(name, seed=1).id
 
@@ -58,9 +58,9 @@ class TestEvery:
             assert len(example.positions) >= 2
             assert example.positions["END"] == len(pieces) - 1
 
-    def test_corruptions(self, name):
+    def test_corruptions_differ_and_keep_the_clean_prompts(self, name):
         task = build(name)
-        assert len(task.schemes) >= 1  # and the one that every example carries
+        assert len(task.schemes) >= 1  # besides the corruption in each example
         for scheme in task.schemes:
             other = task.under(scheme)
             check_examples(other, LetterTokenizer())
@@ -69,7 +69,7 @@ class TestEvery:
         for example in task.discover + task.held_out:
             assert example.clean != example.corrupt
 
-    def test_a_tokenizer_it_cannot_use(self, name):
+    def test_an_unsuitable_tokenizer_is_refused(self, name):
         class Letters(LetterTokenizer):
             def pieces(self, text: str) -> list[str]:
                 return [*text[:-3], text[-3:]]
@@ -95,19 +95,19 @@ def test_ioi_has_both_orders_and_other_names_and_templates_when_held_out():
 def test_ioi_positions_name_the_tokens():
     for example in build("ioi").discover:
         pieces = LetterTokenizer().pieces(example.clean)
-        where = {name: pieces[place] for name, place in example.positions.items()}
-        assert where["IO"] == example.answers[0]
-        assert where["S1"] == where["S2"] == example.foils[0]
+        named = {name: pieces[place] for name, place in example.positions.items()}
+        assert named["IO"] == example.answers[0]
+        assert named["S1"] == named["S2"] == example.foils[0]
 
 
-def test_induction_answer_followed_the_last_word_before():
+def test_the_induction_answer_followed_the_first_occurrence_of_the_last_word():
     for example in build("induction").discover:
         words = LetterTokenizer().pieces(example.clean)
         first = words.index(words[-1])
         assert words[first + 1] == example.answers[0]
         assert first == example.positions["A1"]
         corrupt = LetterTokenizer().pieces(example.corrupt)
-        assert corrupt.index(corrupt[-1]) == len(corrupt) - 1  # nothing to go by
+        assert corrupt.index(corrupt[-1]) == len(corrupt) - 1  # no earlier occurrence
         assert words[-1] == corrupt[-1]
 
 
@@ -116,9 +116,9 @@ def test_greater_than_answers_are_the_later_years(width, answers):
     task = build("greater_than", LetterTokenizer(width))
     for example in task.discover:
         year = int(re.findall(r"\d{4}", example.clean)[0]) % 100
-        given = year // 10 if width == 1 else year
-        assert {int(word) for word in example.answers} == set(range(given + 1, answers))
-        assert {int(word) for word in example.foils} == set(range(given))
+        start = year // 10 if width == 1 else year
+        assert {int(word) for word in example.answers} == set(range(start + 1, answers))
+        assert {int(word) for word in example.foils} == set(range(start))
 
 
 def test_pronoun_answers_agree_with_the_name():

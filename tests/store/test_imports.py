@@ -1,4 +1,4 @@
-"""What was imported is checked, told from what was found here, and never taken for it."""
+"""Imported runs are checked, marked as imported, and never mistaken for runs made here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def label(document: Any) -> Any:
 )
 def test_a_document_that_is_not_what_its_ids_say_is_refused(forge, complaint):
     document = json.loads(json.dumps(to_document(whole_run())))
-    from_document(document, "f.json")  # as it was, it is taken
+    from_document(document, "f.json")  # unchanged, it is accepted
     forge(document)
     with pytest.raises(UserError, match=r"^f.json is no complete exported run") as caught:
         from_document(document, "f.json")
@@ -86,14 +86,14 @@ def test_a_label_without_its_evidence_is_refused():
 
 @pytest.mark.parametrize("name", ["a1048575.h0", "a524286.h0", "m524286", "a0.h4094"])
 def test_a_node_beyond_the_bits_of_a_key_is_refused_everywhere(name, tmp_path):
-    """Its key would be another node's, in another circuit even."""
+    """Its key would be that of another node, even in another circuit."""
     with pytest.raises(ValueError, match="no model has such a layer or head"):
         Node.parse(name)
     with pytest.raises(ValueError, match="no model has"):
         from_eap_ig({"edges": {f"{name}->logits": {"in_graph": True}}})
     layer, _, head = name[1:].partition(".h")
     kind: Any = "head" if head else "mlp"
-    with pytest.raises(ValueError, match="no model has"):  # a discoverer makes it itself
+    with pytest.raises(ValueError, match="no model has"):  # also where a discoverer creates it
         Node(kind, int(layer), int(head) if head else None)
     document = json.loads(json.dumps(to_document(whole_run())))
     document["circuit"]["edges"].append({"edge": f"{name}->logits", "effect": 0.0})
@@ -133,7 +133,7 @@ def test_where_a_run_came_from_is_shown(store, tmp_path):
 
 
 def forged(run: Run) -> Run:
-    """Everything that no id protects, and verdicts and evidence that nobody measured."""
+    """A forged run: changed where no id protects it, with invented evidence and verdicts."""
     assert run.circuit is not None
     found = replace(run.circuit.faithfulness, circuit=123.0, random=0.5)
     edges = tuple(replace(edge, effect=9.0) for edge in run.circuit.edges)
@@ -152,7 +152,7 @@ def forged(run: Run) -> Run:
 
 
 def results(run: Run) -> Any:
-    """All that was found, without seconds and times."""
+    """All results of a run, without durations and dates."""
     document = to_document(run)
     for key in ("seconds", "forward_seconds"):
         document["circuit"].pop(key)
@@ -186,14 +186,14 @@ class TestAForgedImport:
         assert results(run) == results(honest)
         assert [v.id for v in run.verdicts] == [v.id for v in honest.verdicts]
         assert store.verify() == []
-        assert ax.explain(word_task(4), model, store=store, **OPTIONS).reused  # it is one's own now
+        assert ax.explain(word_task(4), model, store=store, **OPTIONS).reused  # as a run made here
         with duckdb.connect(str(store.path)) as connection:
             assert connection.execute("SELECT count(*) FROM imported").fetchone() == (0,)
-        assert not store.add_run(forgery)  # and stays
+        assert not store.add_run(forgery)  # the import does not replace it
         assert results(store.get(honest.id)) == results(honest)
 
     def test_is_not_the_beginning_of_another_run(self, honest, model, store):
-        """Other judges: another run, that has the circuit, the evidence and the labels in common."""
+        """With other judges: another run with the same circuit, evidence and labels."""
         store.add_run(imported(forged(honest)))
         options = {**OPTIONS, "judges": ("role_card", "sufficiency")}
         run = ax.explain(word_task(4), model, store=store, **options)
@@ -218,7 +218,7 @@ class TestAForgedImport:
         assert held() == before
 
     def test_labels_made_from_it_are_not_ones_own(self, honest, model, store):
-        """`label` and `judge` go on from an import, and say so for ever."""
+        """`label` and `judge` continue an imported run, and it stays marked as imported."""
         from acdc_explain.pipeline.flow import judge
         from acdc_explain.pipeline.settings import Settings
 
@@ -300,7 +300,7 @@ def test_names_of_imports_give_way(store):
 
 
 def test_edges_of_an_import_stand_in_the_same_circuit(store):
-    """The circuit of one run is what it was, whatever is imported beside it."""
+    """The circuit of a run stays the same, whatever else is imported."""
     store.add_run(whole_run())
     before = to_document(store.get(whole_run().id))
     extra = make_run("other", edges=("input->a0.h1<v>", "a0.h1->logits"), roles={"a0.h1": "other"})
@@ -313,7 +313,7 @@ def test_edges_of_an_import_stand_in_the_same_circuit(store):
 
 
 def test_what_older_stores_imported_is_found(tmp_path):
-    """Their imports left neither prompts nor questions."""
+    """Imports of older versions stored neither prompts nor questions."""
     from acdc_explain.store.tables.schema import MIGRATIONS
 
     file = tmp_path / "old.duckdb"

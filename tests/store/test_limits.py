@@ -1,4 +1,4 @@
-"""Searches end, and so do forks, interrupts and compacting: nothing lost, nobody kept waiting."""
+"""Searches, forks, interrupts and compacting end in time, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(tmp_path) -> Store:
 
 
 def dense(number: int) -> Run:
-    """A circuit with an edge wherever one may be: 12 layers of 6 heads and an MLP."""
+    """A circuit with every possible edge: 12 layers of 6 heads and an MLP."""
     graph = Graph(12, 6)
     names = tuple(str(edge) for edge in graph.edges())
     run = make_run(f"dense{number}", edges=names, roles={"a0.h0": "previous_token"})
@@ -51,7 +51,7 @@ def large(tmp_path_factory) -> Store:
 class TestPatterns:
     @pytest.mark.parametrize("steps", [2, 3, 9, 12])
     def test_paths_are_counted_without_being_made(self, large, steps):
-        """There are 10^13 of nine steps; memory and time are those of the edges."""
+        """There are 10^13 paths of nine steps; memory and time grow with the edges only."""
         pattern = " -> ".join("*" * steps)
         started = time.monotonic()
         found = large.search(pattern=pattern, limit=50)
@@ -74,7 +74,7 @@ class TestPatterns:
 
 
 def chains(graph: Graph, steps: int) -> int:
-    """Paths of so many heads and MLPs, counted node by node."""
+    """The number of paths through so many heads and MLPs, counted node by node."""
     ends = dict.fromkeys(graph.writers[1:], 1)
     for _ in range(steps - 1):
         ends = {
@@ -151,7 +151,7 @@ from acdc_explain.store.store import Store
 
 
 def test_readers_do_not_wait_for_each_other(store):
-    """A search of another process is under way, and others are answered."""
+    """While another process searches, other searches are answered."""
     reader = start(
         "with Store(sys.argv[1]).database.searching() as connection:\n"
         "    print('here', flush=True)\n    sys.stdin.readline()\n",
@@ -167,7 +167,7 @@ def test_readers_do_not_wait_for_each_other(store):
         assert time.monotonic() - started < 5
         released = threading.Timer(0.5, reader.communicate, ["\n"])
         released.start()
-        assert store.add_run(whole_run("other"))  # a writer waits, and then writes
+        assert store.add_run(whole_run("other"))  # a writer waits and then writes
         released.join()
     finally:
         reader.kill()
@@ -183,7 +183,7 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("form", ["RuntimeError('Query interrupted')", "duckdb.InterruptException('INTERRUPT Error: Interrupted!')"])  # fmt: skip
 def test_ctrl_c_in_any_query_of_any_command(command, form, store, tmp_path, monkeypatch, capsys):
-    """What DuckDB raises then is no error of the query."""
+    """What DuckDB raises on an interrupt is not reported as an error of the query."""
     import json
 
     from acdc_explain.cli.main import main
@@ -196,7 +196,7 @@ def test_ctrl_c_in_any_query_of_any_command(command, form, store, tmp_path, monk
     error = eval(form, {"duckdb": duckdb})
 
     class Interrupted:
-        """Every query on a table of the store is interrupted."""
+        """Interrupts every query on a table of the store."""
 
         def __init__(self, engine):
             self.engine = engine
@@ -255,10 +255,10 @@ def test_ctrl_c_in_a_long_query_is_ctrl_c(store):
 
 
 class TestForks:
-    """fork, and not spawn: what os.fork and multiprocessing's `fork` do."""
+    """Forked processes, by os.fork or the start method `fork` of multiprocessing."""
 
     def test_a_thread_holds_the_store(self, store):
-        """The forked process has the lock of a thread that it has not."""
+        """The forked process inherits a lock that is held by a thread it does not have."""
         process = start(
             "path = sys.argv[1]\n"
             "inside = threading.Event()\n"
@@ -324,7 +324,7 @@ class TestForks:
 
 class TestCompacting:
     def test_what_others_add_meanwhile_is_not_lost(self, store):
-        """Three processes add runs while one writes the file anew, again and again."""
+        """Three processes add runs while one rewrites the file again and again."""
         code = (
             "from tests.samples import whole_run\n"
             "for n in range(5): assert Store(sys.argv[1]).add_run(whole_run(f'{sys.argv[2]}.{n}'))\n"
@@ -337,7 +337,7 @@ class TestCompacting:
         assert store.verify() == []
 
     def test_a_process_between_opening_and_locking(self, store, monkeypatch):
-        """The file it opens and the one it locks are the same: it waits while one is replaced."""
+        """The file that is opened is the one that is locked: opening waits while a file is replaced."""
         replaced, opened = threading.Event(), threading.Event()
         real = Path.replace
 

@@ -1,4 +1,4 @@
-"""Runs by name, in lists, deleted; and patterns that count only what passed its tests."""
+"""Naming, listing and deleting runs; and patterns that count supported labels only."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class TestNames:
         store.name_run("last", name="one")
         with pytest.raises(UserError, match="has a run 'one' already"):
             store.name_run(whole_run().id, name="one")
-        store.name_run("last", name="one")  # the same again
+        store.name_run("last", name="one")  # the same name again
 
 
 class TestLists:
@@ -205,7 +205,7 @@ def test_tables_of_one_run(store, tmp_path):
 
 
 class TestOnlyWhatPassed:
-    """Roles in patterns are those of labels that are supported, unless more is asked for."""
+    """Roles in patterns are those of supported labels, unless others are requested."""
 
     @pytest.fixture
     def mixed(self, tmp_path) -> Store:
@@ -265,7 +265,7 @@ def test_no_named_pattern_is_one_edge_to_the_logits():
 
 
 def test_runs_of_one_task_and_model_have_one_vote(store):
-    """The newest that is done, and one made here before one that was imported."""
+    """The newest complete run counts, and a run made here before an imported one."""
     for number, (status, origin, created) in enumerate(
         [("done", None, "2026-02-01"), ("done", None, "2026-02-02"),
          ("unfinished", None, "2026-02-03"), ("done", "f.json", "2026-02-04")]

@@ -1,4 +1,4 @@
-"""Fingerprints, likeness, randomised circuits and the counts beside them."""
+"""Fingerprints, similarity, and motif counts compared with randomised circuits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def measures(**found: tuple[float, float]):
 
 class TestFingerprint:
     def test_what_is_usual_in_the_model_is_no_mark(self):
-        """Copying that every head of the model does says nothing; an unusual pattern does."""
+        """Copying that every head does is not distinctive; an unusual pattern is."""
         vector = fingerprint("head", measures(copying=(0.9, 0.5), induction_attention=(0.9, 1.0)))
         assert vector is not None
         assert len(vector) == SIZE
@@ -78,7 +78,7 @@ def test_keys_sort_in_the_order_of_the_forward_pass():
 
 
 def like(task: str, model: str, **heads: dict[str, tuple[float, float]]):
-    """A run in which heads have these measures."""
+    """A run whose heads have these measures."""
     run = make_run(task, model)
     assert run.circuit is not None
     evidence = [
@@ -125,7 +125,7 @@ class TestLike:
         known = {
             **measures(copying=(0.5, 0.9)),
             **measures(**INDUCTION),
-        }  # as the samples have it
+        }  # as in the samples
         other = {**measures(copying=(0.5, 0.9)), **measures(**WEAKER)}
         assert score == pytest.approx(
             np.dot(fingerprint("head", known), fingerprint("head", other)), abs=1e-3
@@ -224,7 +224,7 @@ class TestRandomised:
         assert all(len(own & set(one)) < 50 for one in drawn)
 
     def test_all_circuits_are_drawn_alike(self):
-        """Two senders of a layer and two receivers: the only other circuit comes as often."""
+        """With two senders in a layer and two receivers, the only other circuit is as frequent."""
         names = ("a0.h0->a1.h0<q>", "a0.h1->a1.h1<q>")
         drawn = randomised([Edge.parse(name) for name in names], 400, 0)
         same = sum((Node("head", 0, 0), (Node("head", 1, 0), "q")) in one for one in drawn)

@@ -1,4 +1,4 @@
-"""The language of patterns, and its SQL against a brute-force matcher on networkx graphs."""
+"""The pattern language, and its SQL compared with a brute-force matcher on networkx graphs."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def random_run(seed: int) -> Run:
 
 
 def graph_of(run: Run) -> nx.MultiDiGraph:
-    """The circuit, each node with what the language can say of it."""
+    """The circuit as a graph, each node with the properties that patterns can name."""
     assert run.circuit is not None
     graph = nx.MultiDiGraph()
     for edge in run.circuit.edges:
@@ -213,7 +213,7 @@ def leads(graph: nx.MultiDiGraph, arrow: Arrow, a: str, b: str) -> bool:
 
 
 def brute_force(run: Run, pattern: Pattern) -> set[tuple[str, ...]]:
-    """Every combination of nodes, tried."""
+    """Tries every combination of nodes."""
     graph = graph_of(run)
     candidates = [
         [name for name, facts in graph.nodes(data=True) if fits(step, name, facts)]

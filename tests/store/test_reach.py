@@ -1,4 +1,4 @@
-"""No file but the store is read or written while a store is used, whatever is in the store."""
+"""Using a store reads and writes no other file, whatever the store contains."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_store_by_another_name_can_still_be_opened(store, tmp_path, monkeypatc
 
 
 class TestWhatIsWritten:
-    """`-o` and its like over a store."""
+    """`-o` and similar options that would overwrite a store."""
 
     @pytest.mark.parametrize(
         "command",

@@ -1,4 +1,4 @@
-"""Searches against brute force over the records themselves."""
+"""Searches compared with brute force over the records."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def store(tmp_path):
 
 
 def rows(store: Store) -> dict[str, int]:
-    """How many rows each table holds."""
+    """The number of rows of each table."""
     with duckdb.connect(str(store.path)) as connection:
         tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
         return {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
@@ -111,7 +111,7 @@ def test_a_failure_ends_when_there_is_a_label(store):
 
 
 def test_a_store_of_the_first_versions_is_brought_up_to_date(tmp_path):
-    """Exchanges from before requests were kept have no request and no cost, and the same id."""
+    """Exchanges of older versions have no request and no cost, and the same id."""
     file = tmp_path / "old.duckdb"
     exchange = Exchange("describe", "llm", "?", "{}", None, 1, 2, 0.5)
     with duckdb.connect(str(file)) as connection:
@@ -225,7 +225,7 @@ def test_conflicting_content_is_refused(store):
 
 
 def test_importing_another_stage_of_a_run(store):
-    """The finished run completes an unfinished one; an unfinished one adds nothing."""
+    """A finished run completes an unfinished one; an unfinished one adds nothing."""
     done = make_run()
     header = replace(done.header, status="unfinished", circuit_id=None)
     unfinished = replace(done, header=header, circuit=None, evidence=[], labels=[], verdicts=[],
@@ -321,7 +321,7 @@ def _add(path: str, tasks: list[str]) -> None:
 
 
 def _read(path: str, stop: Event) -> None:
-    """Whatever is there is whole, at any moment."""
+    """At any moment every stored run is complete."""
     while not stop.is_set():
         store = Store(path)
         for header in store.runs()[:3]:
@@ -331,7 +331,7 @@ def _read(path: str, stop: Event) -> None:
 
 
 class TestSeveralProcesses:
-    """The start method is spawn: a forked DuckDB is no honest second process."""
+    """With the start method spawn, as a forked DuckDB is not a separate process."""
 
     context = multiprocessing.get_context("spawn")
 
@@ -361,7 +361,7 @@ class TestSeveralProcesses:
         ("kills", "every"), [(3, 0.6), pytest.param(8, 1.5, marks=pytest.mark.slow)]
     )
     def test_what_a_killed_writer_added_is_whole_or_absent(self, kills, every, store):
-        """Killed at any moment; one that takes its place goes on, until all is there."""
+        """A process is killed at any moment; the next one continues until all runs are stored."""
         names = [[f"t{worker}.{i}" for i in range(4 * kills)] for worker in range(2)]
 
         def start(group: list[str]):
@@ -401,7 +401,7 @@ class TestSeveralProcesses:
 
 
 def _fill(path: str) -> None:
-    """Add what does not fit: files may not grow beyond 100 kB more than they are."""
+    """Add more than fits: files may grow by no more than 100 kB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (Path(path).stat().st_size + 100_000,) * 2)
     run = whole_run("big")
     texts = [random.randbytes(2_000_000).hex() for _ in run.evidence]
@@ -431,7 +431,7 @@ def test_a_full_disk_leaves_what_was_there(store):
     [(KeyboardInterrupt, False), (KeyboardInterrupt, True), (duckdb.InterruptException, False)],
 )  # fmt: skip
 def test_ctrl_c_at_any_moment(store, monkeypatch, statement, interrupt, after):
-    """The next call works, and what was under way is whole or absent."""
+    """The next call works, and what was being written is complete or absent."""
     store.add_run(whole_run("before"))
 
     class Interrupted:
@@ -471,7 +471,7 @@ def test_a_file_that_may_only_be_read(store, monkeypatch):
 
 
 def test_part_of_a_file(store):
-    """Cut off in the middle, or with a block of zeros: one sentence, and the file as it was."""
+    """A truncated file, or one with a block of zeros, gives one sentence and is not changed."""
     store.add_run(whole_run())
     content = store.path.read_bytes()
     middle = len(content) // 2
@@ -485,7 +485,7 @@ def test_part_of_a_file(store):
 
 
 def test_a_store_of_the_first_schema_is_upgraded(tmp_path):
-    """What version 1 wrote can be read, and gets what later versions added."""
+    """A store of version 1 can be read, and gets the columns that later versions added."""
     path = tmp_path / "old.duckdb"
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value BIGINT)")

@@ -1,4 +1,4 @@
-"""A store as a whole: is it what it says, can it be written anew, and read elsewhere."""
+"""A whole store: verifying it, rewriting it, and reading it elsewhere."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_compacting_keeps_everything(store):
     assert store.path.stat().st_size == after
     assert [store.get(header.id) for header in store.runs()] == runs
     assert store.verify() == []
-    assert not store.add_run(runs[0])  # its keys are there as well
+    assert not store.add_run(runs[0])  # its keys are stored as well
     assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
 
 

@@ -1,0 +1,26 @@
+"""What several judges need to write a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from acdc_explain.records.verdict import Verdict
+
+if TYPE_CHECKING:
+    from acdc_explain.records.label import Label
+
+
+def without_numbers(label: Label, judge: str, reason: str) -> Verdict:
+    """An `inconclusive` verdict, where nothing could be measured."""
+    return Verdict(label.id, judge, "inconclusive", None, None, None, 0, reason)
+
+
+def upper_median(values: Sequence[float]) -> float:
+    """The middle value, or the larger of the two in the middle."""
+    return sorted(values)[len(values) // 2]
+
+
+def share_below(value: float, others: Sequence[float]) -> float:
+    """The share of the others (at least one) that are smaller than the value."""
+    return sum(other < value for other in others) / len(others)
