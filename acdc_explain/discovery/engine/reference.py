@@ -103,16 +103,16 @@ class ReferenceEngine:
         places = self.places.to(change.dtype)
 
         def hook(value: Tensor, hook: Any) -> Tensor:
-            removed = torch.zeros(())
+            changes, removed = change[senders], torch.zeros(())
             for place, weight in zip(places, weights):
-                part = torch.einsum("rw,wbpd->bprd", weight, change[senders])
+                part = torch.einsum("rw,wbpd->bprd", weight, changes)
                 removed = removed + part * place[:, :, None, None]
             return value - (removed if stacked else removed[:, :, 0])
 
         return hook
 
     def metric_of(self, cut: Cut) -> float:
-        """The mean of the contrast's metric over its examples."""
+        """The mean metric over the examples, with the edges of `cut` cut."""
         return float(self.contrast.metric(self.logits(cut)).mean())
 
     def measure(self, kept: Iterable[Edge]) -> float:
