@@ -71,7 +71,7 @@ def _entry(name: str, large: float, measure: Measure | None) -> float:
 
 
 def sign(measures: Mapping[str, Measure]) -> int | None:
-    """1: the component raises the metric; -1: it lowers it; None: neither effect is measured."""
+    """1 if a component raises the metric, -1 if it lowers it; None if that was not measured."""
     for name in ("direct_effect", "ablation_effect"):
         value = _number(measures.get(name), "value")
         if value:
