@@ -24,7 +24,7 @@ ORDER = """
     llm
     records
     models
-    hookspecs plugins
+    hookspecs plugin_settings plugins
     store.duck
     store.tables
     store.search

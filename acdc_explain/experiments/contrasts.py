@@ -10,7 +10,8 @@ from ..errors import UserError
 from ..models.contrast import Contrast
 from ..models.model import Model
 from ..models.options import DEFAULT_MEMORY, Ablation
-from ..plugins import load_plugins, pick, with_settings
+from ..plugin_settings import with_settings
+from ..plugins import load_plugins, pick
 from ..progress import Progress, silent
 from ..records.circuit import Circuit
 from ..records.task import Split, Task, check_examples

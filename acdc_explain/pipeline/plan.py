@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..guard import must_work
-from ..plugins import Plugins, pick, settings_of, with_settings, with_shared
+from ..plugin_settings import settings_of, with_settings, with_shared
+from ..plugins import Plugins, pick
 from .settings import Settings
 
 

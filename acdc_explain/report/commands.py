@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..llm.exchange import DEFAULT_LLM
-from ..plugins import Plugins, with_shared
+from ..plugin_settings import with_shared
+from ..plugins import Plugins
 
 if TYPE_CHECKING:
     from ..records.run.run import Run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from acdc_explain import Discoverer, Judge, Labeler, UserError
-from acdc_explain.plugins import settings_of, with_settings
+from acdc_explain.plugin_settings import settings_of, with_settings
 
 from .test_misbehaving import OPTIONS, explain, verdict  # noqa: F401
 from .test_plugins import Labels, installed, registers  # noqa: F401

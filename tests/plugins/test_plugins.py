@@ -15,7 +15,8 @@ from acdc_explain import hookimpl
 from acdc_explain import plugins as module
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import Hooks
-from acdc_explain.plugins import HOOKS, load_plugins, settings_of, with_settings
+from acdc_explain.plugin_settings import settings_of, with_settings
+from acdc_explain.plugins import HOOKS, load_plugins
 from acdc_explain.records.role import RoleCard
 
 ROOT = Path(__file__).parent.parent.parent
