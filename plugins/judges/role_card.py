@@ -48,7 +48,7 @@ class Test:
         )
 
     @property
-    def room(self) -> float:
+    def margin(self) -> float:
         """How far the value is from its nearest bound or from chance, in half interval widths."""
         requirement, half = self.requirement, max((self.high - self.low) / 2, 1e-9)
         bounds = [x for x in (requirement.at_least, requirement.at_most) if x is not None]
@@ -177,14 +177,14 @@ def verdict_of(
 def deciding_of(tests: Sequence[Test]) -> Test:
     """The test behind the outcome: the first that fails, else the first that is unclear.
 
-    Where all hold it is the one with the least room. A requirement that something is absent
+    Where all hold it is the one with the least margin. A requirement that something is absent
     decides only where nothing else was tested.
     """
     for state in ("fails", "unclear"):
         if in_state := [test for test in tests if test.state == state]:
             return in_state[0]
     positive = [test for test in tests if not test.requirement.only_absence]
-    return min(positive or tests, key=lambda test: test.room)
+    return min(positive or tests, key=lambda test: test.margin)
 
 
 def _tier(tests: Sequence[Test], tier: Tier) -> State | None:

@@ -16,8 +16,8 @@ def mini() -> list[KnownRoles]:
     induction: dict[str, tuple[str, ...]] = {"a0.h3": ("previous_token",)}
     induction |= dict.fromkeys(MOVERS[:4], ("induction", "name_mover"))
     return [
-        KnownRoles("mini", task, {Node.parse(name): roles for name, roles in known.items()})
-        for task, known in (("ioi", ioi), ("induction", induction))
+        KnownRoles("mini", task, {Node.parse(name): roles for name, roles in heads.items()})
+        for task, heads in (("ioi", ioi), ("induction", induction))
     ]
 
 
