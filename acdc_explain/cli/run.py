@@ -146,7 +146,8 @@ def _check_run(plugins: Plugins, task: str, settings: Settings) -> None:
     if settings.prompts is None:
         pick("task", plugins.tasks(), task)
     for option, file in (("--prompts", settings.prompts), ("--corpus", settings.corpus)):
-        if file is not None and not Path(file).is_file():
+        named = option == "--corpus" and str(file).startswith("datasets:")
+        if file is not None and not named and not Path(file).is_file():
             raise WrongUsage(f"There is no file {file}; {option} takes the path of one.")
     if settings.metric is not None:
         known = ("kl", "logit_diff", "prob_diff", "nll")
