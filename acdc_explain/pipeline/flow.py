@@ -53,8 +53,8 @@ def explain(
         store: The file that keeps every record, or an open Store.
         settings: Settings to start from; None: the defaults.
         progress: Called with the stage, how much is done, of how much, and a note.
-        options: Fields of Settings by name; any other name is a setting of the discoverer
-            (`tau`, `max_edges`).
+        options: Fields of Settings by name (`help(acdc_explain.Settings)` lists them); any other
+            name is a setting of the discoverer (`tau`, `max_edges`).
 
     Returns:
         The run: circuit, evidence, labels, verdicts, motifs and summary.

@@ -59,7 +59,19 @@ class Comparison:
 
 
 def compare(first: Run, second: Run) -> Comparison:
-    """Compare two runs; changes of labels are listed only if the model is the same."""
+    """Compare two runs: components, edges, supported roles and motifs.
+
+    Args:
+        first: A run.
+        second: Another one, perhaps of another task or model.
+
+    Returns:
+        What is in both and in one alone. Changes of labels are listed only if the model is the
+        same.
+
+    Raises:
+        Nothing: a run without a circuit has no components.
+    """
     runs = (first, second)
     nodes = [run.circuit.components if run.circuit else () for run in runs]
     both = [node for node in nodes[0] if node in nodes[1]]
