@@ -89,12 +89,10 @@ def motifs(
     from ..store.motifs import motifs as count_motifs
 
     named = installed().patterns()
-    counted = {text: named.get(text, text) for text in patterns} if patterns else named
+    texts = {text: named.get(text, text) for text in patterns} if patterns else named
     store = open_store(db)
     with interruptible(db), on_terminal() as report:
-        counts = count_motifs(
-            store, counted, chance=chance, any_verdict=any_verdict, progress=report
-        )
+        counts = count_motifs(store, texts, chance=chance, any_verdict=any_verdict, progress=report)
     if as_json:
         print_json([count.as_dict() for count in counts])
         return

@@ -18,7 +18,8 @@ from ..errors import UserError
 from ..guard import PASSED_ON, sentence
 from ..pipeline.context import RunContext
 from ..pipeline.flow import explain
-from ..pipeline.prepare import load_model, open_run, settings_from
+from ..pipeline.prepare import load_model, open_run
+from ..pipeline.settings import settings_from
 from ..plugins import Plugins, pick
 from ..progress import Progress, silent
 from ..records.label import Label

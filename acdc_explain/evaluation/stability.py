@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WrongUsage
 from ..pipeline.flow import explain
-from ..pipeline.prepare import load_model, settings_from
+from ..pipeline.prepare import load_model
+from ..pipeline.settings import settings_from
 from ..progress import Progress, silent
 from ..records.run.stability import Stability
 

@@ -50,10 +50,10 @@ class Effect:
         return Measurement("loss", (LOGITS,), losses[None]).interval(LOGITS)
 
     def __repr__(self) -> str:
-        low, high = self.interval
+        loss, low, high = (round(x, 3) + 0.0 for x in (self.loss, *self.interval))  # no -0.000
         return (
             f"{self.intervention}: {self.metric} {float(self.before.mean()):.3f} -> "
-            f"{float(self.after.mean()):.3f}, worse by {self.loss:.3f} "
+            f"{float(self.after.mean()):.3f}, worse by {loss:.3f} "
             f"[{low:.3f}, {high:.3f}] on {len(self.before)} prompts"
         )
 

@@ -26,8 +26,8 @@ from .context import RunContext
 from .discover import circuit_by, discover, sweep_points
 from .judge import judge_labels
 from .label import label_components, stage
-from .prepare import open_run, reopen, settings_from
-from .settings import Settings
+from .prepare import open_run, reopen
+from .settings import Settings, settings_from
 from .summarise import summarise
 
 if TYPE_CHECKING:

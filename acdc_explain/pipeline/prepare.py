@@ -29,15 +29,6 @@ if TYPE_CHECKING:
     from ..models.model import Model
 
 
-def settings_from(options: Mapping[str, Any], base: Settings | None = None) -> Settings:
-    """Settings from keywords; those that Settings does not know go to the discoverer."""
-    known = set(Settings.__slots__)
-    own = {name: value for name, value in options.items() if name in known}
-    rest = {name: value for name, value in options.items() if name not in known}
-    settings = replace(base or Settings(), **own)
-    return replace(settings, discoverer_settings={**settings.discoverer_settings, **rest})
-
-
 def open_run(
     task: str | Task,
     model: str | Model,

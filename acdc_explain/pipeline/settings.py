@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
@@ -264,3 +264,12 @@ def _entry(setting: Setting, indent: int) -> str:
 Settings.__doc__ = (
     f"{Settings.__doc__}\n    Attributes:\n{textwrap.indent(settings_text(), '    ')}"
 )
+
+
+def settings_from(options: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """Settings from keywords; those that Settings does not know go to the discoverer."""
+    known = set(Settings.__slots__)
+    own = {name: value for name, value in options.items() if name in known}
+    rest = {name: value for name, value in options.items() if name not in known}
+    settings = replace(base or Settings(), **own)
+    return replace(settings, discoverer_settings={**settings.discoverer_settings, **rest})

@@ -18,7 +18,7 @@ def cells() -> list[dict]:
 def test_it_has_outputs():
     shown = [cell for cell in cells() if cell["outputs"]]
     assert len(shown) >= 6
-    assert len(json.loads(NOTEBOOK.read_text())["cells"]) == 10
+    assert len(json.loads(NOTEBOOK.read_text())["cells"]) >= 20
     assert not [o for cell in cells() for o in cell["outputs"] if o["output_type"] == "error"]
 
 

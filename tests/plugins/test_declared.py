@@ -74,7 +74,7 @@ def test_types_are_read_and_not_the_text_of_an_annotation():
 
 
 def test_annotations_that_cannot_be_read_hide_no_others():
-    def discover(contrast: Contrast, progress, *, tau: float = 0.1): ...
+    def discover(contrast: Absent, progress, *, tau: float = 0.1): ...
 
     with pytest.raises(UserError, match="'tau' of 'd' is 'much'; give a finite number"):
         with_settings("Discoverer", "d", discover, {"tau": "much"})
