@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 from acdc_explain.llm.exchange import Exchange
@@ -90,12 +91,12 @@ def whole_run(task: str = "ioi") -> Run:
     return make_run(task)
 
 
-_made: dict[str, bytes] = {}
+_made: dict[bytes, bytes] = {}
 
 
 def stored(path: Path, *runs: Run) -> Store:
     """A new store with these runs, in this order; made once, and copied for every other test."""
-    key = repr(runs)
+    key = pickle.dumps(runs)
     if key in _made:
         path.write_bytes(_made[key])
         return Store(path)

@@ -352,14 +352,14 @@ class TestPlugin:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"tau": -1}, "--tau"),
-            ({"tau": float("nan")}, "--tau"),
+            ({"tau": -1}, "`tau=`"),
+            ({"tau": float("nan")}, "`tau=`"),
             ({"tau": 1, "max_edges": 3}, "exclude each other"),
             ({"max_edges": 0}, "at least 1"),
             ({"orders": -1}, "negative"),
             ({"level": "neuron"}, "no level 'neuron'"),
             ({"engine": "quick"}, "no engine 'quick'"),
-            ({"screen": 5, "positions": True}, "--screen"),
+            ({"screen": 5, "positions": True}, "`screen=`"),
         ],
     )
     def test_wrong_options_are_one_sentence(self, options, message, small_model):

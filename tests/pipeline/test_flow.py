@@ -17,6 +17,7 @@ import pytest
 import acdc_explain as ax
 from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import hookimpl
+from acdc_explain.plugin_settings import function_of
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.store.document.write import to_document
@@ -161,12 +162,14 @@ def test_verdicts_see_held_out_examples_only(store, model, monkeypatch):
             import functools
 
             def watched(thing: Any) -> Any:
-                @functools.wraps(thing)
+                function = function_of(thing)
+
+                @functools.wraps(function)
                 def call(contrast: Any, *args: Any, **settings: Any) -> Any:
                     seen.setdefault(kind, set()).update(e.clean for e in contrast.examples)
-                    return thing(contrast, *args, **settings)
+                    return function(contrast, *args, **settings)
 
-                return call
+                return call if function is thing else replace(thing, function=call)
 
             return {name: watched(thing) for name, thing in things.items()}
 

@@ -47,7 +47,7 @@ def test_runs_from_before_results_were_counted_keep_their_ids():
 
 JUDGE = """
 from acdc_explain import hookimpl
-from acdc_explain.verdict import Verdict
+from acdc_explain import Verdict
 
 def strict(contrast, labels, roles):
     for label in labels:

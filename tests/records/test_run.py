@@ -8,7 +8,8 @@ import pytest
 
 from acdc_explain.records.circuit import Edge, Node
 from acdc_explain.records.label import Failure
-from acdc_explain.report.text.tables import console, show_run
+from acdc_explain.report.text.run import show_run
+from acdc_explain.report.text.tables import console
 from tests.samples import make_run
 
 

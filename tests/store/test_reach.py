@@ -73,7 +73,7 @@ def test_triggers_are_refused_where_there_are_any(store):
         store.runs()
 
 
-@pytest.mark.parametrize("how", ["_open", "_reading", "_searching"])
+@pytest.mark.parametrize("how", ["writing", "reading", "searching"])
 @pytest.mark.parametrize(
     "sql",
     [
@@ -95,7 +95,7 @@ def test_triggers_are_refused_where_there_are_any(store):
 def test_no_sql_reaches_another_file(sql, how, store, tmp_path):
     with (
         pytest.raises(UserError, match=r"Permission Error|Cannot change configuration|locked"),
-        getattr(store, how)() as connection,
+        getattr(store.database, how)() as connection,
     ):
         connection.execute(sql.format(folder=tmp_path)).fetchall()
     assert [path.name for path in tmp_path.iterdir()] == ["s.duckdb"]
