@@ -34,9 +34,12 @@ UNKNOWN = "unknown"
 
 @dataclass
 class Plugins:
-    """The loaded plugins, and those that could not be loaded with the reason.
+    """The loaded plugins.
 
-    `built_in` are the names of those that came with this program.
+    Attributes:
+        manager: What pluggy knows of them.
+        broken: Why plugins, or hooks of theirs, could not be used, by name.
+        built_in: The names of the plugins that came with this program.
     """
 
     manager: pluggy.PluginManager
@@ -55,17 +58,17 @@ class Plugins:
 
     def registered(self, hook: str) -> dict[str, Any]:
         """Everything one hook brings, by name. Raises UserError if two plugins use one name."""
-        found: dict[str, Any] = {}
+        registered: dict[str, Any] = {}
         owners: dict[str, str] = {}
         for plugin, names in self.by_plugin(hook).items():
             for name, thing in names.items():
-                if name in found:
+                if name in registered:
                     raise UserError(
                         f"Plugins {owners[name]!r} and {plugin!r} both register {name!r} with "
                         f"{hook}; uninstall one of them or rename what it registers."
                     )
-                found[name], owners[name] = thing, plugin
-        return found
+                registered[name], owners[name] = thing, plugin
+        return registered
 
     def by_plugin(self, hook: str) -> dict[str, Mapping[str, Any]]:
         """What each plugin returns from a hook, in the order of the plugins' names."""
@@ -85,18 +88,18 @@ class Plugins:
 
     def brings(self, plugin: str) -> dict[str, list[str]]:
         """The names a plugin registers, by hook."""
-        found = {hook: sorted(self.by_plugin(hook).get(plugin, {})) for hook in HOOKS}
-        return {hook: names for hook, names in found.items() if names}
+        by_hook = {hook: sorted(self.by_plugin(hook).get(plugin, {})) for hook in HOOKS}
+        return {hook: names for hook, names in by_hook.items() if names}
 
     def owner(self, hook: str, name: str) -> str:
         """The plugin that registers a name."""
-        found = self.by_plugin(hook).items()
-        return next((plugin for plugin, names in found if name in names), UNKNOWN)
+        plugins = self.by_plugin(hook).items()
+        return next((plugin for plugin, names in plugins if name in names), UNKNOWN)
 
     def code(self, hook: str, name: str) -> dict[str, str]:
-        """What tells the code behind a name from what it was before, for whatever it found.
+        """A digest of the code behind a name: results of older code are not used again.
 
-        Empty for what is built in, where `settings.RESULTS` does it.
+        Empty for built-in plugins, whose results are numbered by `RESULTS` (records/run/header.py).
         """
         owner = self.owner(hook, name)
         if owner in self.built_in or owner == UNKNOWN:
@@ -105,7 +108,7 @@ class Plugins:
         return {"plugin_code": _digest(plugin if ismodule(plugin) else type(plugin))}
 
     def usual_judges(self) -> list[str]:
-        """Those that test every label: built in, and not only on request."""
+        """The built-in judges that test every label without being named."""
         return sorted(
             name
             for plugin, judges in self.by_plugin("register_judges").items()
@@ -157,7 +160,7 @@ def load_plugins() -> Plugins:
     plugins.manager.add_hookspecs(Hooks)
     for entry in sorted(entry_points(group=PROJECT), key=lambda e: (not _ours(e), e.name)):
         _load(plugins, entry)
-    for hook in HOOKS:  # a hook that fails is known from the beginning
+    for hook in HOOKS:  # a hook that fails is reported from the beginning
         plugins.by_plugin(hook)
     return plugins
 

@@ -123,7 +123,7 @@ def logits_with(
 
     Args:
         contrast: The prompts.
-        outputs: What heads and MLPs write instead; everything after them is computed anew.
+        outputs: What heads and MLPs write instead; everything after them is computed again.
         watching: Hooks that change nothing.
     """
     first = min(layer_of(node) for node in outputs)

@@ -14,7 +14,7 @@ from .settings import Settings
 
 
 def default_labeler() -> str:
-    """`llm` where one can be asked, else `rules`."""
+    """`llm` if there is an API key or a server, else `rules`."""
     from ..llm.client import key_present
 
     return "llm" if key_present() else "rules"
@@ -45,11 +45,13 @@ class Plan:
         discoverers, collectors = plugins.discoverers(), plugins.collectors()
         judges = plugins.judges()
         discoverer = pick("discoverer", discoverers, settings.discoverer)
-        given = {
+        chosen_settings = {
             **{k: v for k, v in shared.items() if k in settings_of(discoverer)},
             **settings.discoverer_settings,
         }
-        discoverer_settings = with_settings("Discoverer", settings.discoverer, discoverer, given)
+        discoverer_settings = with_settings(
+            "Discoverer", settings.discoverer, discoverer, chosen_settings
+        )
         if discoverer.check is not None:
             with must_work(f"discoverer {settings.discoverer!r}"):
                 discoverer.check(**discoverer_settings)
@@ -85,8 +87,8 @@ class Plan:
             ("register_labelers", self.labeler),
             *(("register_judges", name) for name in self.judges),
         ]
-        found = {name: plugins.code(hook, name) for hook, name in used}
-        foreign = {name: code["plugin_code"] for name, code in found.items() if code}
+        digests = {name: plugins.code(hook, name) for hook, name in used}
+        foreign = {name: code["plugin_code"] for name, code in digests.items() if code}
         return {"code": foreign} if foreign else {}
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,5 +107,5 @@ def _shared(settings: Settings) -> dict[str, Any]:
 
 def _labeler_settings(plugins: Plugins, settings: Settings, name: str) -> dict[str, Any]:
     labeler, shared = pick("labeler", plugins.labelers(), name), _shared(settings)
-    given = {k: v for k, v in shared.items() if k in settings_of(labeler)}
-    return with_settings("Labeler", name, labeler, {**given, **settings.labeler_settings})
+    from_run = {k: v for k, v in shared.items() if k in settings_of(labeler)}
+    return with_settings("Labeler", name, labeler, {**from_run, **settings.labeler_settings})

@@ -208,7 +208,7 @@ def _same_model(header: RunHeader, progress: Progress) -> Model:
     if model.id != header.model_id:
         raise UserError(
             f"The model {header.model} here has other weights than the one of run {header.id}; "
-            "run the task on it anew."
+            "run the task on it again."
         )
     return model
 
@@ -273,7 +273,7 @@ def _check_stored(run: Run) -> None:
     if results_of(header.versions) != results_of(made_by):
         raise UserError(
             f"Run {header.id} is of a program that gives other results "
-            f"({results_of(header.versions)}, this one {results_of(made_by)}); run its task anew."
+            f"({results_of(header.versions)}, this one {results_of(made_by)}); run its task again."
         )
     if run.circuit is None or not run.evidence:
         raise UserError(

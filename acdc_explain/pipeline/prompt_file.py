@@ -35,11 +35,13 @@ def read_prompts(
     if not text.strip():
         raise UserError(f"{file} is empty; write at least two examples, one a line.")
     splits: dict[Split, list[Example]] = {"discover": [], "held_out": []}
-    seen: dict[str, tuple[str, Split]] = {}
-    for number, (where, example, given) in enumerate(readers[file.suffix](file, text, tokenizer)):
+    first_uses: dict[str, tuple[str, Split]] = {}
+    for number, (where, example, named_split) in enumerate(
+        readers[file.suffix](file, text, tokenizer)
+    ):
         check_example(example, tokenizer, where)
-        split: Split = given or ("held_out" if number % 2 else "discover")
-        first, other = seen.setdefault(example.clean, (where, split))
+        split: Split = named_split or ("held_out" if number % 2 else "discover")
+        first, other = first_uses.setdefault(example.clean, (where, split))
         if other != split:
             raise UserError(
                 f"{where}: the clean prompt is that of {first}, which is in the other split; "
@@ -68,7 +70,7 @@ def write_prompts(task: Task) -> str:
     if task.schemes:
         raise UserError(
             f"Task {task.name!r} has other corruptions ({', '.join(task.schemes)}), which a file "
-            "of prompts cannot hold; `acdc-explain run` makes its prompts anew from the seed."
+            "of prompts cannot hold; `acdc-explain run` draws its prompts from the seed."
         )
     lines = [
         json.dumps({**plain(example), "split": split}, ensure_ascii=False)
@@ -102,10 +104,10 @@ def _jsonl(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
             raise UserError(f"{where} is no JSON ({error}); write one object a line.") from error
         if not isinstance(entry, dict):
             raise UserError(f"{where} holds no object; write {{'clean': ..., 'corrupt': ...}}.")
-        strange = set(entry) - {"clean", "corrupt", "answers", "foils", "positions", "split"}
-        if strange:
+        unknown = set(entry) - {"clean", "corrupt", "answers", "foils", "positions", "split"}
+        if unknown:
             raise UserError(
-                f"{where} has the unknown field {min(strange)!r}; there are clean, corrupt, "
+                f"{where} has the unknown field {min(unknown)!r}; there are clean, corrupt, "
                 "answers, foils, positions and split."
             )
         split = entry.get("split")
@@ -208,12 +210,12 @@ def _lines_of_entries(text: str, count: int) -> list[int]:
     """The line on which each entry of `prompts` begins; none where the file hides them."""
     decoder, lines = json.JSONDecoder(), []
     try:
-        at = text.index("[", text.rindex('"prompts"')) + 1
+        place = text.index("[", text.rindex('"prompts"')) + 1
         for _ in range(count):
-            while text[at] in " \t\r\n,":
-                at += 1
-            lines.append(text.count("\n", 0, at) + 1)
-            _, at = decoder.raw_decode(text, at)
+            while text[place] in " \t\r\n,":
+                place += 1
+            lines.append(text.count("\n", 0, place) + 1)
+            _, place = decoder.raw_decode(text, place)
     except (ValueError, IndexError):
         return []
     return lines

@@ -93,7 +93,7 @@ class Database:
         is_new = not any(_file_state(self.path))
         with attached(self.path, read_only=read_only, folder=folder) as connection:
             try:
-                if not is_new:  # nobody can have put anything into it
+                if not is_new:  # a file that did not exist holds nothing else
                     self._check(connection)
                 connection.execute("USE store")
                 yield connection

@@ -206,10 +206,10 @@ class Store:
         """The stored replies of LLMs; new exchanges belong to no run."""
         return StoredReplies(self.database, None)
 
-    def read_checkpoint(self, book: str, page: str) -> Any:
-        """What a search wrote about how far it is; None if nothing. `book` names the search."""
+    def read_checkpoint(self, search_id: str, name: str) -> Any:
+        """A checkpoint of a search; None if there is none of this name."""
         with self.database.reading() as connection:
-            return pages.read_page(connection, book, page)
+            return pages.read_page(connection, search_id, name)
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -217,10 +217,10 @@ class Store:
         """What writes the records of a run while it goes on."""
         return RunWriter(self.database, run_id)
 
-    def write_checkpoint(self, book: str, page: str, content: Any) -> None:
-        """Write, or replace, a page about how far a search is."""
+    def write_checkpoint(self, search_id: str, name: str, content: Any) -> None:
+        """Write, or replace, a checkpoint of a search."""
         with self.database.writing() as connection:
-            pages.write_page(connection, book, page, content)
+            pages.write_page(connection, search_id, name, content)
 
     def add_task(self, task: Task) -> None:
         with self.database.writing() as connection:

@@ -31,7 +31,7 @@ def check_free(connection: Connection, path: Path, run_id: str, name: str | None
         "SELECT id FROM runs WHERE name = ? AND id <> ?", [name, run_id]
     ).fetchone()
     if other:
-        raise UserError(f"{path} has a run {name!r} already ({other[0]}); name it anew.")
+        raise UserError(f"{path} has a run {name!r} already ({other[0]}); choose another.")
 
 
 def is_free(connection: Connection, path: Path, run_id: str, name: str | None) -> bool:
