@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from ..errors import UserError
 from ..ids import canonical_json
 from ..llm.client import Llm, Transport
+from ..llm.exchange import Exchange
 from ..llm.prices import Prices
 from ..llm.session import Session
 from ..llm.templates import Templates
@@ -184,18 +185,20 @@ class RunContext:
         self.header = replace(self.header, status="done" if complete else "incomplete")
         self.writer.write_header(self.header)
         before = self.earlier or Run(self.header, circuit, [], [], [], [], [])
-        cited, exchanges = self.store.read_cited(results)
-        asked = self.session.exchanges.values() if "session" in vars(self) else ()
+        measured = [*before.evidence, *(item for items in evidence.values() for item in items)]
+        measured += [result.evidence for result in results if result.evidence is not None]
+        asked = [*before.exchanges]
+        asked += self.session.exchanges.values() if "session" in vars(self) else ()
+        cited = self._cited_elsewhere(results, measured, asked)
         labels = [label for result in results for label in result.labels]
-        collected = [item for items in evidence.values() for item in items]
         return Run(
             header=self.header,
             circuit=circuit,
-            evidence=_merged(before.evidence, collected, cited, _findings(results)),
+            evidence=_merged(measured, cited[0]),
             labels=_merged(before.labels, labels),
             verdicts=_merged(before.verdicts, verdicts),
             motifs=sorted(motifs, key=lambda one: (one.pattern, canonical_json(one.nodes))),
-            exchanges=_merged(before.exchanges, exchanges, asked),
+            exchanges=_merged(asked, cited[1]),
             failures=_failures(before, results),
             summary=summary or before.summary,
             behavior=self.behavior,
@@ -203,10 +206,20 @@ class RunContext:
             set_aside=tuple(self.set_aside),
         )
 
-
-def _findings(results: Sequence[LabelResult]) -> list[Evidence]:
-    """What labelers measured themselves."""
-    return [result.evidence for result in results if result.evidence is not None]
+    def _cited_elsewhere(
+        self,
+        results: Sequence[LabelResult],
+        measured: Iterable[Evidence],
+        asked: Iterable[Exchange],
+    ) -> tuple[list[Evidence], list[Exchange]]:
+        """What results of earlier runs rest on that this run neither measured nor asked."""
+        evidence_ids = {name for x in results for label in x.labels for name in label.evidence_ids}
+        exchange_ids = {name for result in results for name in result.exchange_ids}
+        evidence_ids -= {item.id for item in measured}
+        exchange_ids -= {exchange.id for exchange in asked}
+        if not evidence_ids and not exchange_ids:
+            return [], []
+        return self.store.read_cited(evidence_ids, exchange_ids)
 
 
 def _failures(before: Run, results: Sequence[LabelResult]) -> list[Failure]:

@@ -196,10 +196,12 @@ class Store:
         with self.database.reading() as connection:
             return read.find_judge_results(connection, list(question_ids))
 
-    def read_cited(self, results: Iterable[LabelResult]) -> tuple[list[Evidence], list[Exchange]]:
-        """The stored evidence and exchanges that stored label results rest on."""
+    def read_cited(
+        self, evidence_ids: Iterable[str], exchange_ids: Iterable[str]
+    ) -> tuple[list[Evidence], list[Exchange]]:
+        """Stored evidence and exchanges by their ids: what results of earlier runs rest on."""
         with self.database.reading() as connection:
-            return read.read_cited(connection, list(results))
+            return read.read_cited(connection, evidence_ids, exchange_ids)
 
     @property
     def replies(self) -> StoredReplies:

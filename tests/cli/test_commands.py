@@ -144,6 +144,7 @@ def test_mistakes_are_one_sentence(arguments, complaint, code, tmp_path, monkeyp
     assert out.getvalue() == ""
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("file", ["{", "[]", '{"schema": "x"}', "\ufeff", "\x00"])
 def test_import_of_nonsense(file, tmp_path, db):
     (tmp_path / "x.json").write_text(file)
@@ -152,6 +153,7 @@ def test_import_of_nonsense(file, tmp_path, db):
     assert len(Store(db).runs()) == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_the_command_goes_on(tmp_path):
     import signal
 
@@ -197,6 +199,7 @@ def test_a_role_that_nobody_knows(db):
     )
 
 
+@pytest.mark.slow
 def test_doctor(model_folder):
     folder = str(model_folder("llama"))
     report = json.loads(invoke("doctor", folder, "--json"))

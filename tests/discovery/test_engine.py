@@ -83,6 +83,7 @@ def _each_pair() -> list[Any]:
     return found
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize(("family", "metric", "ablation"), _each_pair())
 def test_same_decisions(family, metric, ablation, small_model):
     contrast = contrast_of(small_model(family, "float64"), metric, ablation)
@@ -91,6 +92,7 @@ def test_same_decisions(family, metric, ablation, small_model):
     assert 0 < len(result.kept) < contrast.model.graph.n_edges
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("family", MORE_FAMILIES)
 @pytest.mark.parametrize("metric", ["logit_diff", "kl"])
 def test_same_decisions_of_other_families(family, metric, small_model):
@@ -100,6 +102,7 @@ def test_same_decisions_of_other_families(family, metric, small_model):
     assert 0 < len(result.kept) < contrast.model.graph.n_edges
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("granularity", ["layer", "places", "both", "shuffled", "shuffled places"])
 def test_same_decisions_at_every_granularity(family, granularity, small_model):
@@ -249,6 +252,7 @@ class TestTraces:
         alone = self.search(contrast).run(result.tau)
         assert result == alone
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize("n", [1, 3, 5, 12])
     def test_the_largest_circuit_that_fits(self, n, mini):
         """What is on paths counts: at the first thresholds that keep an edge, none is on one."""
@@ -297,6 +301,7 @@ class TestPlugin:
         small = acdc(contrast, silent, max_edges=6)
         assert 0 < len(small.edges) <= 6
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
     def test_a_named_token_before_the_first_that_differs(self, family, small_model):
         """No cut changes anything there: no edge is kept, and the engines agree."""

@@ -73,6 +73,7 @@ class TestAgainstTheOracle:
         tolerance = 1e-5 if family == "llama" else 1e-10
         assert torch.allclose(found, at_end(contrast, expected), atol=tolerance)
 
+    @pytest.mark.slow_after(2)
     @pytest.mark.parametrize(
         ("tau", "metric"), [(0.001, "logit_diff"), (0.01, "logit_diff"), (0.0002, "kl")]
     )

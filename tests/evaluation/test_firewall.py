@@ -67,6 +67,7 @@ def run(labeled, tmp_path) -> Any:
     return Store(shutil.copyfile(path, tmp_path / "s.duckdb")), made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("goes_by", "followed"), [(reads, "evidence"), (recites, "index")])
 def test_who_reads_and_who_recites(goes_by, followed, run, monkeypatch):
     store, labeled = run
@@ -98,6 +99,7 @@ def test_it_leaves_the_run_as_it_was(run, monkeypatch):
     assert store.get(labeled.id) == labeled
 
 
+@pytest.mark.slow
 def test_the_command(run, monkeypatch):
     store, labeled = run
     with serve(llm(recites)) as server:

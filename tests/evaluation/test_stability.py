@@ -71,6 +71,7 @@ class TestCounts:
         assert Stability((drawn(0, "supported"),)).error is None
 
 
+@pytest.mark.slow
 def test_draws_of_mini(mini, tmp_path, capsys):
     """Each draw is a run of its own, on its own prompts, and is reused."""
     options = {"store": tmp_path / "s.duckdb", "examples": 4, "discoverer": "eap", "max_edges": 40}

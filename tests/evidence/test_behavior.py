@@ -120,6 +120,7 @@ def test_what_the_model_does_not_do_is_refused_before_the_search(mini, store):
     assert not store.path.exists() or not store.runs()
 
 
+@pytest.mark.slow
 def test_without_the_behavior_no_label_is_supported(mini, store):
     """Measured by divergence, a model that prefers the foil has as much of a circuit as another."""
     task = replace(task_of(mini), schemes={})
@@ -139,6 +140,7 @@ def test_a_random_model_needs_anyway(small_model, store):
         ax.explain(word_task(4), small_model("neox"), store=store)
 
 
+@pytest.mark.slow
 def test_it_is_kept_shown_and_exported(mini, store, capsys):
     run = ax.explain(task_of(mini, 4), mini, store=store, discoverer="eap", max_edges=60)
     assert set(run.behavior) == {"discover", "held_out"}
@@ -156,6 +158,7 @@ def test_it_is_kept_shown_and_exported(mini, store, capsys):
     assert line in page(run)
 
 
+@pytest.mark.slow
 def test_a_label_of_another_labeler_keeps_the_doubt(mini, store):
     """`judge` and `label` use the stored behavior and do not measure it again."""
     from acdc_explain.pipeline.flow import judge

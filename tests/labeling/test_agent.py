@@ -81,6 +81,7 @@ def findings(run) -> list[dict[str, Any]]:
     return [evidence.facts for evidence in run.evidence if evidence.collector == "agent"]
 
 
+@pytest.mark.slow
 def test_hypotheses_experiments_conclusion(explain):
     answers = script(
         hypothesise=HYPOTHESES, experiment=[step(**ABLATE), step(experiment="done")],
@@ -125,6 +126,7 @@ def test_the_results_are_those_of_the_experiment(explain, small_model):
             assert made["result"]["value"] == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("calls", "tokens", "most"), [(3, 10**6, 3), (1, 10**6, 1), (5, 100, 0)])
 def test_the_budget(calls, tokens, most, explain):
     steps = [step(**{**ABLATE, "how": how, "positions": at}) for how in ("resample", "mean")
@@ -153,6 +155,7 @@ def test_nothing_is_settled_without_an_experiment(explain):
         assert "by no experiment" in found["hypotheses"][0]["reason"]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -188,6 +191,7 @@ def test_an_unusable_step_ends_the_experiments_and_not_the_labeling(explain):
     assert all(found["experiments"] == [] for found in findings(run))
 
 
+@pytest.mark.slow
 def test_an_investigation_is_resumed_where_it_was(explain):
     """Stored replies are used: the same command sends only the other requests."""
     answers = script(hypothesise=HYPOTHESES, experiment=step(**ABLATE), conclude={"no": 1},

@@ -106,6 +106,7 @@ def questions(running) -> list[str]:
 WIZARD = completion(json.dumps({**ANSWER, "role": "wizard"}))
 
 
+@pytest.mark.slow
 def test_failures_are_reported_and_the_run_goes_on(store, model, server):
     """A lost or unusable reply costs its component the label, and nothing else."""
     running = server(by_component(GOOD, failure(500), WIZARD))
@@ -145,6 +146,7 @@ def test_failures_are_reported_and_the_run_goes_on(store, model, server):
     assert ax.explain(word_task(4), model, store=store, **OPTIONS).reused
 
 
+@pytest.mark.slow
 def test_the_summary_has_sentences_that_cite_nodes(store, model, server):
     """By the LLM, with true names; by the rules if the LLM cites unknown nodes."""
     names: list[str] = []
@@ -176,6 +178,7 @@ def test_the_summary_has_sentences_that_cite_nodes(store, model, server):
     )
 
 
+@pytest.mark.slow
 def test_a_lost_summary_is_asked_again_by_the_same_command(store, model, server):
     """The rules write one until then. An unusable summary is not asked for again."""
     unusable = completion(json.dumps({"sentences": []}))
@@ -217,6 +220,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_once(fault, store, model, server, monkeypatch):
     """Each first reply is a fault: no component is lost that a second reply can save."""
@@ -275,6 +279,7 @@ def test_questions_are_under_way_together_up_to_the_limit(store, model, server):
     assert max(under_way) == 3
 
 
+@pytest.mark.slow
 def test_resume_asks_again_only_what_has_changed(store, model, server, tmp_path):
     """Another LLM, prompt or setting is another question; the same is not."""
     ways: list[dict[str, Any]] = [
@@ -293,6 +298,7 @@ def test_resume_asks_again_only_what_has_changed(store, model, server, tmp_path)
     assert asked == [n, n, n, n, 0, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_reveal_shows_what_is_hidden(store, model, server):
     running = server(by_component(GOOD))
     run = ax.explain(word_task(4), model, store=store, **OPTIONS)
@@ -364,6 +370,7 @@ def test_a_limit_that_cannot_be_kept_is_refused(store, model, server):
         ax.explain(word_task(4), model, store=store, max_cost=1.0, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_replies(store, labeled, server):
     arrived = threading.Event()
 
@@ -493,6 +500,7 @@ def test_a_batch_file_there_and_back(batch, store, labeled):
     assert batch.write() == []
 
 
+@pytest.mark.slow
 def test_components_that_wait_have_not_failed(batch, store, server):
     """But an unusable answer, or a refusal over the network, is a failure."""
     asked = batch.write()
@@ -527,6 +535,7 @@ def page(run: Any, store: Store) -> str:
     return file.read_text()
 
 
+@pytest.mark.slow
 def test_the_summary_goes_through_a_file_too(batch, store, monkeypatch, model):
     """It is the last request, when all components are labeled and tested."""
     monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
@@ -591,6 +600,7 @@ def test_failed_lines_are_exchanges_and_asked_again(batch, store):
     assert len(batch.write()) == len(asked)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [

@@ -106,6 +106,7 @@ BILLED = {
 LONG = "negative boolean absurd nothing text".split()  # whose true length is unknown
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("kind", BILLED)
 def test_no_more_is_billed_than_allowed(kind, make_session, monkeypatch):
     """The server bills the prompt and the reply of every request that it gets."""
@@ -185,6 +186,7 @@ def start(store: Store) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_commands_that_ask_the_same_pay_once(labeled, server):  # noqa: F811
     def slow(number: int, body: dict[str, Any]) -> Answer:
         time.sleep(0.4)
@@ -203,6 +205,7 @@ def test_two_commands_that_ask_the_same_pay_once(labeled, server):  # noqa: F811
     assert labeled.verify() == []
 
 
+@pytest.mark.slow
 def test_a_command_that_was_killed_keeps_nobody_waiting(labeled, server):  # noqa: F811
     arrived: list[float] = []
 

@@ -203,6 +203,7 @@ LOST = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize(("reply", "complaint"), UNUSABLE)
 def test_an_unusable_reply_is_repaired_once(make_session, reply, complaint):
     """The LLM is shown what it wrote and what is wrong with it; both exchanges are kept."""
@@ -221,6 +222,7 @@ def test_an_unusable_reply_is_repaired_once(make_session, reply, complaint):
     assert session.cache.exchanges == ask.exchanges
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize(
     ("reply", "complaint", "asked"),
     [
@@ -254,6 +256,7 @@ def test_json_is_found_in_replies_of_servers_without_schemas(form, make_session)
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_an_empty_reply_is_asked_for_once_more(make_session):
     for empty, _ in EMPTY:
         answers = [empty, completion(json.dumps(GOOD))]
@@ -267,6 +270,7 @@ SURROGATE = json.dumps({**GOOD, "description": "\ud800 it copies."})  # escaped,
 DEEP = b"[" * 100_000
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize(
     ("reply", "complaint"),
     [
@@ -317,6 +321,7 @@ def test_a_reader_that_recurses_without_end_gives_no_traceback(make_session):
     assert "nested too deeply" in str(reason)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("url", "cause"),
     [

@@ -67,6 +67,7 @@ HARMFUL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize("text", HARMFUL)
 def test_harm_is_one_sentence_that_names_the_line(text, tmp_path, monkeypatch):
     """And the next template is rendered as if nothing had happened."""

@@ -338,6 +338,7 @@ def write_gguf(file: Path, leave_out: str = "", more: str = "") -> None:
     writer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "tokenizer"])
 def test_code_in_a_folder_is_never_run(part, tmp_path, model_folder):
     """In a process of its own: standard input says yes to whatever asks."""

@@ -120,6 +120,7 @@ def db(hostile, tmp_path) -> str:
     return str(tmp_path / "s.duckdb")
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("colors", [False, True])
 @pytest.mark.parametrize(
     "arguments",
@@ -273,6 +274,7 @@ class TestStreams:
         assert done.returncode == 0
         assert whole_run().id.encode() in done.stdout
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
     def test_an_encoding_that_lacks_characters(self, tmp_path, encoding):
         db = str(tmp_path / "s.duckdb")

@@ -105,6 +105,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["top_examples", "judge role_card"])
 def test_what_was_finished_is_not_done_again(stage, store, model, monkeypatch):
     """Stopped anywhere, the same call goes on and ends with what an undisturbed run gives."""
@@ -228,6 +229,7 @@ def test_a_user_plugin_takes_part(measured, model):
     assert "supported" not in outcomes
 
 
+@pytest.mark.slow
 def test_prompts_given_in_python_are_checked_too(store, model):
     task = word_task(4)
     same = replace(task.held_out[1], corrupt=task.held_out[1].clean)
@@ -235,6 +237,7 @@ def test_prompts_given_in_python_are_checked_too(store, model):
         ax.explain(replace(task, held_out=(task.held_out[0], same)), model, store=store, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_another_card_is_judged_again(measured, model, monkeypatch):
     """A plugin that changes what a role demands changes the verdicts, and nothing else."""
     store = measured
@@ -282,6 +285,7 @@ def test_an_interrupted_discovery_goes_on(store, model, monkeypatch, tmp_path):
     assert not set(decided[:3]) & set(decided[4:])
 
 
+@pytest.mark.slow
 def test_sweep(store, model):
     circuits = ax.sweep(word_task(4), model, store=store, anyway=True)
     taus = [circuit.settings["tau"] for circuit in circuits]
@@ -295,6 +299,7 @@ def test_sweep(store, model):
     assert [len(c.edges) <= c.settings["max_edges"] for c in by_size] == [True] * len(by_size)
 
 
+@pytest.mark.slow
 def test_ablations_and_grains_are_circuits_of_their_own(store, model):
     ways: list[dict[str, Any]] = [
         {},

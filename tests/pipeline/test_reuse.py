@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("shared_contrasts")
 OPTIONS = {"discoverer": "eap", "max_edges": 12, "labeler": "rules", "anyway": True}
 
 
+@pytest.mark.slow
 def test_a_program_with_other_results_makes_a_run_of_its_own(small_model, tmp_path, monkeypatch):
     store, model = Store(tmp_path / "s.duckdb"), small_model("neox")
     old = ax.explain(word_task(4), model, store=store, **OPTIONS)

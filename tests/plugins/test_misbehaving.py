@@ -170,6 +170,7 @@ BAD_JUDGES = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("bad", BAD_JUDGES)
 def test_a_judge_that_fails_is_left_out(bad, explain):
     end, message = BAD_JUDGES[bad]
@@ -214,6 +215,7 @@ BAD_COLLECTED = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("bad", BAD_COLLECTED)
 def test_a_collector_that_fails_is_left_out(bad, explain):
     end, message = BAD_COLLECTED[bad]
@@ -276,6 +278,7 @@ BAD_ANSWERS = {
 }
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("bad", BAD_ANSWERS)
 def test_a_labeler_that_fails_on_one_component_labels_the_others(bad, explain):
     answer, message = BAD_ANSWERS[bad]
@@ -294,6 +297,7 @@ def test_a_labeler_without_a_prompt(prompt, explain):
     assert run.header.status == "incomplete"
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     "sentences", [ValueError("no words"), 7, "text", [7], [Sentence("x", ("a9.h9",))]]
 )
@@ -338,6 +342,7 @@ TALKS_AT_WORK = """
     """
 
 
+@pytest.mark.slow
 def test_a_run_names_what_failed_and_prints_only_its_result(tmp_path):
     command = ["run", "ioi", "--examples", "4", "--discoverer", "eap", "--max-edges", "12",
                "--labeler", "rules", "--judge", "fails", "--json", "--db", str(tmp_path / "x.duckdb")]  # fmt: skip

@@ -37,6 +37,7 @@ def test_there_are_at_least_six_programs():
     assert len(PROGRAMS) >= 6
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_models_answer_as_their_programs(name, models):
     program, model, rng = BY_NAME[name], models(name), random.Random(0)

@@ -45,6 +45,7 @@ WAYS: dict[str, dict[str, Any]] = {
 SLOW = ("plain", "seed and examples", "a corpus")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=pytest.mark.slow if way in SLOW else ()) for way in WAYS]
 )
@@ -62,6 +63,7 @@ def test_the_command_on_the_page_is_the_same_run(way, mini, tmp_path, monkeypatc
     assert [header.id for header in store.runs()] == [run.id]
 
 
+@pytest.mark.slow
 def test_prompts_of_a_file_go_out_and_come_back(mini, tmp_path, monkeypatch):
     """From the export of a run alone: import it elsewhere, write its prompts, run them."""
     monkeypatch.chdir(tmp_path)

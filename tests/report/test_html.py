@@ -353,6 +353,7 @@ class TestAnyRunThatImportTakes:
             assert "has no page" not in done.output
         return (tmp_path / "run.html").read_text()
 
+    @pytest.mark.slow
     @given(st.lists(st.tuples(st.sampled_from(IN_FACTS), values), min_size=1, max_size=4))
     @bounds(FUZZ, max_examples=12)
     def test_changed_anywhere(self, tmp_path, changes):
@@ -391,6 +392,7 @@ class TestAnyRunThatImportTakes:
         assert store is not None
         assert "has no circuit yet" in self.check(store, tmp_path)
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize("number", [1e308, -1e308, 1e-300, 0, True])
     def test_strange_numbers(self, number, tmp_path):
         document = copy.deepcopy(SHOWN)

@@ -172,6 +172,7 @@ class TestAForgedImport:
     def model(self, small_model) -> Any:
         return small_model("neox")
 
+    @pytest.mark.slow
     def test_is_not_the_result_of_the_same_run(self, honest, model, store):
         forgery = imported(forged(honest))
         assert store.add_run(forgery)

@@ -49,6 +49,7 @@ def large(tmp_path_factory) -> Store:
 
 
 class TestPatterns:
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize("steps", [2, 3, 9, 12])
     def test_paths_are_counted_without_being_made(self, large, steps):
         """There are 10^13 paths of nine steps; memory and time grow with the edges only."""
@@ -180,6 +181,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow_after(5)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("form", ["RuntimeError('Query interrupted')", "duckdb.InterruptException('INTERRUPT Error: Interrupted!')"])  # fmt: skip
 def test_ctrl_c_in_any_query_of_any_command(command, form, store, tmp_path, monkeypatch, capsys):
@@ -278,6 +280,7 @@ class TestForks:
         assert out == "1 1\n", err
         assert process.returncode == 0
 
+    @pytest.mark.slow
     def test_children_write_and_leave_in_peace(self, store):
         process = start(
             "from tests.samples import whole_run\n"
@@ -323,6 +326,7 @@ class TestForks:
 
 
 class TestCompacting:
+    @pytest.mark.slow
     def test_what_others_add_meanwhile_is_not_lost(self, store):
         """Three processes add runs while one rewrites the file again and again."""
         code = (

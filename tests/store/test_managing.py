@@ -215,6 +215,7 @@ class TestOnlyWhatPassed:
         failed = Verdict(label.id, "transfer", "causal_only", 0.0, 0.0, 0.5, 9, "fails")
         return stored(tmp_path / "m.duckdb", replace(run, verdicts=[*run.verdicts, failed]))
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize(
         ("pattern", "passed", "all_of_them"),
         [

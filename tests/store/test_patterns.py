@@ -250,6 +250,7 @@ def random_pattern(rng: random.Random) -> str:
     return text
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("seed", range(6))
 def test_patterns_against_brute_force(seed, tmp_path):
     store = Store(tmp_path / "s.duckdb")

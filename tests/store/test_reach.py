@@ -22,6 +22,7 @@ def store(tmp_path) -> Store:
     return stored(tmp_path / "s.duckdb", whole_run())
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize(
     ("statements", "what"),
     [
@@ -73,6 +74,7 @@ def test_triggers_are_refused_where_there_are_any(store):
         store.runs()
 
 
+@pytest.mark.slow_after(7)
 @pytest.mark.parametrize("how", ["writing", "reading", "searching"])
 @pytest.mark.parametrize(
     "sql",

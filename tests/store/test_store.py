@@ -335,6 +335,7 @@ class TestSeveralProcesses:
 
     context = multiprocessing.get_context("spawn")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("writers", "runs", "readers"),
         [(3, 5, 1), pytest.param(8, 50, 2, marks=pytest.mark.slow)],
@@ -357,6 +358,7 @@ class TestSeveralProcesses:
         assert {header.task for header in store.runs()} == {n for group in names for n in group}
         assert store.verify() == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("kills", "every"), [(3, 0.6), pytest.param(8, 1.5, marks=pytest.mark.slow)]
     )
@@ -423,6 +425,7 @@ def test_a_full_disk_leaves_what_was_there(store):
     assert store.verify() == []
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize(
     "statement", ["ATTACH", "BEGIN", "INSERT", "COMMIT", "USE memory", "DETACH"]
 )

@@ -36,6 +36,7 @@ def test_a_store_that_was_only_written_to_is_whole(store):
     assert store.verify() == []
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize(
     ("sql", "complaint"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,15 +108,13 @@ def read_linked(
 
 
 def read_cited(
-    connection: Connection, results: Sequence[LabelResult]
+    connection: Connection, evidence_ids: Iterable[str], exchange_ids: Iterable[str]
 ) -> tuple[list[Evidence], list[Exchange]]:
-    """The stored evidence and exchanges that label results rest on."""
-    evidence = {name for result in results for x in result.labels for name in x.evidence_ids}
-    exchanges = {name for result in results for name in result.exchange_ids}
+    """Evidence and exchanges by their ids."""
     with_ids = "WHERE id IN (SELECT unnest(?::VARCHAR[])) ORDER BY id"
     return (
-        read_records(connection, codec.EVIDENCE, with_ids, [sorted(evidence)]),
-        read_records(connection, codec.EXCHANGE, with_ids, [sorted(exchanges)]),
+        read_records(connection, codec.EVIDENCE, with_ids, [sorted(evidence_ids)]),
+        read_records(connection, codec.EXCHANGE, with_ids, [sorted(exchange_ids)]),
     )
 
 
