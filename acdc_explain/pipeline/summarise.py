@@ -25,6 +25,9 @@ def summarise(
         The summary, and whether nothing is missing: False if the labeler's answer was lost on the
         way or is still to come from a batch file.
     """
+    # In the order of the store: the question of a later command is the same.
+    labels = sorted(labels, key=lambda label: label.id)
+    verdicts = sorted(verdicts, key=lambda verdict: verdict.id)
     summary, complete = None, True
     for labeler in (stage(run), rules_stage(run)):
         if labeler is None:
