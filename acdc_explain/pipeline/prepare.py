@@ -110,6 +110,8 @@ def reopen(
         created_at=_now(),
         settings=resolved,
         versions=made_by,
+        name=None,  # of the stored run alone
+        note=None,
     )
     load = cache(lambda: _same_model(header, progress))
     run = _context(plugins, plan, store, header, task, load, settings, progress, transport)

@@ -1,0 +1,92 @@
+"""The run that is returned, put together by the stages, is the one that the store holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import acdc_explain as ax
+from acdc_explain.store.document.write import to_document
+from acdc_explain.store.store import Store
+
+from ..conftest import word_task
+from ..labeling.test_agent import ABLATE, CONCLUSION, HYPOTHESES, script, step
+from ..llm.scripted_server import serve
+
+OPTIONS: dict[str, Any] = {
+    "discoverer": "eap", "max_edges": 12, "anyway": True, "judges": ("role_card",),
+}  # fmt: skip
+AGENT = ax.Settings(labeler="agent", llm_model="scripted", anyway=True)
+ANSWERS = script(
+    hypothesise=HYPOTHESES, experiment=[step(**ABLATE), step(experiment="done")],
+    conclude=CONCLUSION,
+)  # fmt: skip
+NONSENSE = script(hypothesise={"no": "hypotheses"}, repair={"no": "hypotheses"})
+
+
+def check(store: Store, run: ax.Run) -> None:
+    stored = store.get(run.id)
+    assert to_document(stored) == to_document(run)
+    assert stored.header == run.header
+    assert [motif.id for motif in stored.motifs] == [motif.id for motif in run.motifs]
+
+
+@pytest.fixture
+def explained(measured, small_model) -> tuple[Store, ax.Run]:
+    model = small_model("neox")
+    return measured, ax.explain(word_task(4), model, store=measured, labeler="rules", **OPTIONS)
+
+
+def asked(run: ax.Run, store: Store, answers: Any, monkeypatch: pytest.MonkeyPatch) -> ax.Run:
+    with serve(answers) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        return ax.label(run, store, AGENT, judge=False)
+
+
+def test_by_rules_and_with_a_name(explained, small_model, monkeypatch):
+    store, run = explained
+    check(store, run)
+    store.name_run(run.id, "mine", "a note")
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
+    model = small_model("neox")
+    settings = ax.Settings(judges=("role_card",), more_judges=("interchange",), anyway=True)
+    judged = ax.judge(store.get(run.id), store, settings)
+    check(store, judged)
+    assert judged.labels == run.labels
+    assert {verdict.judge for verdict in judged.verdicts} == {"role_card", "interchange"}
+
+
+def test_by_an_agent_and_again_from_what_it_was_told(explained, small_model, monkeypatch):
+    """The second run reuses answers of the first, with the evidence and exchanges behind them."""
+    store, run = explained
+    model = small_model("neox")
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
+    first = asked(run, store, ANSWERS, monkeypatch)
+    check(store, first)
+    assert first.exchanges
+    assert any(item.collector == "agent" for item in first.evidence)
+    other = ax.explain(
+        word_task(4), model, store=store, labeler="rules", collectors=("attention",), **OPTIONS
+    )
+    check(store, other)
+    fewer = ax.Settings(labeler="agent", llm_model="scripted", anyway=True, retry=True)
+    again = ax.label(store.get(first.id), store, fewer, judge=False)
+    check(store, again)
+    assert [x.id for x in again.exchanges] == [x.id for x in first.exchanges]
+
+
+def test_failures_and_what_repairs_them(explained, small_model, monkeypatch):
+    store, run = explained
+    model = small_model("neox")
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
+    failed = asked(run, store, NONSENSE, monkeypatch)
+    check(store, failed)
+    assert len(failed.failures) == len(run.circuit.components)
+    with serve(ANSWERS) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        settings = ax.Settings(labeler="agent", llm_model="scripted", anyway=True, retry=True)
+        repaired = ax.label(run, store, settings, judge=False)
+    check(store, repaired)
+    assert not repaired.failures
+    assert {x.id for x in failed.exchanges} < {x.id for x in repaired.exchanges}
