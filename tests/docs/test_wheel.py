@@ -27,10 +27,11 @@ def wheel(tmp_path_factory) -> Path:
 def test_contents(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, package in (
+        ("acdc_explain", "acdc_explain"),
         ("plugins", "acdc_explain_plugins"),
         ("prompts", "acdc_explain_prompts"),
     ):
-        for suffix in ("*.py", "*.j2", "*.json", "*.safetensors"):
+        for suffix in ("*.py", "*.j2", "*.js", "*.css", "*.toml", "*.json", "*.safetensors"):
             for file in (ROOT / folder).rglob(suffix):
                 assert f"{package}/{file.relative_to(ROOT / folder)}" in names
     assert not [name for name in names if name.startswith(("tests", "plugins", "prompts"))]

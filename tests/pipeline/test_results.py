@@ -1,6 +1,6 @@
 """Does the program give the answers that it gave? Else stored results are not its own.
 
-A run's id holds `settings.RESULTS`, and a run with a known id is reused. So whatever changes an
+A run's id holds `RESULTS` (records/run/header.py), and a run with a known id is reused. So whatever changes an
 answer must raise that number; then `python -m tests.pipeline.test_results` records the new answers.
 """
 
