@@ -146,6 +146,7 @@ def test_the_check_of_the_order_finds_what_is_wrong(tmp_path):
     assert circles(found) == [["cli.main", "pipeline.flow", "records.task", "store.store"]]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("library", "home"), WALLS.items())
 def test_a_library_is_imported_in_one_room(library, home):
     plugins = {f"plugins/{name}": file for name, file in modules(ROOT / "plugins").items()}

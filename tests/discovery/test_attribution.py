@@ -27,6 +27,7 @@ def gathered(passes: Backward | Hooked, kept: torch.Tensor, share: float) -> tor
     return torch.stack([found[row] for row in sorted(found)])
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [1.0, 0.4])
 @pytest.mark.parametrize("metric", ["logit_diff", "nll", "prob_diff"])

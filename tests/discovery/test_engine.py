@@ -118,6 +118,7 @@ def test_same_decisions_at_every_granularity(family, granularity, small_model):
     assert_same(contrast, search_graph, 0.005, 1e-5 if family == "llama" else 1e-9)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_kept_edges_are_those_of_brute_force(family, small_model):
     """Against a transformer and a search that share no code with ours."""
@@ -242,6 +243,7 @@ class TestTraces:
             search.run(0.001)
         assert len(saved[-1][0].effects) == 3
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize("n", [1, 5, 12, 40, 1000])
     def test_best_of_size(self, n, small_model):
         contrast = contrast_of(small_model("gpt2", "float64"), "logit_diff")

@@ -90,6 +90,7 @@ def test_who_reads_and_who_recites(goes_by, followed, run, monkeypatch):
     assert (same == 1) == (goes_by is reads)
 
 
+@pytest.mark.slow
 def test_it_leaves_the_run_as_it_was(run, monkeypatch):
     store, labeled = run
     with serve(llm(reads)) as server:

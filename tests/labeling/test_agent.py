@@ -114,6 +114,7 @@ def test_hypotheses_experiments_conclusion(explain):
     assert names[1] == names[0] | {"done"}
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_the_experiment(explain, small_model):
     answers = script(hypothesise=HYPOTHESES, experiment=step(**ABLATE), conclude=CONCLUSION)
     run, _ = explain(answers, labeler_settings={"calls": 1})
@@ -143,6 +144,7 @@ def test_the_budget(calls, tokens, most, explain):
         assert all(h["reason"] for h in found["hypotheses"])
 
 
+@pytest.mark.slow
 def test_nothing_is_settled_without_an_experiment(explain):
     settled = [{**h, "evidence": ["E1"]} for h in CONCLUSION["hypotheses"]]
     conclusion = {**CONCLUSION, "evidence": ["E1"], "hypotheses": settled}
@@ -179,6 +181,7 @@ def test_experiments_that_make_no_sense_are_results_too(arguments, complaint, ex
         assert "result" not in made
 
 
+@pytest.mark.slow
 def test_an_unusable_step_ends_the_experiments_and_not_the_labeling(explain):
     conclusion = {**CONCLUSION, "evidence": ["E1"], "hypotheses": []}
     run, _ = explain(

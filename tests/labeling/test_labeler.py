@@ -246,6 +246,7 @@ def test_every_fault_once(fault, store, model, server, monkeypatch):
     assert KEY not in json.dumps(to_document(run))
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_one_sentence(store, model, server):
     running = server(lambda number, body: failure(401))
     with pytest.raises(UserError, match="first questions got no reply .Authentication"):
@@ -257,12 +258,14 @@ def test_a_wrong_key_is_one_sentence(store, model, server):
     assert len(questions(good)) == len(run.circuit.components)
 
 
+@pytest.mark.slow
 def test_with_a_key_the_llm_is_the_default(store, model, server):
     server(by_component(GOOD))
     run = ax.explain(word_task(4), model, store=store, **{**OPTIONS, "labeler": None})
     assert {label.labeler for label in run.labels} == {"llm"}
 
 
+@pytest.mark.slow
 def test_questions_are_under_way_together_up_to_the_limit(store, model, server):
     under_way: list[int] = []
     now = [0]
@@ -323,6 +326,7 @@ def test_shown_names_become_true_names():
     assert true_text(text, names) == "It feeds a1.h0, not H99 or HTTP."
 
 
+@pytest.mark.slow
 def test_the_key_is_stored_nowhere(store, model, server, capfd):
     """Not in the store's file or beside it, an export, the output or an error."""
     echo = {**ANSWER, "description": f"My key is {KEY}."}
@@ -343,6 +347,7 @@ def test_the_key_is_stored_nowhere(store, model, server, capfd):
     assert KEY not in out + err
 
 
+@pytest.mark.slow
 def test_the_limit_of_costs_leaves_a_run_that_goes_on(store, model, server, tmp_path):
     prices = tmp_path / "p.toml"
     prices.write_text("[models]\nscripted = { input = 1.0, output = 1.0 }\n")
@@ -407,6 +412,7 @@ def labeled(store, model) -> Any:
     return ax.explain(word_task(4), model, store=store, **{**OPTIONS, "labeler": "rules"})
 
 
+@pytest.mark.slow
 def test_labeling_a_stored_run_is_the_run_one_would_have_asked_for(
     store, model, labeled, server, monkeypatch
 ):
@@ -571,6 +577,7 @@ def test_the_summary_goes_through_a_file_too(batch, store, monkeypatch, model):
     assert batch.write() == []
 
 
+@pytest.mark.slow
 def test_unusable_answers_are_written_again_with_what_is_wrong(batch, store):
     asked = batch.write()
     batch.take([answer_line(asked[0], "no json")])
@@ -585,6 +592,7 @@ def test_unusable_answers_are_written_again_with_what_is_wrong(batch, store):
     assert len(store.get("last").labels) == 1
 
 
+@pytest.mark.slow
 def test_failed_lines_are_exchanges_and_asked_again(batch, store):
     asked = batch.write()
     failed = {"custom_id": asked[0]["custom_id"], "response": None, "error": {"code": "expired"}}

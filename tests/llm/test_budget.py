@@ -124,6 +124,7 @@ def test_no_more_is_billed_than_allowed(kind, make_session, monkeypatch):
     assert any(isinstance(x, NotAsked) and "max_cost (0.0101 USD)" in str(x) for x in found)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", LONG)
 def test_impossible_token_counts_are_ignored(kind, make_session):
     with serve(lambda number, body: BILLED[kind]) as running:

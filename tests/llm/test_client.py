@@ -137,6 +137,7 @@ class TestPrompt:
         """It has no layer or head number and no model name."""
         assert not re.search(r"a\d+\.h\d+|\bm\d+\b|layer \d|head \d|mini|gpt|smol", self.prompt())
 
+    @pytest.mark.slow
     def test_the_vocabulary_is_in_it(self):
         for name, card in load_plugins().roles().items():
             assert (f"- {name}: " in self.prompt()) == (card.kind != "mlp")
@@ -336,6 +337,7 @@ def test_the_cause_of_a_lost_connection_is_reported(make_session, url, cause):
     assert re.search(rf"APIConnectionError: Connection error\. \(.*({cause})", str(reason)), reason
 
 
+@pytest.mark.slow
 def test_busy_servers_are_asked_again_when_they_say(make_session):
     def script(number: int, body: dict):
         return failure(429, Retry_After="1") if number < 2 else completion(json.dumps(GOOD))
@@ -360,6 +362,7 @@ def test_a_server_that_stalls_is_asked_again(make_session):
     assert answer.proposals[0].role == "induction"
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("refused", "kept"),
     [

@@ -23,6 +23,7 @@ def contrast_of(mini, name: str, *, examples: int = 100, seed: int = 7) -> Contr
     return Contrast(mini, task, task.held_out)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["induction", "ioi", "greater_than"])
 def test_tasks_are_solved(mini, name):
     contrast = contrast_of(mini, name)

@@ -249,6 +249,7 @@ class TestStreams:
             env={**os.environ, "ACDC_EXPLAIN_DB": db, **environment},
         )  # fmt: skip
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
     @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
     def test_a_full_disk(self, db, arguments):
@@ -258,6 +259,7 @@ class TestStreams:
             "acdc-explain: The output cannot be written: No space left on device; direct it elsewhere.\n"
         )
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
     def test_a_closed_output(self, db, arguments):
         before = Path(db).read_bytes()

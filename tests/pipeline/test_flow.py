@@ -87,6 +87,7 @@ def test_the_same_command_adds_no_row(measured, model):
     assert rows(store) == before
 
 
+@pytest.mark.slow
 def test_another_setting_is_another_run_that_shares_what_it_can(measured, model):
     store = measured
     first = ax.explain(word_task(4), model, store=store, **OPTIONS)
@@ -258,6 +259,7 @@ def test_another_card_is_judged_again(measured, model, monkeypatch):
     assert sorted(v.id for v in held.verdicts) == sorted(v.id for v in first.verdicts)
 
 
+@pytest.mark.slow
 def test_an_interrupted_discovery_goes_on(store, model, monkeypatch, tmp_path):
     """Nothing that was measured is measured again, and the circuit is the same."""
     from acdc_explain.discovery.engine.fast import Engine

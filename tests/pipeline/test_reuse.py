@@ -60,6 +60,7 @@ def register_judges():
 """
 
 
+@pytest.mark.slow
 def test_a_plugin_that_was_edited_is_asked_again(small_model, tmp_path, monkeypatch):
     """Without it, whoever writes a judge would see the verdicts of yesterday's."""
     import importlib

@@ -39,6 +39,7 @@ def assert_unchanged(store: Store) -> None:
     assert [to_document(store.get(h.id)) for h in store.runs()] == [to_document(whole_run())]
 
 
+@pytest.mark.slow
 @given(texts, st.sampled_from(["text", "role", "pattern", "like", "verdict", "task", "model"]))
 @FUZZ
 def test_searches(store, text, where):
@@ -98,6 +99,7 @@ def changed(document, changes):
     return document
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(PLACES), values), min_size=1, max_size=3))
 @FUZZ
 def test_imported_documents(store, tmp_path, changes):

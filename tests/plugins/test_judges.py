@@ -49,6 +49,7 @@ def judged(held_out) -> Callable[..., dict[str, Verdict]]:
 
 
 class TestSufficiency:
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize(
         ("job", "role"),
         [

@@ -290,6 +290,7 @@ def test_a_labeler_that_fails_on_one_component_labels_the_others(bad, explain):
     assert len({label.node for label in run.labels}) == len(run.circuit.components) - 1
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("prompt", [RuntimeError("no prompt"), 7, None])
 def test_a_labeler_without_a_prompt(prompt, explain):
     run = explain("register_labelers", labeler_that(None, prompt=prompt), labeler="mine")

@@ -102,6 +102,7 @@ def nasty_run(text: str):
                    motifs=motifs, exchanges=[exchange], summary=summary)  # fmt: skip
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("text", NASTY)
 def test_what_comes_from_outside_is_text(text):
     run = nasty_run(text)

@@ -193,6 +193,7 @@ class TestAForgedImport:
         assert not store.add_run(forgery)  # the import does not replace it
         assert results(store.get(honest.id)) == results(honest)
 
+    @pytest.mark.slow
     def test_is_not_the_beginning_of_another_run(self, honest, model, store):
         """With other judges: another run with the same circuit, evidence and labels."""
         store.add_run(imported(forged(honest)))
@@ -205,6 +206,7 @@ class TestAForgedImport:
         assert store.verify() == []
         assert run.header.origin is None
 
+    @pytest.mark.slow
     def test_says_nothing_in_the_fingerprints_of_ones_own(self, honest, model, store):
         ax.explain(word_task(4), model, store=store, **OPTIONS)
 

@@ -164,6 +164,7 @@ class TestLists:
         store.add_run(replace(run, header=replace(run.header, settings=settings)))
         assert "acdc, tau 0.05, positions, layer, mean" in " ".join(cli(store, "runs").split())
 
+    @pytest.mark.slow_after(1)
     @pytest.mark.parametrize(
         ("command", "told"),
         [

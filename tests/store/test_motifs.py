@@ -269,6 +269,7 @@ class TestEnrichment:
         assert Enrichment(2, (2, 2)).p_value == 1.0
         assert Enrichment.total([one, Enrichment(1, (0, 0, 1, 5))]) == Enrichment(6, (1, 2, 4, 7))
 
+    @pytest.mark.slow
     def test_by_task_and_model(self, tmp_path):
         store = Store(tmp_path / "s.duckdb")
         for task, model in (("ioi", "mini"), ("ioi", "big"), ("induction", "mini")):

@@ -128,6 +128,7 @@ def test_a_store_by_another_name_can_still_be_opened(store, tmp_path, monkeypatc
 class TestWhatIsWritten:
     """`-o` and similar options that would overwrite a store."""
 
+    @pytest.mark.slow_after(2)
     @pytest.mark.parametrize(
         "command",
         [

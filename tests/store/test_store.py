@@ -66,6 +66,7 @@ def test_adding_twice_adds_nothing(store):
     assert rows(store) == before
 
 
+@pytest.mark.slow
 def test_records_one_by_one_are_the_same_as_the_whole_run(store, tmp_path):
     run, whole = make_run(), Store(tmp_path / "whole.duckdb")
     writer = store.writer(run.id)
@@ -415,6 +416,7 @@ def _fill(path: str) -> None:
         sys.exit(7 if "File too large" in str(error) and len(store.runs()) == 1 else 8)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(store):
     store.add_run(whole_run())
     process = multiprocessing.get_context("spawn").Process(target=_fill, args=(str(store.path),))

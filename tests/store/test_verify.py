@@ -86,6 +86,7 @@ def test_the_command(store):
     assert "exchanges that are not there" in done.output
 
 
+@pytest.mark.slow
 def test_compacting_keeps_everything(store):
     runs = [store.get(header.id) for header in store.runs()]
     for _ in range(20):
