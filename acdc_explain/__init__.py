@@ -101,6 +101,8 @@ _MODULES = {
 """Where each public name is defined. It is imported when it is first asked for: torch and duckdb
 are slow to import, and a plugin that only brings a task needs neither."""
 
+_MAKERS = ("store", "experiments", "pipeline", "evaluation")  # rooms that return circuits and runs
+
 __all__ = ["__version__", *_MODULES]
 
 
@@ -113,9 +115,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    if name in ("Circuit", "Run", "explain", "find_circuit", "Store"):
-        import_module(".report.notebook", __name__)  # what notebooks draw
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    module = _MODULES[name]
+    if module.split(".")[0] in _MAKERS or name in ("Circuit", "Run"):
+        import_module(".report.notebook", __name__)  # so that notebooks draw them
+    return getattr(import_module(f".{module}", __name__), name)
 
 
 def __dir__() -> list[str]:

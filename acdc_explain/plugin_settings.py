@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
@@ -47,24 +48,17 @@ def with_shared(thing: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _types(function: Any) -> dict[str, Any]:
-    """The types of a callable's parameters, as far as its annotations can be read."""
+    """The types of a callable's parameters, as far as its annotations can be read.
+
+    One by one: names that exist for type checkers alone hide no others.
+    """
     annotated = function if inspect.isroutine(function) else type(function).__call__
-    try:
-        return get_type_hints(annotated)
-    except (NameError, TypeError, AttributeError):  # names that exist for type checkers alone
-        return _types_one_by_one(annotated)
-
-
-def _types_one_by_one(function: Any) -> dict[str, Any]:
-    """The same where some annotations cannot be read: those that can be."""
-    found: dict[str, Any] = {}
-    for name, annotation in getattr(function, "__annotations__", {}).items():
+    types: dict[str, Any] = {}
+    for name, annotation in getattr(annotated, "__annotations__", {}).items():
         alone = SimpleNamespace(__annotations__={name: annotation})
-        try:
-            found |= get_type_hints(alone, getattr(function, "__globals__", {}))
-        except (NameError, TypeError, AttributeError):
-            continue
-    return found
+        with suppress(NameError, TypeError, AttributeError):
+            types |= get_type_hints(alone, getattr(annotated, "__globals__", {}))
+    return types
 
 
 def _check_type(what: str, expected: Any, value: Any) -> None:

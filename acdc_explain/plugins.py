@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from .errors import UserError, unknown
-from .guard import Unfit, sentence, stdout_to_stderr
+from .guard import Unfit, must_work, sentence, stdout_to_stderr
 from .hookspecs import PROJECT, Discoverer, Hooks, Judge, Labeler
 from .ids import ID_LENGTH, canonical_json
-from .plugin_settings import function_of, settings_of
+from .plugin_settings import function_of, settings_of, with_settings
 from .records.pattern import Pattern
 from .records.role import Requirement, RoleCard
 
@@ -130,6 +130,18 @@ class Plugins:
         return {
             name: Discoverer.of(x) for name, x in self.registered("register_discoverers").items()
         }
+
+    def discoverer_settings(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings of a discoverer, checked by itself too.
+
+        Raises UserError for an unknown name or setting, or settings that do not go together.
+        """
+        discoverer = pick("discoverer", self.discoverers(), name)
+        settings = with_settings("Discoverer", name, discoverer, given)
+        if discoverer.check is not None:
+            with must_work(f"discoverer {name!r}"):
+                discoverer.check(**settings)
+        return settings
 
     def collectors(self) -> dict[str, Collector]:
         return self.registered("register_collectors")

@@ -258,6 +258,4 @@ def at_position(contrast: Contrast, name: str) -> Float[Tensor, "batch pos"]:
     """1 at a named position. Raises NotMeasurable where the task names none."""
     if name not in contrast.position_names:
         raise NotMeasurable(f"the task names no position {name!r}")
-    keys = torch.zeros_like(contrast.clean.tokens, dtype=contrast.model.dtype)
-    keys[contrast.clean.rows, contrast.position(name)] = 1.0
-    return keys
+    return contrast.position_mask(name).to(contrast.model.dtype)

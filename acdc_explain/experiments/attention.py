@@ -14,6 +14,7 @@ from ..models.activations import head_index
 from ..models.model import Model
 from ..records.circuit import Node
 from ..report.notebook import heatmap
+from .contrasts import node_named
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +77,7 @@ def attention(model: Model, head: str | Node, prompt: str) -> AttentionPattern:
     Raises:
         UserError: for a head that is not there, or a prompt that is empty or too long.
     """
-    node = Node.parse(head) if isinstance(head, str) else head
+    node = node_named(head)
     if node not in model.graph.heads:
         raise UserError(f"{model.name} has no head {node}.")
     if not model.pieces(prompt):

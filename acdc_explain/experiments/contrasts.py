@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from ..discovery.faithfulness import faithfulness
+from ..discovery import search
 from ..errors import UserError
 from ..models.contrast import Contrast
 from ..models.model import Model
 from ..models.options import DEFAULT_MEMORY, Ablation
-from ..plugin_settings import with_settings
-from ..plugins import load_plugins, pick
+from ..plugins import load_plugins
 from ..progress import Progress, silent
-from ..records.circuit import Circuit
+from ..records.circuit import Circuit, Node
 from ..records.task import Split, Task, check_examples
 
 
@@ -33,8 +31,8 @@ def contrast(
         model: A loaded model.
         split: `discover` or `held_out`.
         metric: `logit_diff`, `prob_diff`, `kl` or `nll`; None: the task's own.
-        ablation: What an ablated component writes and a cut edge carries: its output on the
-            corrupted prompt (`corrupt`), its `mean` over those, or `zero`.
+        ablation: What a cut edge carries: the sender's output on the corrupted prompt
+            (`corrupt`), its `mean` over those, or `zero`.
         memory: Gigabytes that a search may take.
 
     Returns:
@@ -48,6 +46,16 @@ def contrast(
     if not examples:
         raise UserError(f"Task {task.name!r} has no {split} prompts.")
     return Contrast(model, task, examples, metric, ablation, memory=memory)
+
+
+def node_named(node: str | Node) -> Node:
+    """A node, or the one of a name. Raises UserError for a text that names none."""
+    if isinstance(node, Node):
+        return node
+    try:
+        return Node.parse(node)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
 
 
 def find_circuit(
@@ -78,27 +86,19 @@ def find_circuit(
     Raises:
         UserError: for an unknown discoverer or setting, or prompts that do not fit the model.
     """
-    chosen = pick("discoverer", load_plugins().discoverers(), discoverer)
-    resolved = with_settings("Discoverer", discoverer, chosen, settings)
-    if chosen.check is not None:
-        chosen.check(**resolved)
+    plugins = load_plugins()
+    resolved = plugins.discoverer_settings(discoverer, settings)
     options: dict[str, Any] = {"metric": metric, "ablation": ablation, "memory": memory}
     prompts = contrast(task, model, "discover", **options)
     held_out = contrast(task, model, "held_out", **options) if task.held_out else prompts
-    started = time.monotonic()
-    discovery = chosen.function(prompts, progress, **resolved)
-    seconds = time.monotonic() - started
-    return Circuit(
-        task_id=task.id,
-        model_id=model.id,
-        discoverer=discoverer,
-        settings={**resolved, "metric": prompts.metric_name, "ablation": ablation},
-        edges=tuple(discovery.edges),
-        n_edges_total=discovery.n_edges_total or model.graph.n_edges,
-        n_edges_tested=discovery.n_edges_tested,
-        faithfulness=faithfulness(held_out, discovery.edges),
-        seconds=round(seconds, 3),
-        forward_seconds=model.forward_seconds(prompts.clean),
-        alternatives=discovery.alternatives,
-        n_layers=model.graph.n_layers,
+    code = plugins.code("register_discoverers", discoverer)
+    return search.find_circuit(
+        discoverer,
+        plugins.discoverers()[discoverer],
+        prompts,
+        held_out,
+        resolved,
+        recorded=search.recorded_settings(prompts, resolved, code),
+        owner=plugins.owner("register_discoverers", discoverer),
+        progress=progress,
     )

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..discovery.engine.reference import ReferenceEngine
 from ..errors import UserError, unknown
-from ..evidence.effects import ablated_output, logits_with
+from ..evidence.effects import ablated_output, clean_output, logits_with
 from ..evidence.measurement import Measurement
 from ..evidence.path_patching import PathPatching
 from ..models.contrast import Contrast
 from ..records.circuit import LOGITS, Edge, Node
 from ..records.graph import END, SearchGraph
+from .contrasts import node_named
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,9 @@ def ablate(
     positions = (position,) if isinstance(position, str) else tuple(position)
     written = ablated_output(contrast, node, "resample" if how == "corrupt" else "mean")
     if positions:
-        here = torch.stack([_at(contrast, name) for name in positions]).any(0)
-        clean = contrast.clean_run.writers[contrast.model.graph.writer_index[node]]
-        written = torch.where(here[..., None], written, clean)
+        _check_positions(contrast, positions)
+        mask = torch.stack([contrast.position_mask(name) for name in positions]).any(0)
+        written = torch.where(mask[..., None], written, clean_output(contrast, node))
     where = f" at {', '.join(positions)}" if positions else ""
     return _effect(contrast, f"{node} ablated{where}", logits_with(contrast, {node: written}))
 
@@ -165,8 +166,7 @@ def path_patch(
     moved = 0.5 * (patched.pattern - clean.pattern)[0].abs().sum(-1)
     change = (patched.written - clean.written)[0]
     size = change.norm(dim=-1) / clean.written[0].norm(dim=-1).clamp_min(1e-9)
-    index = contrast.model.graph.writer_index[receiver]
-    written = contrast.clean_run.writers[index] + change
+    written = clean_output(contrast, receiver) + change
     logits = logits_with(contrast, {receiver: written})
     effect = _effect(contrast, f"{sender}->{receiver}<{port}> patched", logits)
     return PathEffect(
@@ -183,13 +183,11 @@ def _effect(contrast: Contrast, intervention: str, logits: Tensor) -> Effect:
     )
 
 
-def _at(contrast: Contrast, position: str) -> Bool[Tensor, "batch pos"]:
-    """The tokens at a named position; END is the last of each prompt. Raises UserError."""
-    if position != END and position not in contrast.position_names:
-        raise unknown("position", position, {*contrast.position_names, END})
-    numbers = contrast.clean.end if position == END else contrast.position(position)
-    places = torch.arange(contrast.clean.tokens.shape[1], device=numbers.device)
-    return places == numbers[:, None]
+def _check_positions(contrast: Contrast, positions: Sequence[str]) -> None:
+    """Raises UserError for a position that the task does not name."""
+    for name in positions:
+        if name != END and name not in contrast.position_names:
+            raise unknown("position", name, {*contrast.position_names, END})
 
 
 def _receivers(graph: SearchGraph) -> set[object]:
@@ -205,11 +203,7 @@ def _edge(name: str) -> Edge:
 
 def _node(contrast: Contrast, node: str | Node) -> Node:
     """A node that writes. Raises UserError."""
-    if isinstance(node, str):
-        try:
-            node = Node.parse(node)
-        except ValueError as error:
-            raise UserError(f"{error}.") from None
+    node = node_named(node)
     if node not in contrast.model.graph.writer_index:
         layers, heads = contrast.model.graph.n_layers, contrast.model.graph.n_heads
         raise UserError(

@@ -225,15 +225,18 @@ class Contrast:
         return self._positions.names
 
     def position(self, name: str) -> Int[Tensor, "batch"]:
-        """The token index of a named position in each prompt of `clean` and `corrupt`."""
+        """The token index of a named position in each prompt."""
         return self._positions.index(name)
+
+    def position_mask(self, name: str) -> Bool[Tensor, "batch pos"]:
+        """The token at a named position of each prompt, or at END, the last one."""
+        return self._positions.mask(name)
 
     @property
     def place_names(self) -> tuple[str, ...]:
         """The places that circuits can be split by: `rest`, the named positions, END.
 
-        Raises:
-            UserError: A position's name cannot be part of a node's name.
+        Raises UserError if a position's name cannot be part of a node's name.
         """
         return self._positions.place_names
 

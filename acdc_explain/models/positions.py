@@ -41,6 +41,18 @@ class Positions:
         indices = [example.positions[name] + self._n_prefix for example in self._examples]
         return torch.tensor(indices, device=self._batch.end.device)
 
+    def mask(self, name: str) -> Bool[Tensor, "batch pos"]:
+        """The token at a named position of each row.
+
+        END is the last token, if the examples do not name it themselves.
+        """
+        unnamed_end = name == END and END not in self.names
+        return self._mask_at(self._batch.end if unnamed_end else self.index(name))
+
+    def _mask_at(self, index: Int[Tensor, "batch"]) -> Bool[Tensor, "batch pos"]:
+        tokens = torch.arange(self._batch.tokens.shape[1], device=index.device)
+        return tokens == index[:, None]
+
     @cached_property
     def place_names(self) -> tuple[str, ...]:
         """`rest`, then the named positions in the order of the first prompt, then END.
@@ -65,12 +77,11 @@ class Positions:
         everything = torch.ones_like(self._batch.tokens, dtype=torch.bool)
         if not places:
             return everything[None]
-        tokens = torch.arange(everything.shape[1], device=everything.device)
-        masks = {END: tokens == self._batch.end[:, None]}
+        masks = {END: self._mask_at(self._batch.end)}
         free = everything & ~masks[END]
         for name in places:
             if name not in (END, REST):
-                masks[name] = (tokens == self.index(name)[:, None]) & free
+                masks[name] = self._mask_at(self.index(name)) & free
                 free = free & ~masks[name]
         masks[REST] = free
         return torch.stack([masks[name] for name in places])

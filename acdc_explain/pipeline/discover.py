@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..guard import Unfit, must_work
 from ..ids import content_id
 from ..records.circuit import Circuit
-from ..records.graph import Discovery
-from ..records.run.header import RESULTS, results_of
+from ..records.run.header import results_of
 from ..store.store import Store
 from .context import RunContext
 
 if TYPE_CHECKING:
-    from ..models.contrast import Contrast
+    pass
 
 SHARES = (0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)  # thresholds of a sweep, of the gap
 SIZES = (20, 50, 100, 200, 500, 1000, 2000)  # most edges, where a discoverer has no threshold
@@ -71,63 +68,26 @@ def discover(run: RunContext) -> Circuit:
 
 def circuit_by(run: RunContext, discoverer_settings: Mapping[str, Any]) -> Circuit:
     """The circuit that the run's discoverer finds with some settings; it may have no edge."""
-    name, header = run.plan.discoverer, run.header
-    settings = {
-        **discoverer_settings,
-        "metric": run.contrast.metric_name,
-        "ablation": run.contrast.ablation,
-        "results": RESULTS,
-        **run.plugins.code("register_discoverers", name),
-    }
-    circuit = run.store.find_circuit(header.task_id, header.model_id, name, settings)
+    from ..discovery import search  # torch, only when it is needed
+
+    name, header, contrast = run.plan.discoverer, run.header, run.contrast
+    code = run.plugins.code("register_discoverers", name)
+    recorded = search.recorded_settings(contrast, discoverer_settings, code)
+    circuit = run.store.find_circuit(header.task_id, header.model_id, name, recorded)
     if circuit is None:
-        circuit = _search(run, discoverer_settings, settings)
+        contrast.checkpoints = StoredCheckpoints.of(run)
+        circuit = search.find_circuit(
+            name,
+            run.plugins.discoverers()[name],
+            contrast,
+            run.held_out,
+            discoverer_settings,
+            recorded=recorded,
+            owner=run.plugins.owner("register_discoverers", name),
+            progress=run.progress,
+        )
         run.store.add_circuit(circuit)
     return circuit
-
-
-def _search(
-    run: RunContext, discoverer_settings: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Circuit:
-    """Run the discoverer, and measure how faithful its circuit is on held-out prompts.
-
-    `settings`: all that decides the result, as they are stored.
-    """
-    contrast, name = run.contrast, run.plan.discoverer
-    contrast.checkpoints = StoredCheckpoints.of(run)
-    discoverer, started = run.plugins.discoverers()[name], time.monotonic()
-    with must_work(run.name_of("discoverer", name)):
-        discovery = discoverer.function(contrast, run.progress, **discoverer_settings)
-        if not isinstance(discovery, Discovery):
-            raise Unfit(f"it returned {type(discovery).__name__}, not Discovery")
-    seconds = time.monotonic() - started
-    return _circuit(run, contrast, discovery, settings, seconds)
-
-
-def _circuit(
-    run: RunContext,
-    contrast: Contrast,
-    discovery: Discovery,
-    settings: Mapping[str, Any],
-    seconds: float,
-) -> Circuit:
-    from ..discovery.faithfulness import faithfulness  # torch, only when it is needed
-
-    graph = contrast.model.graph
-    return Circuit(
-        task_id=run.header.task_id,
-        model_id=run.header.model_id,
-        discoverer=run.plan.discoverer,
-        settings=settings,
-        edges=tuple(discovery.edges),
-        n_edges_total=discovery.n_edges_total or graph.n_edges,
-        n_edges_tested=discovery.n_edges_tested,
-        faithfulness=faithfulness(run.held_out, discovery.edges),
-        seconds=round(seconds, 3),
-        forward_seconds=contrast.model.forward_seconds(contrast.clean),
-        alternatives=discovery.alternatives,
-        n_layers=graph.n_layers,
-    )
 
 
 def sweep_points(run: RunContext) -> list[dict[str, Any]]:

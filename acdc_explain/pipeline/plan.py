@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..guard import must_work
 from ..plugin_settings import settings_of, with_settings, with_shared
 from ..plugins import Plugins, pick
 from .settings import Settings
@@ -42,19 +41,12 @@ class Plan:
     def of(plugins: Plugins, settings: Settings, labeler: str) -> Plan:
         """Raises UserError for an unknown name or setting, or one of the wrong kind."""
         shared = _shared(settings)
-        discoverers, collectors = plugins.discoverers(), plugins.collectors()
-        judges = plugins.judges()
-        discoverer = pick("discoverer", discoverers, settings.discoverer)
-        chosen_settings = {
-            **{k: v for k, v in shared.items() if k in settings_of(discoverer)},
-            **settings.discoverer_settings,
-        }
-        discoverer_settings = with_settings(
-            "Discoverer", settings.discoverer, discoverer, chosen_settings
+        collectors, judges = plugins.collectors(), plugins.judges()
+        discoverer = pick("discoverer", plugins.discoverers(), settings.discoverer)
+        from_run = {k: v for k, v in shared.items() if k in settings_of(discoverer)}
+        discoverer_settings = plugins.discoverer_settings(
+            settings.discoverer, {**from_run, **settings.discoverer_settings}
         )
-        if discoverer.check is not None:
-            with must_work(f"discoverer {settings.discoverer!r}"):
-                discoverer.check(**discoverer_settings)
         chosen = settings.collectors if settings.collectors is not None else sorted(collectors)
         chosen_judges = settings.judges if settings.judges is not None else plugins.usual_judges()
         judging = list(dict.fromkeys([*chosen_judges, *settings.more_judges]))

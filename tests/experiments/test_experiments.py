@@ -128,6 +128,8 @@ class TestAttention:
     def test_errors(self, contrast):
         with pytest.raises(ax.UserError, match="has no head a9.h0"):
             ax.attention(contrast.model, "a9.h0", " cat")
+        with pytest.raises(ax.UserError, match="'head 3' is no node"):
+            ax.attention(contrast.model, "head 3", " cat")
         with pytest.raises(ax.UserError, match="prompt is empty"):
             ax.attention(contrast.model, "a0.h0", "")
 
@@ -171,6 +173,7 @@ class TestWithoutAStore:
         run = ax.explain(
             task, model, store=tmp_path / "s.duckdb", discoverer="eap", max_edges=12, anyway=True
         )
+        assert circuit.id == run.circuit.id
         assert circuit.edges == run.circuit.edges
         assert circuit.faithfulness == run.circuit.faithfulness
         assert not (tmp_path / "store.duckdb").exists()

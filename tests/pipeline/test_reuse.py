@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import acdc_explain as ax
+from acdc_explain.discovery import search as work
 from acdc_explain.errors import UserError
-from acdc_explain.pipeline import discover as work
 from acdc_explain.pipeline import flow as pipeline
 from acdc_explain.pipeline.settings import Settings
 from acdc_explain.records.run import header as settings
