@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,8 +34,10 @@ def check(store: Store, run: ax.Run) -> None:
 
 
 @pytest.fixture
-def explained(measured, small_model) -> tuple[Store, ax.Run]:
+def explained(measured, small_model, monkeypatch) -> tuple[Store, ax.Run]:
+    """A run by rules, which `label` and `judge` go on from with the same model."""
     model = small_model("neox")
+    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
     return measured, ax.explain(word_task(4), model, store=measured, labeler="rules", **OPTIONS)
 
 
@@ -44,12 +47,10 @@ def asked(run: ax.Run, store: Store, answers: Any, monkeypatch: pytest.MonkeyPat
         return ax.label(run, store, AGENT, judge=False)
 
 
-def test_by_rules_and_with_a_name(explained, small_model, monkeypatch):
+def test_by_rules_and_with_a_name(explained):
     store, run = explained
     check(store, run)
     store.name_run(run.id, "mine", "a note")
-    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
-    model = small_model("neox")
     settings = ax.Settings(judges=("role_card",), more_judges=("interchange",), anyway=True)
     judged = ax.judge(store.get(run.id), store, settings)
     check(store, judged)
@@ -57,36 +58,48 @@ def test_by_rules_and_with_a_name(explained, small_model, monkeypatch):
     assert {verdict.judge for verdict in judged.verdicts} == {"role_card", "interchange"}
 
 
-def test_by_an_agent_and_again_from_what_it_was_told(explained, small_model, monkeypatch):
+def test_by_an_agent_and_again_from_what_it_was_told(explained, monkeypatch):
     """The second run reuses answers of the first, with the evidence and exchanges behind them."""
     store, run = explained
-    model = small_model("neox")
-    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
     first = asked(run, store, ANSWERS, monkeypatch)
     check(store, first)
     assert first.exchanges
     assert any(item.collector == "agent" for item in first.evidence)
-    other = ax.explain(
-        word_task(4), model, store=store, labeler="rules", collectors=("attention",), **OPTIONS
-    )
+    more = replace(AGENT, more_judges=("interchange",))
+    other = ax.label(run, store, more, judge=False)  # of the same answers; nobody is asked
     check(store, other)
-    fewer = ax.Settings(labeler="agent", llm_model="scripted", anyway=True, retry=True)
-    again = ax.label(store.get(first.id), store, fewer, judge=False)
+    assert other.id != first.id
+    assert other.labels == first.labels
+    assert [x.id for x in other.exchanges] == [x.id for x in first.exchanges]
+    again = ax.label(store.get(first.id), store, replace(AGENT, retry=True), judge=False)
     check(store, again)
-    assert [x.id for x in again.exchanges] == [x.id for x in first.exchanges]
+    assert again.id == first.id
 
 
-def test_failures_and_what_repairs_them(explained, small_model, monkeypatch):
+def test_failures_and_what_repairs_them(explained, monkeypatch):
     store, run = explained
-    model = small_model("neox")
-    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
     failed = asked(run, store, NONSENSE, monkeypatch)
     check(store, failed)
     assert len(failed.failures) == len(run.circuit.components)
     with serve(ANSWERS) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        settings = ax.Settings(labeler="agent", llm_model="scripted", anyway=True, retry=True)
-        repaired = ax.label(run, store, settings, judge=False)
+        repaired = ax.label(run, store, replace(AGENT, retry=True), judge=False)
     check(store, repaired)
     assert not repaired.failures
     assert {x.id for x in failed.exchanges} < {x.id for x in repaired.exchanges}
+
+
+def test_a_summary_is_asked_for_in_the_order_of_the_store(measured, small_model, monkeypatch):
+    """Else the question would be another one when it is asked from the stored run."""
+    orders: list[tuple[list[str], list[str]]] = []
+
+    def summarise(self: Any, circuit: Any, labels: Any, verdicts: Any) -> None:
+        orders.append(([x.id for x in labels], [x.id for x in verdicts]))
+
+    monkeypatch.setattr("acdc_explain.labeling.labeler.LabelingStage.summarise", summarise)
+    run = ax.explain(word_task(4), small_model("neox"), store=measured, labeler="rules", **OPTIONS)
+    stored = measured.get(run.id)
+    assert len(stored.labels) > 2
+    for order in orders:
+        assert order == ([x.id for x in stored.labels], [x.id for x in stored.verdicts])
+    assert orders
