@@ -109,7 +109,7 @@ def doctor(
     ] = DEFAULT_MODEL,
     as_json: Json = False,
 ) -> None:
-    """Load a model, check that cutting edges is exact on it, and time a forward pass."""
+    """Load a model, check that cutting edges is exact on it, and tell what a search would take."""
     installed()
     from ..evaluation.doctor import examine
     from ..pipeline.prepare import load_model
@@ -119,13 +119,9 @@ def doctor(
     if as_json:
         print_json(findings)
     else:
-        from ..report.text.installed import show_names
+        from ..report.text.doctor import show_findings
         from ..report.text.tables import console
 
-        show_names(
-            [(name.replace("_", " "), str(value)) for name, value in findings.items()],
-            ("", ""),
-            console(),
-        )
+        show_findings(findings, console())
     if findings["self_check"] != "passed":
         raise UserError(f"{model}: {findings['self_check']}; circuits of it would not be exact.")

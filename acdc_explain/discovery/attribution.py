@@ -7,7 +7,7 @@ port of each head follows without another pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -16,13 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.activations import EMBEDDING, Hook
 from ..models.contrast import Contrast
-from ..models.layers import Attention, Layers
+from ..models.functional.attention import Attention
+from ..models.functional.layers import Layers
+from ..models.functional.places import Places
+from ..models.network.hooks import Function, Hook, Point
 from ..progress import Progress
-from ..records.circuit import PORTS, Edge, Node
+from ..records.circuit import PORTS, Edge, Node, Port
 from ..records.graph import Graph
-from .engine.fast import fast_trouble
+from .engine.proof import fast_trouble
 from .engine.reference import readers
 
 Gradients: TypeAlias = tuple[list[int], Float[Tensor, "receiver *row d_model"]]
@@ -71,7 +73,7 @@ def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Score
         The estimates.
     """
     graph = contrast.model.graph
-    passes = Hooked(contrast) if fast_trouble(contrast) else Backward(contrast)
+    passes = Backward(contrast) if can_differentiate(contrast) else Hooked(contrast)
     effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.double)
     for step in range(steps, 0, -1):  # from the clean input on
         done = steps - step
@@ -85,13 +87,18 @@ def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Score
     return Scores(graph, effects)
 
 
+def can_differentiate(contrast: Contrast) -> bool:
+    """Whether `Backward` is exact for a model: the fast engine is, and heads project alone."""
+    return fast_trouble(contrast) is None and Layers.of(contrast.model).separate_ports
+
+
 @dataclass
 class _LayerPass:
     """One layer of a forward pass: what its nodes read, its queries, keys and values, z, output."""
 
     attention_stream: Tensor
     mlp_stream: Tensor
-    ports: dict[str, Float[Tensor, "batch pos head d_head"]]
+    ports: dict[Port, Float[Tensor, "batch pos head d_head"]]
     z: Float[Tensor, "batch pos head*d_head"]
     mlp_output: Tensor | None
 
@@ -109,7 +116,7 @@ class Backward:
         self.tokens = torch.arange(batch.tokens.shape[1], device=batch.end.device)
         self.kept = contrast.within & (self.tokens >= contrast.first_change[:, None])
         self.clean = model.embed(batch)
-        self.table = self.layers.tables(len(self.tokens), self.clean)
+        self.places = self.layers.places(len(self.tokens))
         self.difference = self._ablated()
         self.input_difference = torch.zeros_like(self.clean)
         self.input_difference[self.kept] = self.difference[0] - self.clean[self.kept]
@@ -161,8 +168,7 @@ class Backward:
         with torch.enable_grad():
             passes, last = self._forward(start.requires_grad_(True))
             final = self.contrast.clean.at_end(last)
-            logits = self.layers.unembedding(final, self.layers.norm.inverse_scale(final))
-            self.contrast.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
+            self.contrast.metric(self.layers.logits(final)).sum().backward()  # type: ignore[no-untyped-call]
         if not self._complete:
             assert share == 1
             self._subtract_clean(passes)
@@ -183,13 +189,14 @@ class Backward:
 
     def _forward(self, x: Tensor) -> tuple[list[_LayerPass], Tensor]:
         passes = []
-        for attention, mlp in zip(self.layers.attention, self.layers.mlp):
+        for attention, mlp, places in zip(self.layers.attention, self.layers.mlp, self.places):
             normed = x * attention.norm.inverse_scale(x)
-            ports: dict[str, Tensor] = {p: self._project(attention, p, normed) for p in PORTS}
-            z = self._z(attention, ports)
+            ports: dict[Port, Tensor] = {p: self._project(attention, p, normed) for p in PORTS}
+            z = self._z(attention, ports, places)
             attended = z @ attention.output
             if attention.output_bias is not None:
                 attended = attended + attention.output_bias
+            attended = attention.post(attended) if attention.post.scaled else attended
             after = x + attended
             mlp_stream = _with_gradient(x if self.graph.parallel else after)
             output = None if mlp is None else mlp(mlp_stream)
@@ -197,27 +204,25 @@ class Backward:
             x = after if output is None else after + output
         return passes, _with_gradient(x)
 
-    def _project(self, attention: Attention, port: str, normed: Tensor) -> Tensor:
+    def _project(self, attention: Attention, port: Port, normed: Tensor) -> Tensor:
         y = attention.ports[port].scaled(normed)
         return _with_gradient(y.view(*y.shape[:-1], self.graph.n_heads, -1))
 
     def _z(
-        self, attention: Attention, ports: dict[str, Tensor]
+        self, attention: Attention, ports: dict[Port, Tensor], places: Places
     ) -> Float[Tensor, "batch pos head*d_head"]:
-        table = None if self.table is None else tuple(x[:, None] for x in self.table)
-        q, k, v = (
-            attention.finish(port, ports[port], table).transpose(1, 2)  # type: ignore[arg-type]
-            for port in PORTS
-        )
-        hidden = attention.hidden(self.tokens[:, None], self.tokens)
-        scores = (q @ k.transpose(-1, -2) * attention.scaling).masked_fill(hidden, -torch.inf)
-        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
+        tables = places.tables
+        if tables is not None:
+            tables = tables[0][:, None], tables[1][:, None]
+        q, k, v = (attention.finish(p, ports[p], tables).transpose(1, 2) for p in PORTS)
+        bias = places.bias(attention.form.distance_scaling)
+        return (attention.pattern(q @ k.transpose(-1, -2), bias) @ v).transpose(1, 2).flatten(-2)
 
     @torch.no_grad()
     def _at_port(
         self,
         attention: Attention,
-        port: str,
+        port: Port,
         layer: _LayerPass,
         out: Float[Tensor, "head row d_model"],
     ) -> None:
@@ -234,6 +239,8 @@ class Backward:
         weight = affine.weight.matrix.view(len(affine.weight.matrix), self.graph.n_heads, -1)
         scaled = (gradient * inverse[..., None]).transpose(0, 1)
         torch.bmm(scaled, weight.permute(1, 2, 0), out=out)
+        if not attention.norm.scaled:
+            return
         direction = x - x.mean(-1, keepdim=True) if attention.norm.centred else x
         out.addcmul_(through_scale.T[..., None], direction, value=-1)
 
@@ -252,7 +259,7 @@ def _detached(value: Tensor | None) -> Tensor | None:
 
 
 class Hooked:
-    """The same by hooks, for models that `models/layers.py` does not know."""
+    """The same by hooks, for models whose layers `Backward` cannot compute."""
 
     def __init__(self, contrast: Contrast) -> None:
         self.contrast = contrast
@@ -264,24 +271,24 @@ class Hooked:
         offset = (1 - share) * self.difference[0]
         gradients: list[Gradients] = []
 
-        def begin(value: Tensor, hook: object) -> Tensor:
+        def begin(value: Tensor) -> Tensor:
             return (value + offset).requires_grad_(True)
 
-        def record(rows: list[int], stacked: bool) -> Callable[..., Tensor]:
+        def record(rows: list[int], stacked: bool) -> Function:
             def store(gradient: Tensor) -> None:
                 by_receiver = gradient.permute(2, 0, 1, 3) if stacked else gradient[None]
                 gradients.append((rows, by_receiver))
 
-            def hook(value: Tensor, hook: object) -> Tensor:
+            def hook(value: Tensor) -> Tensor:
                 read = value.clone()  # so that the gradient is that of this reader alone
                 read.register_hook(store)  # type: ignore[no-untyped-call]
                 return read
 
             return hook
 
-        hooks: list[Hook] = [(EMBEDDING, begin)]
-        for rows, hook_name, stacked in readers(model):
-            hooks.append((hook_name, record(rows, stacked)))
+        hooks: list[Hook] = [(Point("input"), begin)]
+        for rows, point, stacked in readers(model.graph):
+            hooks.append((point, record(rows, stacked)))
         with torch.enable_grad():
             contrast.metric(model.forward(contrast.clean, hooks)).sum().backward()  # type: ignore[no-untyped-call]
         yield from gradients

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..models.contrast import Contrast
 from ..records.circuit import LOGITS, Edge, Faithfulness, Node
 from ..records.graph import Receiver, SearchGraph, prune
-from .engine.fast import AnyEngine, TooLittleMemory, engine_for
+from .engine.choose import AnyEngine, engine_for
+from .engine.fast import TooLittleMemory
 from .engine.reference import ReferenceEngine
 
 DRAWS = 5  # random circuits

@@ -34,7 +34,7 @@ def random_repeats(model: Model, *, seed: int = 0) -> Batch:
 
 
 def _repeated_length(model: Model) -> int:
-    context: int = model.cfg.n_ctx
+    context = model.context_length
     return min(RANDOM_LENGTH, (context - len(model.prefix)) // 2)
 
 

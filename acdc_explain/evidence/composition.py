@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.activations import head_index
+from ..models.activations import head_index, writer_hooks
 from ..models.contrast import Contrast
 from ..records.circuit import Node
 from ..records.role import ATTENTION_AT_END, COPYING, STEERING
@@ -240,7 +240,7 @@ def stands_in(contrast: Contrast) -> Measurement:
 
     first = min(head_index(node)[0] for node in ablated)
     replaced = {node: ablated_output(contrast, node) for node in ablated}
-    logits_with(contrast, replaced, contrast.model.writer_hooks(record, embedding=False))
+    logits_with(contrast, replaced, writer_hooks(contrast.model.graph, record, embedding=False))
     nodes, samples = [], []
     for node in graph.heads:
         layer, head = head_index(node)

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.activations import Hook, layer_of, replacement
+from ..models.activations import layer_of, replacement
 from ..models.contrast import Contrast
+from ..models.network.hooks import Hook
 from ..records.circuit import Node
 from .attention import at_position
 from .measurement import Measurement, NotMeasurable
@@ -30,7 +31,7 @@ def through_final_norm(
 ) -> Float[Tensor, "batch d_model"]:
     """A direction after the final norm as the direction before it with the same effect."""
     direction = direction * norm_weight(contrast)
-    if contrast.model.cfg.normalization_type in ("LN", "LNPre"):
+    if contrast.model.norm_is_centred:
         direction = direction - direction.mean(-1, keepdim=True)
     return direction
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..models.activations import layer_of, mlp_hooks
 from ..models.contrast import Contrast
+from ..models.functional.mlp import Mlp
 from ..records.circuit import Node
 from .effects import final_direction
 from .measurement import Measurement, NotMeasurable
@@ -71,7 +72,8 @@ def neuron_effects(contrast: Contrast, node: Node) -> Float[Tensor, "batch d_mlp
     """
     paths = contrast.once(PathPatching)
     mlp, stream = paths.layers.mlp[layer_of(node)], paths.mlp_streams[layer_of(node)]
-    assert mlp is not None
+    if not isinstance(mlp, Mlp) or mlp.post.scaled:
+        raise NotMeasurable("its MLPs have no hidden layer that writes straight to the stream")
     x = contrast.clean.at_end(stream)
     x = x * mlp.norm.inverse_scale(x)
     neurons = mlp.neurons([affine.scaled(x) for affine in mlp.maps])

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.contrast import Contrast
-from ..models.layers import ov_outputs, projected
+from ..models.functional.layers import ov_outputs, projected
 from ..models.model import Model
 from .measurement import Measurement, NotMeasurable, per_head
 
@@ -43,7 +43,7 @@ def effective_embedding(
     In a model with one layer, the stream that block 0 reads.
     """
     generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(len(words), model.cfg.d_model, dtype=model.dtype, device=model.device)
+    total = torch.zeros(len(words), model.d_model, dtype=model.dtype, device=model.device)
     for _ in range(contexts):
         before = torch.randint(0, len(words), (len(words),), generator=generator).tolist()
         batch = model.batch_ids([[words[b], word] for b, word in zip(before, words)])
@@ -61,10 +61,8 @@ def qk_affinity(
 
     From the effective embeddings of the tokens, without rotary positions.
     """
-    query, key = (
-        projected(model, port, layer, head, effective_embedding(model, words))
-        for port, words in (("q", queries), ("k", keys))
-    )
+    query = projected(model, "q", layer, head, effective_embedding(model, queries))
+    key = projected(model, "k", layer, head, effective_embedding(model, keys))
     scores: Tensor = query @ key.T / query.shape[-1] ** 0.5
     return scores
 

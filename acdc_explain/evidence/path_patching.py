@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.activations import Activations, head_index
-from ..models.affine import UnsupportedModel
 from ..models.contrast import Contrast
-from ..models.layers import Attention, Layers
-from ..records.circuit import Node
+from ..models.functional.layers import Layers
+from ..models.network.norm import UnsupportedModel
+from ..records.circuit import Node, Port
 from .measurement import NotMeasurable
 
 Change = Float[Tensor, "variant batch pos d_model"]  # what is added to the stream a port reads
@@ -54,10 +54,7 @@ class PathPatching:
         self.change = contrast.ablated - self.writers  # [writer batch pos d_model]
         streams = self.layers.streams(self.graph, self.writers)
         self.streams, self.mlp_streams = streams[:-1:2], streams[1::2]
-        length = contrast.clean.tokens.shape[1]
-        self.table = self.layers.tables(length, self.streams[0])
-        places = torch.arange(length, device=self.writers.device)
-        self.hidden = [a.hidden(places[:, None], places) for a in self.layers.attention]
+        self.places = self.layers.places(contrast.clean.tokens.shape[1])
 
     def senders(self, receiver: Node) -> tuple[Node, ...]:
         """The nodes whose output a receiver reads."""
@@ -86,27 +83,48 @@ class PathPatching:
             Attention and output, by variant of the change (senders, if it is from `cut`).
         """
         layer, head = head_index(receiver)
-        attention, clean = self.layers.attention[layer], self.streams[layer]
-        q_stream, table, hidden = clean, self.table, self.hidden[layer].expand(len(clean), -1, -1)
+        attention, clean, tables = (
+            self.layers.attention[layer],
+            self.streams[layer],
+            self._tables(layer),
+        )
+        q_stream, q_tables, bias = clean, tables, self._bias(layer, head)
         if query is not None:
             rows = torch.arange(len(query), device=query.device)
-            q_stream, hidden = clean[rows, query][:, None], hidden[rows, query][:, None]
-            if table is not None:
-                table = table[0][query][:, None], table[1][query][:, None]
+            q_stream, bias = clean[rows, query][:, None], bias[query][:, None]
+            if tables is not None:
+                q_tables = tables[0][query][:, None], tables[1][query][:, None]
 
-        def project(port: str, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
+        def project(port: Port, x: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
             x = x[None] + changes[port] if port in changes else x[None]
             return attention.project(port, head, x, cos_sin)
 
-        q = project("q", q_stream, table)
-        k, v = (project(port, clean, self.table) for port in ("k", "v"))
-        scores = q @ k.transpose(-1, -2) * attention.scaling
-        pattern = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-        written = self._write(attention, head, pattern, v)
+        q = project("q", q_stream, q_tables)
+        k, v = (project("k", clean, tables), project("v", clean, tables))
+        pattern = attention.pattern(q @ k.transpose(-1, -2), bias, head)
+        written = self._write(layer, head, pattern, v, query)
         return ReceiverOutput(pattern.expand(len(written), -1, -1, -1), written)
 
-    def _write(self, attention: Attention, head: int, pattern: Tensor, v: Tensor) -> Tensor:
-        return attention.each_output[head](pattern @ v)
+    def _tables(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        return self.places[layer].tables
+
+    def _bias(self, layer: int, head: int) -> Float[Tensor, "query key"]:
+        bias = self.places[layer].bias(self.layers.attention[layer].form.distance_scaling)
+        return bias[head if len(bias) > 1 else 0]
+
+    def _write(
+        self, layer: int, head: int, pattern: Tensor, v: Tensor, query: Tensor | None = None
+    ) -> Tensor:
+        """What a head adds to the stream. A norm after the layer keeps its scale of the run."""
+        attention = self.layers.attention[layer]
+        written = attention.each_output[head](pattern @ v)
+        if not attention.post.scaled:
+            return written
+        scale = self.run.post_scales[layer]
+        if query is not None:
+            rows = torch.arange(len(query), device=query.device)
+            scale = scale[rows, query][:, None]
+        return attention.post.share(written, scale)
 
     @torch.no_grad()
     def output_with(
@@ -115,5 +133,5 @@ class PathPatching:
         """What a head would write with this attention and the values of the run."""
         layer, index = head_index(head)
         attention = self.layers.attention[layer]
-        v = attention.project("v", index, self.streams[layer], self.table)
-        return self._write(attention, index, pattern.to(v.dtype), v)
+        v = attention.project("v", index, self.streams[layer], self._tables(layer))
+        return self._write(layer, index, pattern.to(v.dtype), v)

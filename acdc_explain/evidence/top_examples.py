@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.activations import Batch, head_index, pattern_hooks
+from ..models.activations import Batch, head_index, pattern_hooks, writer_hooks
 from ..models.model import Model
 from ..records.circuit import Node
 
@@ -56,7 +56,7 @@ def corpus_batch(model: Model, corpus: str, *, seed: int = 0) -> Batch:
 
 def _length(model: Model) -> int:
     """The most tokens of a text, no more than fit the model's context."""
-    return min(LENGTH, int(model.cfg.n_ctx) - len(model.prefix))
+    return min(LENGTH, model.context_length - len(model.prefix))
 
 
 def _from_file(path: str) -> list[str]:
@@ -116,7 +116,7 @@ def _ordinary(model: Model) -> Tensor:
     tokenizer = model.tokenizer
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     no_words = {tokenizer.unk_token_id, tokenizer.pad_token_id} - ends - {None}
-    size = min(len(tokenizer), int(model.cfg.d_vocab))
+    size = min(len(tokenizer), model.unembedding.shape[1])
     ids = [i for i in range(size) if i not in no_words]
     return torch.tensor(ids if set(ids) - ends else [], dtype=torch.long, device=model.device)
 
@@ -193,6 +193,6 @@ def _sizes_and_patterns(
     def record(writers: slice, value: Tensor) -> None:
         sizes[writers] = value.norm(dim=-1).to(sizes.dtype)
 
-    hooks = [*model.writer_hooks(record), *pattern_hooks(model.graph, patterns.append)]
+    hooks = [*writer_hooks(model.graph, record), *pattern_hooks(model.graph, patterns.append)]
     model.forward(batch, hooks)
     return sizes, torch.stack(patterns)

@@ -110,7 +110,7 @@ def _measure(component: ComponentExperiments, args: MeasureArguments) -> dict[st
 def _attention(component: ComponentExperiments, args: AttentionArguments) -> dict[str, Any]:
     model = component.contrast.model
     pieces = model.pieces(args.text)
-    if not 0 < len(pieces) <= min(MOST_TOKENS, model.cfg.n_ctx - len(model.prefix)):
+    if not 0 < len(pieces) <= min(MOST_TOKENS, model.context_length - len(model.prefix)):
         raise ValueError(f"the text has {len(pieces)} tokens; at most {MOST_TOKENS} are read")
     query = len(pieces) - 1 if args.query == -1 else args.query
     if query >= len(pieces):

@@ -10,14 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..records.circuit import Node
+from ..records.circuit import Node, Port
 from ..records.graph import Graph
-
-Hook = tuple[str, Callable[..., Any]]
-"""A hook point of the bridge and a function of `(value, hook)`: a new value, or None to look on."""
-
-TOLERANCE = 1e-4  # relative error at which the split into components counts as exact (float32)
-EMBEDDING, POSITIONS = "hook_embed", "hook_pos_embed"
+from .network.hooks import Function, Hook, Point
+from .network.parts import Network
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,8 @@ class Activations:
     patterns: Float[Tensor, "layer batch head query key"]
     final: Float[Tensor, "batch d_model"]  # residual stream at the last token, before the norm
     logits: Float[Tensor, "batch vocab"]  # at the last token
+    post_scales: tuple[Float[Tensor, "batch pos 1"], ...]
+    """By layer, one over the scale of the norm after the heads; empty in models without one."""
 
 
 @dataclass(frozen=True)
@@ -52,86 +50,90 @@ class LayerInputs:
 
     batch: Batch
     streams: list[Float[Tensor, "batch pos d_model"]]
-    arguments: list[dict[str, Any]]  # what a layer takes beside the stream: rotary tables, masks
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    """What a layer takes beside the stream, by place and by name: rotary tables, masks."""
 
 
 # --- hooks -------------------------------------------------------------------------------------
 
 
-def port_point(layer: int, port: str | None) -> str:
+def port_point(layer: int, port: Port | None) -> Point:
     """Where a head's port (q, k or v) or the MLP (None) of a layer reads the stream."""
-    return f"blocks.{layer}.attn.hook_{port}_input" if port else f"blocks.{layer}.hook_mlp_in"
+    return Point("mlp_in" if port is None else port, layer)
 
 
-def final_point(graph: Graph) -> str:
-    """Where the final norm reads the stream."""
-    return f"blocks.{graph.n_layers - 1}.hook_resid_post"
-
-
-def final_hook(graph: Graph, batch: Batch, record: Callable[[Tensor], Any]) -> Hook:
+def final_hook(batch: Batch, record: Callable[[Tensor], Any]) -> Hook:
     """A hook that calls `record(last token's stream before the final norm [batch d_model])`."""
-    return final_point(graph), lambda value, hook: record(batch.at_end(value))
+    return _watch(Point("final"), lambda value: record(batch.at_end(value)))
 
 
 def pattern_hooks(graph: Graph, record: Callable[[Tensor], Any]) -> list[Hook]:
     """Hooks that call `record(attention [batch head query key])`, layer by layer."""
-    return _watch(graph, "attn.hook_pattern", record)
+    return [_watch(Point("pattern", layer), record) for layer in range(graph.n_layers)]
 
 
 def value_hooks(graph: Graph, record: Callable[[Tensor], Any]) -> list[Hook]:
     """Hooks that call `record(value vectors [batch pos head d_head])`, layer by layer."""
-    return _watch(graph, "attn.hook_v", record)
+    return [_watch(Point("value", layer), record) for layer in range(graph.n_layers)]
 
 
 def mlp_hooks(graph: Graph, record: Callable[[Tensor], Any]) -> list[Hook]:
     """Hooks that call `record(MLP output [batch pos d_model])`, layer by layer."""
-    return _watch(graph, "hook_mlp_out", record)
+    return [_watch(Point("mlp", layer), record) for layer in range(graph.n_layers)]
 
 
-def _watch(graph: Graph, point: str, record: Callable[[Tensor], Any]) -> list[Hook]:
-
-    def hook(value: Tensor, hook: Any) -> None:
-        record(value)
-
-    return [(f"blocks.{layer}.{point}", hook) for layer in range(graph.n_layers)]
-
-
-def embedding_hooks(record: Callable[[slice, Tensor], Any], *, positions: bool) -> list[Hook]:
-    """As `layer_hooks`, for the input, which token and position embedding write one after other."""
-    points = (EMBEDDING, POSITIONS) if positions else (EMBEDDING,)
-    return [(point, _single_writer(0, record)) for point in points]
-
-
-def layer_hooks(graph: Graph, record: Callable[[slice, Tensor], Any]) -> list[Hook]:
-    """Hooks that call `record(indices of writers, output [writer batch pos d_model])`.
-
-    All heads of a layer come in one call. `record` may return a replacement of the same shape.
-    """
-    width = graph.n_heads + graph.has_mlps
-    hooks: list[Hook] = []
-    for layer in range(graph.n_layers):
-        heads = slice(1 + layer * width, 1 + layer * width + graph.n_heads)
-        hooks.append((f"blocks.{layer}.attn.hook_result", _head_writers(heads, record)))
-        if graph.has_mlps:
-            mlp = _single_writer((layer + 1) * width, record)
-            hooks.append((f"blocks.{layer}.hook_mlp_out", mlp))
+def post_scale_hooks(network: Network, record: Callable[[Tensor], Any]) -> list[Hook]:
+    """Hooks that call `record(one over the scale of the norm after the heads [batch pos 1])`."""
+    hooks = []
+    for layer, block in enumerate(network.blocks):
+        if block.attention_post.scaled:
+            scale = block.attention_post.inverse_scale
+            hooks.append(_watch(Point("sum", layer), _after(scale, record)))
     return hooks
 
 
-def _head_writers(
-    indices: slice, record: Callable[[slice, Tensor], Any]
-) -> Callable[..., Tensor | None]:
-    def hook(value: Tensor, hook: Any) -> Tensor | None:
+def _after(first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Any]) -> Any:
+    return lambda value: then(first(value))
+
+
+def _watch(point: Point, record: Callable[[Tensor], Any]) -> Hook:
+    def look(value: Tensor) -> None:
+        record(value)
+
+    return point, look
+
+
+def writer_hooks(
+    graph: Graph, record: Callable[[slice, Tensor], Any], *, embedding: bool = True
+) -> list[Hook]:
+    """Hooks that see what every node writes. All heads of a layer come in one call.
+
+    Args:
+        graph: The nodes of the model.
+        record: Called with a slice of `graph.writers` and their output
+            [writer batch pos d_model]; may return a replacement of the same shape.
+        embedding: Whether the input is among the nodes.
+    """
+    width = graph.n_heads + graph.has_mlps
+    hooks: list[Hook] = [(Point("input"), _single_writer(0, record))] if embedding else []
+    for layer in range(graph.n_layers):
+        heads = slice(1 + layer * width, 1 + layer * width + graph.n_heads)
+        hooks.append((Point("heads", layer), _head_writers(heads, record)))
+        if graph.has_mlps:
+            hooks.append((Point("mlp", layer), _single_writer((layer + 1) * width, record)))
+    return hooks
+
+
+def _head_writers(indices: slice, record: Callable[[slice, Tensor], Any]) -> Function:
+    def hook(value: Tensor) -> Tensor | None:
         new = record(indices, value.permute(2, 0, 1, 3))
         return None if new is None else new.permute(1, 2, 0, 3)
 
     return hook
 
 
-def _single_writer(
-    index: int, record: Callable[[slice, Tensor], Any]
-) -> Callable[..., Tensor | None]:
-    def hook(value: Tensor, hook: Any) -> Tensor | None:
+def _single_writer(index: int, record: Callable[[slice, Tensor], Any]) -> Function:
+    def hook(value: Tensor) -> Tensor | None:
         new = record(slice(index, index + 1), value[None])
         return None if new is None else new[0]
 
@@ -141,23 +143,18 @@ def _single_writer(
 def replacement(node: Node, output: Float[Tensor, "batch pos d_model"]) -> Hook:
     """A hook that makes a head or an MLP write `output`; one layer may have several."""
     if node.kind == "mlp":
-        return f"blocks.{node.layer}.hook_mlp_out", lambda value, hook: output
+        return Point("mlp", layer_of(node)), lambda value: output
     layer, head = head_index(node)
 
-    def hook(value: Tensor, hook: object) -> Tensor:
-        value[:, :, head] = output  # in place: other heads of the layer may be replaced as well
-        return value
+    def hook(value: Tensor) -> Tensor:
+        changed = value.clone()
+        changed[:, :, head] = output
+        return changed
 
-    return f"blocks.{layer}.attn.hook_result", hook
+    return Point("heads", layer), hook
 
 
 # --- helpers -----------------------------------------------------------------------------------
-
-
-def relative_error(value: Tensor, reference: Tensor) -> float:
-    """Largest difference, in units of the reference's largest entry."""
-    scale = reference.abs().max().clamp_min(1e-30)
-    return float((value - reference).abs().max() / scale)
 
 
 def layer_of(node: Node) -> int:

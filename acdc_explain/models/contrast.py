@@ -295,7 +295,23 @@ class Contrast:
         """The first `n` examples."""
         return self._with(self.task, self.examples[:n])
 
-    def _with(self, task: Task, examples: Sequence[Example]) -> Contrast:
+    def with_metric(self, metric: str) -> Contrast:
+        """The same prompts with another metric."""
+        return self._with(self.task, self.examples, metric=metric)
+
+    def with_ablation(self, ablation: Ablation) -> Contrast:
+        """The same prompts with other values for what a cut edge carries."""
+        return self._with(self.task, self.examples, ablation=ablation)
+
+    def _with(
+        self,
+        task: Task,
+        examples: Sequence[Example],
+        *,
+        metric: str | None = None,
+        ablation: Ablation | None = None,
+    ) -> Contrast:
         return Contrast(
-            self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
-        )
+            self.model, task, examples, metric or self.metric_name, ablation or self.ablation,
+            memory=self.memory,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Load a transformer from a name, a folder or a file, if TransformerBridge can hook it."""
+"""Load a transformer from a name, a folder or a file, if it splits into heads and MLPs exactly."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import UserError
 from ..guard import Unfit, must_work
 from .model import Model
+from .network.find import find_network
+from .network.names import Names
+from .network.norm import UnsupportedModel
+from .network.shared import ungroup
+from .network.watch import plain_logits, probe_tokens
 from .weights import (
     check_gguf,
     check_numbers,
@@ -48,8 +52,8 @@ def load_model(
         sources: Models of plugins by name.
 
     Returns:
-        The model, in evaluation mode, split into nodes, with the grouped keys and values of heads
-        copied to every head (see `ungroup`).
+        The model, in evaluation mode, with the grouped keys and values of heads copied to every
+        head (see `ungroup`).
 
     Raises:
         UserError: The model cannot be found, read, or split into heads and MLPs exactly.
@@ -60,11 +64,33 @@ def load_model(
         hf_model.eval().requires_grad_(False)
         hf_model.config.use_cache = False  # a layer run twice must not see its first run's keys
         digest, n_parameters = weights_digest(hf_model), hf_model.num_parameters()
-        ungroup(hf_model)
-        bridge = _bridge(name, hf_model.to(device), tokenizer, device)
-        model = Model(name, bridge, tokenizer, digest=digest, n_parameters=n_parameters)
+        model = _split(name, hf_model.to(device), tokenizer, digest, n_parameters)
         check_split(model)
         return model
+
+
+@torch.no_grad()
+def _split(name: str, hf_model: Any, tokenizer: Any, digest: str, n_parameters: int) -> Model:
+    """The model with its nodes. Raises UserError if they cannot be found."""
+    kind = type(hf_model).__name__
+    try:
+        names = Names.of(hf_model)  # before the model is run: some cannot be
+        tokens = probe_tokens(hf_model)
+        logits = plain_logits(hf_model, tokens)
+        ungroup(hf_model)
+        network = find_network(hf_model, names, tokens, logits)
+    except UnsupportedModel as reason:
+        raise UserError(
+            f"{name} ({kind}) cannot be split into heads and MLPs here: {reason}; docs/models.md "
+            "lists the families that can."
+        ) from reason
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        message = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"{name} ({kind}) cannot be split into heads and MLPs here: its layers are built in a "
+            f"way that is not known ({message}); docs/models.md lists the families that can."
+        ) from error
+    return Model(name, network, tokenizer, digest=digest, n_parameters=n_parameters)
 
 
 def _location_from(name: str, source: Source) -> str | Path:
@@ -204,8 +230,7 @@ def _tokenizer_of(where: str, folder: str, hf_model: Any, options: Mapping[str, 
 
 
 def _check_architecture(name: str, config: Any) -> None:
-    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-
+    """Raise UserError for a model that predicts no next token."""
     architectures = getattr(config, "architectures", None) or [config.model_type]
     causal = [a for a in architectures if a.endswith(("ForCausalLM", "LMHeadModel"))]
     if "architectures" in config.to_dict() and config.architectures and not causal:
@@ -213,61 +238,6 @@ def _check_architecture(name: str, config: Any) -> None:
             f"{name} is a {architectures[0]}, which is no causal language model; "
             "acdc-explain needs one that predicts the next token."
         )
-    if causal and not any(a in SUPPORTED_ARCHITECTURES for a in causal):
-        raise UserError(
-            f"{name} is a {causal[0]}, which TransformerBridge does not support; "
-            "GPT-2, GPT-NeoX and Llama-like models work."
-        )
-
-
-def _bridge(name: str, hf_model: Any, tokenizer: Any, device: str) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    try:
-        return TransformerBridge.boot_transformers(
-            "acdc-explain/subject", hf_model=hf_model, tokenizer=tokenizer, device=device,
-            trust_remote_code=False,
-        )  # fmt: skip
-    except Exception as error:  # the bridge has no error class of its own
-        kind = type(hf_model).__name__
-        message = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"{name}: TransformerBridge cannot hook a {kind}: {message}") from error
-
-
-def ungroup(hf_model: Any) -> None:
-    """Copy the key and value weights that query heads share to each of them, in place.
-
-    The logits stay the same. Every head then has its own k and v port, as edges are usually
-    counted.
-    """
-    config = hf_model.config
-    shared = getattr(config, "num_key_value_heads", None)
-    if shared is None or shared == config.num_attention_heads:
-        return
-    times = config.num_attention_heads // shared
-    for module in hf_model.modules():
-        if not hasattr(module, "num_key_value_groups"):
-            continue
-        try:
-            projections = (module.k_proj, module.v_proj)
-        except AttributeError:
-            raise UserError(
-                f"{type(hf_model).__name__} shares keys and values between heads in a way that "
-                "cannot be ungrouped here; Llama-like models work."
-            ) from None
-        for linear in projections:
-            linear.weight.data = _repeat_heads(linear.weight.data, shared, times)
-            if linear.bias is not None:
-                linear.bias.data = _repeat_heads(linear.bias.data, shared, times)
-            linear.out_features = linear.weight.shape[0]
-        module.num_key_value_groups = 1
-    config.num_key_value_heads = config.num_attention_heads
-
-
-def _repeat_heads(rows: Tensor, heads: int, times: int) -> Tensor:
-    """Repeat each key-value head's block of rows, so that query head h reads block h."""
-    blocks = rows.reshape(heads, -1, *rows.shape[1:])
-    return blocks.repeat_interleave(times, 0).reshape(-1, *rows.shape[1:]).contiguous()
 
 
 def weights_digest(hf_model: Any) -> str:

@@ -1,12 +1,11 @@
-"""A transformer behind TransformerBridge, read and written node by node."""
+"""A transformer whose residual stream is read and written node by node."""
 
 from __future__ import annotations
 
-import inspect
+import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,22 +15,19 @@ from torch import Tensor
 
 from ..records.graph import Graph
 from .activations import (
-    POSITIONS,
     Activations,
     Batch,
-    Hook,
     LayerInputs,
-    embedding_hooks,
     final_hook,
-    layer_hooks,
     pattern_hooks,
+    post_scale_hooks,
+    writer_hooks,
 )
+from .network.hooks import Hook, hooked
+from .network.parts import Network
+from .network.patch import patched_logits
+from .network.precision import Check
 from .tokens import Tokens
-
-PORT_SWITCHES = ("set_use_split_qkv_input", "set_use_hook_mlp_in")
-"""What makes the bridge give every port its own copy of the stream."""
-SWITCHES = ("set_use_attn_result", *PORT_SWITCHES)
-"""The same, and an output of its own for every head."""
 
 
 class _StopForward(Exception):
@@ -46,61 +42,98 @@ class Model:
 
     `acdc_explain.load_model` makes one. Texts have no special tokens; `batch` puts `prefix` before
     them. Attributes that plugins use: `name`, `id` (name and hash of the weights), `graph` (its
-    nodes and edges), `cfg` (the bridge's configuration), `tokenizer`, `n_parameters`.
+    nodes and edges), `tokenizer`, `n_parameters`, `d_model`, `context_length`, and `hf_model`, the
+    Hugging Face model itself.
     """
 
     def __init__(
-        self, name: str, bridge: Any, tokenizer: Any, *, digest: str, n_parameters: int
+        self, name: str, network: Network, tokenizer: Any, *, digest: str, n_parameters: int
     ) -> None:
         self.name = name
-        self.bridge = bridge
+        self.network = network
         self.tokenizer = tokenizer
-        self.tokens = Tokens(tokenizer, name, self.cfg.n_ctx)
+        self.tokens = Tokens(tokenizer, name, network.context_length)
         self.id = f"{name}@{digest}"
         self.n_parameters = n_parameters
-        self._split(True)
+        self.checks: tuple[Check, ...] = ()  # of its split into nodes, when it was loaded
 
     # --- shape and weights ---------------------------------------------------------------------
 
     @property
-    def cfg(self) -> Any:
-        return self.bridge.cfg
+    def hf_model(self) -> Any:
+        """The Hugging Face model, with keys and values copied to every head that shares them."""
+        return self.network.hf_model
+
+    @property
+    def architecture(self) -> str:
+        """The class of the Hugging Face model."""
+        return type(self.hf_model).__name__
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the model reads, prefix included."""
+        return self.network.context_length
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        return len(self.network.norm.weight)
 
     @cached_property
     def graph(self) -> Graph:
-        cfg = self.cfg
-        return Graph(cfg.n_layers, cfg.n_heads, not cfg.attn_only, bool(cfg.parallel_attn_mlp))
+        network = self.network
+        has_mlps = network.blocks[0].mlp is not None
+        return Graph(len(network.blocks), network.n_heads, has_mlps, network.parallel)
 
     @property
     def device(self) -> torch.device:
-        return next(self.bridge.parameters()).device  # type: ignore[no-any-return]
+        return next(self.hf_model.parameters()).device  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights (`cfg.dtype` may say otherwise)."""
-        return next(self.bridge.parameters()).dtype  # type: ignore[no-any-return]
+        """The type of the weights."""
+        return next(self.hf_model.parameters()).dtype  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
-        return self.bridge.W_U.detach()  # type: ignore[no-any-return]
+        """From the normed stream to logits, with their scale and without a soft cap."""
+        return self.network.unembedding
 
     @property
     def output_biases(self) -> Tensor | float:
-        """The sum of the attention output biases, which belong to no head."""
-        biases = [getattr(block.attn.o, "bias", None) for block in self.bridge.blocks]
-        return sum((bias for bias in biases if bias is not None), start=torch.zeros(()))
+        """What attention layers write that belongs to no head."""
+        return self.network.output_biases
 
     @torch.no_grad()
     def final_norm_factor(
         self, final: Float[Tensor, "batch d_model"]
     ) -> Float[Tensor, "batch d_model"]:
         """What the final norm multiplies a stream by, once the mean is gone: weight over scale."""
-        scales: list[Tensor] = []
-        hook = ("ln_final.hook_scale", lambda value, hook: scales.append(value))
-        with self.bridge.hooks(fwd_hooks=[hook]):
-            self.bridge.ln_final(final[:, None])
-        weight = getattr(self.bridge.ln_final, "weight", None)
-        return (1.0 if weight is None else weight.detach()) / scales[0][:, 0]
+        norm = self.network.norm
+        return norm.weight * norm.inverse_scale(final)
+
+    @property
+    def norm_is_centred(self) -> bool:
+        """Whether the final norm takes the mean from a stream (LayerNorm)."""
+        return self.network.norm.centred
+
+    @property
+    def has_post_norms(self) -> bool:
+        """Whether a norm stands between what heads mix and the residual stream (Gemma 2)."""
+        return any(block.attention_post.scaled for block in self.network.blocks)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The memory of the weights."""
+        return sum(parameter.nbytes for parameter in self.hf_model.parameters())
+
+    @cached_property
+    def bridge(self) -> Any:
+        """The model as a TransformerBridge with the same weights, for tools of TransformerLens.
+
+        acdc-explain does not compute with it.
+        """
+        return bridge_of(self.hf_model, self.tokenizer)
 
     # --- tokens --------------------------------------------------------------------------------
 
@@ -146,25 +179,6 @@ class Model:
         """The same as `batch` for token ids, without the prefix."""
         return self.tokens.batch(rows, self.device)
 
-    # --- hooks ---------------------------------------------------------------------------------
-
-    def writer_hooks(
-        self, record: Callable[[slice, Tensor], Any], *, embedding: bool = True
-    ) -> list[Hook]:
-        """Hooks that see what every node writes.
-
-        Args:
-            record: Called with a slice of `graph.writers` and their output
-                [writer batch pos d_model]; may return a replacement of the same shape. The input
-                comes twice, once each for token and position embedding, where there are both.
-            embedding: Whether the input is among the nodes.
-        """
-        hooks = layer_hooks(self.graph, record)
-        if not embedding:
-            return hooks
-        positions = POSITIONS in self.bridge.hook_dict
-        return [*embedding_hooks(record, positions=positions), *hooks]
-
     # --- running -------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch vocab"]:
@@ -172,41 +186,38 @@ class Model:
 
         Args:
             batch: Prompts, as `batch` makes them.
-            hooks: Of `writer_hooks` or `activations`; they watch or replace values.
+            hooks: Of `activations`; they watch or replace values.
         """
         final: list[Tensor] = []
-        hook = final_hook(self.graph, batch, final.append)
-        with self.bridge.hooks(fwd_hooks=[*hooks, hook]):
-            self.bridge(batch.tokens, **self._fewest_logits)
+        with hooked(self.network, [*hooks, final_hook(batch, final.append)]):
+            self.network.body(batch.tokens, use_cache=False)
         return self.unembed(final[0])
 
-    @cached_property
-    def _fewest_logits(self) -> dict[str, int]:
-        """Prompts end at different tokens, so `forward` unembeds them itself."""
-        accepted = inspect.signature(self.bridge.original_model.forward).parameters
-        return {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-
     def unembed(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-        """The logits of residual streams: final norm and unembedding."""
-        shape = final.shape
-        normed = self.bridge.ln_final(final.reshape(-1, 1, shape[-1]))
-        return self.bridge.unembed(normed).reshape(*shape[:-1], -1)  # type: ignore[no-any-return]
+        """The logits of residual streams: final norm, unembedding, scale and soft cap."""
+        logits = self.network.logits(final.reshape(-1, final.shape[-1]))
+        return logits.view(*final.shape[:-1], -1)
 
     @torch.no_grad()
     def run(self, batch: Batch) -> Activations:
         """One forward pass that keeps what every node writes."""
-        size = (len(self.graph.writers), *batch.tokens.shape, self.cfg.d_model)
+        size = (len(self.graph.writers), *batch.tokens.shape, self.d_model)
         writers = torch.zeros(size, dtype=self.dtype, device=self.device)
         patterns: list[Tensor] = []
         final: list[Tensor] = []
+        scales: list[Tensor] = []
 
         def record(indices: slice, value: Tensor) -> None:
-            writers[indices] += value  # += because the input is token plus position embedding
+            writers[indices] = value
 
-        hooks = [*self.writer_hooks(record), *pattern_hooks(self.graph, patterns.append)]
-        hooks.append(final_hook(self.graph, batch, final.append))
+        hooks = [*writer_hooks(self.graph, record), *pattern_hooks(self.graph, patterns.append)]
+        hooks += [final_hook(batch, final.append), *post_scale_hooks(self.network, scales.append)]
         logits = self.forward(batch, hooks)
-        return Activations(writers, torch.stack(patterns), final[0], logits)
+        return Activations(writers, torch.stack(patterns), final[0], logits, tuple(scales))
+
+    def patched(self, kind: str, clean: Batch, corrupt: Batch) -> Float[Tensor, "batch vocab"]:
+        """The clean prompts' last logits with all queries (or `kind`) of the corrupted prompts."""
+        return patched_logits(self.network, kind, clean, corrupt)
 
     @torch.no_grad()
     def patterns(self, batch: Batch) -> Float[Tensor, "layer batch head query key"]:
@@ -222,9 +233,10 @@ class Model:
         def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             raise _StopForward(args[0] if args else kwargs["hidden_states"])
 
-        handle = self.bridge.blocks[0].register_forward_pre_hook(stop, with_kwargs=True)
+        first = self.network.blocks[0].module
+        handle = first.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self.bridge(batch.tokens)
+            self.network.body(batch.tokens, use_cache=False)
         except _StopForward as stopped:
             return stopped.stream
         finally:
@@ -235,13 +247,15 @@ class Model:
     def layer_inputs(self, batch: Batch) -> LayerInputs:
         """One forward pass that keeps what `run_from` needs to run the later layers alone."""
         streams: list[Tensor] = []
-        arguments: list[dict[str, Any]] = []
+        arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
         def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             streams.append(args[0] if args else kwargs["hidden_states"])
-            arguments.append({k: v for k, v in kwargs.items() if k != "hidden_states"})
+            named = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            arguments.append((args[1:], named))
 
-        handles = [b.register_forward_pre_hook(keep, with_kwargs=True) for b in self.bridge.blocks]
+        modules = [block.module for block in self.network.blocks]
+        handles = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in modules]
         try:
             self.forward(batch)
         finally:
@@ -255,44 +269,29 @@ class Model:
     ) -> Float[Tensor, "batch vocab"]:
         """The logits at the last token, running from `layer` on; hooks are on what nodes write."""
         stream = inputs.streams[layer]
-        blocks = list(self.bridge.blocks)
-        with self._shared_ports(), self.bridge.hooks(fwd_hooks=list(hooks)):
-            for block, arguments in zip(blocks[layer:], inputs.arguments[layer:]):
-                output = block(stream, **arguments)
+        with hooked(self.network, hooks):
+            for block, (args, named) in zip(self.network.blocks[layer:], inputs.arguments[layer:]):
+                output = block.module(stream, *args, **named)
                 stream = output[0] if isinstance(output, tuple) else output
         return self.unembed(inputs.batch.at_end(stream))
 
     @torch.no_grad()
     def forward_seconds(self, batch: Batch, repeats: int = 3) -> float:
-        """Median seconds of a plain forward pass, without any hook or split."""
+        """Median seconds of a plain forward pass, without any hook."""
         seconds = []
-        with self.unsplit():
-            for _ in range(repeats):
-                started = time.perf_counter()
-                self.bridge(batch.tokens)
-                seconds.append(time.perf_counter() - started)
+        for _ in range(repeats):
+            started = time.perf_counter()
+            self.hf_model(batch.tokens, use_cache=False)
+            seconds.append(time.perf_counter() - started)
         return round(statistics.median(seconds), 6)
 
-    # --- the split into nodes ------------------------------------------------------------------
 
-    def _split(self, on: bool, switches: Sequence[str] = SWITCHES) -> None:
-        for switch in switches:
-            getattr(self.bridge, switch)(on)
+def bridge_of(hf_model: Any, tokenizer: Any) -> Any:
+    """A TransformerBridge around a copy of a model that shares its weights."""
+    from transformer_lens.model_bridge import TransformerBridge
 
-    @contextmanager
-    def unsplit(self) -> Iterator[None]:
-        """The plain model: faster, but heads have no ports and no outputs of their own."""
-        self._split(False)
-        try:
-            yield
-        finally:
-            self._split(True)
-
-    @contextmanager
-    def _shared_ports(self) -> Iterator[None]:
-        """Heads read one stream together: a third faster, and hooks on outputs still work."""
-        self._split(False, PORT_SWITCHES)
-        try:
-            yield
-        finally:
-            self._split(True, PORT_SWITCHES)
+    shared = {id(tensor): tensor for tensor in (*hf_model.parameters(), *hf_model.buffers())}
+    return TransformerBridge.boot_transformers(
+        "acdc-explain/subject", hf_model=copy.deepcopy(hf_model, shared), tokenizer=tokenizer,
+        device=next(hf_model.parameters()).device, trust_remote_code=False,
+    )  # fmt: skip

@@ -11,8 +11,12 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .activations import TOLERANCE, relative_error
+from .activations import Batch
 from .model import Model
+from .network.parts import capped
+from .network.patch import leak_between_heads
+from .network.precision import Check, noise, relative_error
+from .network.watch import PROMPTS, TOKENS, probe_tokens
 
 NO_WEIGHTS = re.compile(r"\.(masked_bias|inv_freq)$|\.(attn|attention)\.bias$")
 """Masks and tables in old checkpoints that models now compute themselves."""
@@ -121,30 +125,42 @@ def check_tokenizer(where: str, hf_model: Any, tokenizer: Any) -> None:
         )
 
 
-@torch.no_grad()
 def check_split(model: Model) -> None:
-    """Raise UserError unless the outputs of all nodes add up to the residual stream.
+    """Raise UserError unless the model splits into heads and MLPs exactly; set `model.checks`."""
+    model.checks = tuple(_split_checks(model))
+    for check in model.checks:
+        if not check.passed:
+            raise UserError(
+                f"{model.name} ({model.architecture}) cannot be split into heads and MLPs here: "
+                f"{check.what} are off by {check.error:.1g} (relative); docs/models.md lists the "
+                "families that can."
+            )
 
-    Otherwise cutting an edge would not remove exactly what its sender contributes.
-    """
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(0, model.cfg.d_vocab, (2, 6), generator=generator).tolist()
-    batch = model.batch_ids(rows)
-    try:
-        run = model.run(batch)
-    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{model.name}: {model.cfg.architecture} cannot be split into heads and MLPs here "
-            f"({error}); GPT-2, GPT-NeoX and Llama-like models can."
-        ) from error
-    total = batch.at_end(run.writers.sum(0)) + model.output_biases
-    error_size = relative_error(total, run.final)
-    if error_size > TOLERANCE:
-        raise UserError(
-            f"{model.name}: the outputs of heads and MLPs of {model.cfg.architecture} do not add "
-            f"up to its residual stream (relative error {error_size:.1g}), so no edge can be "
-            "cut exactly; GPT-2, GPT-NeoX and Llama-like models work."
-        )
+
+@torch.no_grad()
+def _split_checks(model: Model) -> Iterator[Check]:
+    """Heads are separate, nodes add up to the stream, and direct effects to the logits."""
+    network, limit = model.network, noise(model.dtype)
+    tokens = probe_tokens(model.hf_model)
+    batch = Batch(tokens, torch.full((PROMPTS,), TOKENS - 1, device=tokens.device))
+    run = model.run(batch)
+    own = model.hf_model(tokens, use_cache=False).logits[:, -1]
+    yield Check("model", "the logits from the last stream", relative_error(run.logits, own), limit)
+    written, biases = batch.at_end(run.writers.sum(0)), model.output_biases
+    total = written + biases
+    yield Check("model", "the summed outputs of heads and MLPs", relative_error(total, run.final),
+                limit)  # fmt: skip
+    norm, scale = network.norm, network.norm.inverse_scale(run.final)
+    shares = sum(norm.share(batch.at_end(one), scale) for one in run.writers)
+    direct = (shares + norm.share(total - written, scale)) @ model.unembedding
+    direct = direct if norm.bias is None else direct + norm.bias @ model.unembedding
+    bias = network.unembedding_bias
+    direct = direct if bias is None else direct + bias
+    if network.soft_cap is not None:
+        direct = capped(direct, network.soft_cap)
+    yield Check("model", "the summed direct effects", relative_error(direct, own), limit)
+    yield Check("model", "what other heads mix when one head is changed",
+                leak_between_heads(network), limit)  # fmt: skip
 
 
 def no_tokenizer(where: str) -> UserError:

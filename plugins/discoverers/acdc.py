@@ -142,7 +142,7 @@ class _Searches:
     ) -> SearchResult:
         """The result for a threshold or a number of edges. Raises UserError if there is none."""
         from acdc_explain.discovery.acdc import Search, Trace, best_of_size
-        from acdc_explain.discovery.engine.fast import engine_for
+        from acdc_explain.discovery.engine.choose import engine_for
 
         contrast = self.contrast
         places = " ".join(search_graph.places)

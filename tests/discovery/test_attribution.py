@@ -110,15 +110,18 @@ def test_eap_agrees_with_transformer_lens(small_model):
 
     contrast = contrast_of(small_model("gpt2"), n=1)
     found = eap(contrast, silent, max_edges=10**6)
-    contrast.model.bridge.requires_grad_(True)
+    bridge = contrast.model.bridge
+    for switch in ("set_use_attn_result", "set_use_split_qkv_input", "set_use_hook_mlp_in"):
+        getattr(bridge, switch)(True)
+    bridge.requires_grad_(True)
     result = tl.attribution_patch(
-        contrast.model.bridge,
+        bridge,
         clean=contrast.corrupt.tokens,
         corrupt=contrast.clean.tokens,
         metric_fn=lambda logits: contrast.metric(logits[:, -1]).mean(),
         config=tl.EdgeAttributionConfig(granularity="edge"),
     )
-    contrast.model.bridge.requires_grad_(False)
+    bridge.requires_grad_(False)
     theirs: dict[str, float] = {}
     for (writer, reader), score in result.edge_scores.items():
         name = _edge_name(writer, reader)

@@ -14,8 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acdc_explain.discovery.acdc import STEPS, Search, SearchResult, Trace, best_of_size
-from acdc_explain.discovery.engine.fast import Engine, TooLittleMemory, engine_for, fast_trouble
+from acdc_explain.discovery.engine.choose import engine_for
+from acdc_explain.discovery.engine.fast import Engine, TooLittleMemory
+from acdc_explain.discovery.engine.proof import fast_trouble
 from acdc_explain.discovery.engine.reference import ReferenceEngine
+from acdc_explain.discovery.engine.rows import StreamRows
 from acdc_explain.discovery.faithfulness import random_circuit
 from acdc_explain.errors import UserError
 from acdc_explain.models.contrast import Contrast
@@ -378,13 +381,13 @@ class TestPlugin:
 @pytest.fixture
 def unchecked() -> Any:
     """No model has been checked, before and after."""
-    from acdc_explain.discovery.engine import fast as engine
-    from acdc_explain.models import layers
+    from acdc_explain.discovery.engine import proof
+    from acdc_explain.models.functional import layers
 
-    for known in (engine._CHECKED, layers._LAYERS):
+    for known in (proof._PROOFS, layers._LAYERS):
         known.clear()
     yield
-    for known in (engine._CHECKED, layers._LAYERS):
+    for known in (proof._PROOFS, layers._LAYERS):
         known.clear()
 
 
@@ -397,10 +400,9 @@ class TestChoice:
         assert engine_for(contrast, SearchGraph(contrast.model.graph)).name == "fast"
 
     def test_falls_back_and_says_so(self, small_model, monkeypatch):
-        from acdc_explain.models import layers
-
         contrast = contrast_of(small_model("llama"), "kl")
-        monkeypatch.setattr(layers, "rotate", lambda y, *_: y)
+        mix = StreamRows.mix
+        monkeypatch.setattr(StreamRows, "mix", lambda *args: 1.01 * mix(*args))
         notes: list[str] = []
         engine = engine_for(
             contrast,
@@ -408,16 +410,16 @@ class TestChoice:
             lambda stage, done, total, note="": notes.append(note),
         )
         assert engine.name == "reference"
-        assert "logits with nothing cut are off" in notes[0]
+        assert "the logits with nothing cut are off" in notes[0]
         with pytest.raises(UserError, match="The fast engine cannot do"):
             engine_for(contrast, SearchGraph(contrast.model.graph), silent, "fast")
 
     def test_falls_back_for_parts_it_does_not_know(self, small_model, monkeypatch):
-        from acdc_explain.models import layers
+        from acdc_explain.models.functional import attention
 
         contrast = contrast_of(small_model("gpt2"), "kl")
-        monkeypatch.setattr(layers.Norm, "of", staticmethod(_unknown_norm))
-        assert fast_trouble(contrast) == "its norm is a ScaledNorm"
+        monkeypatch.setattr(attention, "_forms", lambda parts, places: iter(()))
+        assert "of no form that is known here" in str(fast_trouble(contrast))
         assert engine_for(contrast, SearchGraph(contrast.model.graph)).name == "reference"
 
     def test_too_little_memory_is_an_error_before_the_search(self, small_model):
@@ -425,12 +427,6 @@ class TestChoice:
         contrast = Contrast(small_model("gpt2"), task, task.discover, memory=1e-6)
         with pytest.raises(TooLittleMemory, match="raise `memory=`"):
             Engine(contrast)
-
-
-def _unknown_norm(module: Any) -> Any:
-    from acdc_explain.models.affine import UnsupportedModel
-
-    raise UnsupportedModel("its norm is a ScaledNorm")
 
 
 def test_measuring_a_circuit(small_model):

@@ -88,7 +88,7 @@ def test_the_numbers_are_those_of_plain_transformers(mini):
     """Top-1, preference, probability and gap, from the Hugging Face model's own logits."""
     task = task_of(mini)
     found = behavior_of(Contrast(mini, task, task.held_out))
-    model, tokenizer = mini.bridge.original_model, mini.tokenizer
+    model, tokenizer = mini.hf_model, mini.tokenizer
     right, prefers, p_answer, gaps = [], [], [], []
     for example in task.held_out:
         logits = []

@@ -22,6 +22,7 @@ from acdc_explain.evidence.measurement import NotMeasurable
 from acdc_explain.evidence.path_patching import PathPatching
 from acdc_explain.models.activations import Batch
 from acdc_explain.models.contrast import Contrast
+from acdc_explain.models.network.hooks import Point
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.task import Example, Task
 
@@ -46,18 +47,18 @@ class TestPaths:
         for place in range(len(senders)):
             values: dict[str, torch.Tensor] = {}
 
-            def put(value, hook, place=place):
+            def put(value, place=place):
                 value = value.clone()
                 value[:, :, 2] += change[place]
                 return value
 
             def watch(name, values=values):
-                return lambda value, hook: values.__setitem__(name, value)
+                return lambda value: values.__setitem__(name, value)
 
             hooks = [
-                (f"blocks.1.attn.hook_{port}_input", put),
-                ("blocks.1.attn.hook_pattern", watch("pattern")),
-                ("blocks.1.attn.hook_result", watch("result")),
+                (Point(port, 1), put),
+                (Point("pattern", 1), watch("pattern")),
+                (Point("heads", 1), watch("result")),
             ]
             with torch.no_grad():
                 model.forward(contrast.clean, hooks)
@@ -89,7 +90,7 @@ class TestPaths:
     def test_what_the_mlp_reads(self, family, small_model):
         contrast = subject_of(small_model(family))
         values: list[torch.Tensor] = []
-        hooks = [("blocks.1.hook_mlp_in", lambda value, hook: values.append(value))]
+        hooks = [(Point("mlp_in", 1), values.append)]
         with torch.no_grad():
             contrast.model.forward(contrast.clean, hooks)
         assert torch.allclose(PathPatching(contrast).mlp_streams[1], values[0], atol=1e-5)

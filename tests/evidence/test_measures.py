@@ -33,9 +33,9 @@ from acdc_explain.evidence.measures import MEASURES, measure
 from acdc_explain.evidence.mlps import neuron_effects
 from acdc_explain.evidence.ov import effective_embedding, qk_affinity
 from acdc_explain.evidence.top_examples import corpus_batch, strongest_places
-from acdc_explain.models.activations import Batch
+from acdc_explain.models.activations import Batch, writer_hooks
 from acdc_explain.models.contrast import Contrast
-from acdc_explain.models.layers import Layers
+from acdc_explain.models.functional.layers import Layers
 from acdc_explain.models.metrics import TokenSets
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.graph import Graph
@@ -167,7 +167,7 @@ class TestAgainstPlainRuns:
         direction = final_direction(contrast)
         embedded = (contrast.clean.at_end(contrast.clean_run.writers[0]) * direction).sum(-1)
         rest = (model.output_biases * direction).sum(-1)
-        norm_bias = getattr(model.bridge.ln_final, "bias", None)
+        norm_bias = model.network.norm.bias
         if norm_bias is not None:
             rest = rest + contrast.direction @ norm_bias
         total = direct.samples.sum(0) + embedded + rest
@@ -190,7 +190,7 @@ class TestAgainstPlainRuns:
                 return changed
 
             with torch.no_grad():
-                logits = model.forward(contrast.clean, model.writer_hooks(record))
+                logits = model.forward(contrast.clean, writer_hooks(model.graph, record))
             gap = contrast.clean_metric - contrast.corrupt_metric
             clean = contrast.metric(contrast.clean_run.logits)
             expected = (clean - contrast.metric(logits)) / gap
@@ -228,7 +228,7 @@ class TestAgainstPlainRuns:
             return changed
 
         with torch.no_grad():
-            expected = model.forward(contrast.clean, model.writer_hooks(record))
+            expected = model.forward(contrast.clean, writer_hooks(model.graph, record))
         found = logits_with(contrast, {node: ablated_output(contrast, node) for node in nodes})
         assert torch.allclose(found, expected, atol=1e-4)
 
@@ -259,16 +259,14 @@ class TestAgainstPlainRuns:
         model = small_model(family)
         words = [model.single(word) for word in (" cat", " dog", " fish")]
         found = effective_embedding(model, words, contexts=1)
-        final = []
-        name = "blocks.0.hook_resid_post"
         # the context of each word is drawn with a fixed seed: find it by trying all
         rows = {}
         for word in words:
             for before in words:
                 batch = model.batch_ids([[before, word]])
                 with torch.no_grad():
-                    model.forward(batch, [(name, lambda v, hook: final.append(v[0, -1]))])
-                rows[word, before] = final[-1]
+                    streams = model.hf_model(batch.tokens, output_hidden_states=True).hidden_states
+                rows[word, before] = streams[1][0, -1]
         for place, word in enumerate(words):
             distances = [(found[place] - rows[word, before]).abs().max() for before in words]
             assert min(distances) < 1e-4
@@ -325,7 +323,7 @@ class TestQueriesAndKeys:
         stream = effective_embedding(model, words)
         attention = Layers.of(model).attention[1]
         q, k = (attention.project(port, 2, stream, None) for port in "qk")
-        assert torch.allclose(found, q @ k.T * attention.scaling, atol=1e-4)
+        assert torch.allclose(found, q @ k.T * attention.form.scaling, atol=1e-4)
 
 
 def constructed(tmp_path, pairs):

@@ -10,7 +10,7 @@ import torch
 from acdc_explain.discovery.engine.readout import Readout
 from acdc_explain.errors import UserError
 from acdc_explain.models.contrast import Contrast
-from acdc_explain.models.layers import Layers
+from acdc_explain.models.functional.layers import Layers
 from acdc_explain.models.metrics import METRICS
 
 from ..conftest import FAMILIES, word_task

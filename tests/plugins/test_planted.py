@@ -7,7 +7,7 @@ from acdc_explain_plugins.known_roles.planted import MODELS
 from acdc_explain_plugins.known_roles.planted_weights import IDLE, SIZES, STAGES, jobs
 
 import acdc_explain as ax
-from acdc_explain.discovery.engine.fast import fast_trouble
+from acdc_explain.discovery.engine.proof import fast_trouble
 from acdc_explain.evaluation.labels import score_labels
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins

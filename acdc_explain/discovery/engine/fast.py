@@ -9,27 +9,21 @@ that must stay are tested again, so the decisions are those of testing one edge 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import UserError
-from ...models.activations import TOLERANCE, relative_error
-from ...models.affine import UnsupportedModel
 from ...models.contrast import Contrast
-from ...models.layers import Layers
-from ...models.model import Model
-from ...progress import Progress, silent
+from ...models.functional.layers import Layers
 from ...records.circuit import Edge, Node
 from ...records.graph import Receiver, SearchGraph
 from .readout import Readout
 from .receiver import ReceiverTest
-from .reference import Decision, ReceiverGroup, ReferenceEngine
+from .recompute import Recomputation, rescale_of
+from .reference import Decision, ReceiverGroup
 from .rows import StreamRows
 from .state import SearchState
 
@@ -41,78 +35,13 @@ class TooLittleMemory(UserError):
     """The prompts need more memory than `memory=` allows."""
 
 
-AnyEngine: TypeAlias = "Engine | ReferenceEngine"
-
-
-def engine_for(
-    contrast: Contrast, search_graph: SearchGraph, progress: Progress = silent, name: str = "auto"
-) -> AnyEngine:
-    """The fast engine where it is exact for the model, else the reference engine.
-
-    Args:
-        contrast: The model and the prompts.
-        search_graph: The graph whose edges will be cut.
-        progress: Receives the reason if the reference engine is used.
-        name: "auto"; "fast" or "reference" for that engine alone.
-
-    Raises:
-        UserError: The engine is not exact for this model.
-        TooLittleMemory: The fast engine needs more memory than the contrast allows.
-    """
-    trouble = "it was not asked for" if name == "reference" else fast_trouble(contrast)
-    if trouble is None:
-        return Engine(contrast, search_graph)
-    if name == "fast":
-        raise UserError(f"The fast engine cannot do {contrast.model.name}: {trouble}.")
-    progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")
-    problem = ReferenceEngine(contrast.take(2)).self_check()
-    if problem is not None:
-        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
-    return ReferenceEngine(contrast, search_graph)
-
-
-_CHECKED: WeakKeyDictionary[Model, str | None] = WeakKeyDictionary()
-
-
-def fast_trouble(contrast: Contrast) -> str | None:
-    """Why the fast engine is not exact for a model, in a few words; None if it is.
-
-    On two examples, its logits must be those of the model with nothing cut, the ablated ones with
-    everything cut, and those of the reference engine with a random half of the edges cut. Each
-    loaded model is checked once.
-    """
-    if contrast.model not in _CHECKED:
-        _CHECKED[contrast.model] = _check(contrast.take(2))
-    return _CHECKED[contrast.model]
-
-
-def _check(contrast: Contrast) -> str | None:
-    try:
-        engine = Engine(contrast)
-    except UnsupportedModel as reason:
-        return str(reason)
-    reference = ReferenceEngine(contrast)
-    edges = list(engine.search_graph.edges())
-    half = random.Random(0).sample(edges, len(edges) // 2)
-    checks: tuple[tuple[str, Sequence[Edge], Tensor], ...] = (
-        ("nothing", edges, contrast.clean_run.logits),
-        ("everything", [], contrast.ablated_logits),
-        ("half of the edges", half, reference.logits(reference.cut_except(half))),
-    )
-    for what, kept, expected in checks:
-        error = relative_error(engine.logits(kept), expected)
-        if not error <= TOLERANCE:
-            return f"its logits with {what} cut are off by {error:.1g} (relative)"
-    return None
-
-
 class Engine:
-    """Exact ACDC decisions for the families of transformers that `models/layers.py` knows."""
+    """Exact ACDC decisions for models whose layers `models/functional` can compute."""
 
     name = "fast"
 
     def __init__(self, contrast: Contrast, search_graph: SearchGraph | None = None) -> None:
-        """Raises UnsupportedModel for another family, and TooLittleMemory."""
+        """Raises UnsupportedModel for another model, and TooLittleMemory."""
         self.contrast = contrast
         self.search_graph = search_graph or SearchGraph(contrast.model.graph)
         with torch.no_grad():
@@ -173,8 +102,25 @@ class Engine:
 
     # --- deciding ------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def drop(self, receivers: Sequence[Receiver]) -> None:
-        """Nothing to do: a node that no kept edge leaves is never computed."""
+        """Cut all edges into the ports of a node that no kept edge leaves.
+
+        Such a node is never computed, unless a norm after the heads of its layer reads it.
+        """
+        members = self.search_graph.members(receivers[0][0])
+        heads = {number for number in map(self.stream_rows.number, members) if self._scales(number)}
+        if heads:
+            one = min(heads)
+            masks = {head: self.state.alive[head] for head in heads}
+            rescale = rescale_of(self.state, masks)
+            assert rescale is not None
+            after = Recomputation(self.state, dict.fromkeys(rescale.written or [one], rescale.mask))
+            self._refresh(heads | (after.nodes - {self.stream_rows.logits}))
+
+    def _scales(self, number: int) -> bool:
+        """Whether a node is a head whose layer has a norm after it and a head that is read."""
+        return number in self.state.alive and self.state.post.has(number)
 
     @torch.no_grad()
     def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...models.contrast import Contrast
-from ...models.layers import Layers
+from ...models.functional.layers import Layers
 from ...models.metrics import TokenSets
 
 CHUNK = 4096  # columns of the unembedding that are float64 at a time, to limit memory
@@ -22,20 +22,25 @@ class Readout:
 
     def __init__(self, contrast: Contrast, layers: Layers) -> None:
         self.name = contrast.metric_name
-        self.norm, self.unembedding = layers.norm, layers.unembedding
+        self.layers, self.norm, self.unembedding = layers, layers.norm, layers.unembedding
         self.answers, self.foils = contrast.answers, contrast.foils
+        self._clean = contrast.clean_run.logits
+        self._is_capped = layers.soft_cap is not None  # then nothing is linear in the stream
+        if self._is_capped:
+            return
         if self.name == "logit_diff":
             weights = self._mean_weights(self.answers) - self._mean_weights(self.foils)
             self._linear = self._vector(weights)
         elif self.name == "kl":
-            reference = contrast.clean_run.logits.double().log_softmax(-1)
+            reference = self._clean.double().log_softmax(-1)
             self._linear = self._vector(reference.exp())
             self._negative_entropy = (reference.exp() * reference).sum(-1)
 
     @property
     def n_columns(self) -> int:
         """How many logits are computed for each prompt."""
-        return 0 if self.name == "logit_diff" else self.unembedding.weight.matrix.shape[-1]
+        linear = self.name == "logit_diff" and not self._is_capped
+        return 0 if linear else self.unembedding.weight.matrix.shape[-1]
 
     def _mean_weights(self, tokens: TokenSets) -> Float[Tensor, "batch vocab"]:
         size = len(tokens.ids), self.unembedding.weight.matrix.shape[1]
@@ -61,14 +66,17 @@ class Readout:
         self, final: Float[Tensor, "candidate batch d_model"]
     ) -> Float[Tensor, "candidate batch"]:
         """The metric of each example, from the stream at its last token."""
-        scale = self.norm.inverse_scale(final)
-        if self.name == "logit_diff":
-            return self._weighted_sum(final, scale)
+        if self.name == "logit_diff" and not self._is_capped:
+            return self._weighted_sum(final)
         logits = self.logits(final)
-        if self.name == "kl":
-            total = logits.logsumexp(-1) - self._weighted_sum(final, scale)
-            return total + self._negative_entropy
+        if self.name == "logit_diff":
+            return self._mean(logits, self.answers) - self._mean(logits, self.foils)
+        if self.name == "kl" and not self._is_capped:
+            return logits.logsumexp(-1) - self._weighted_sum(final) + self._negative_entropy
         log_probs = logits.log_softmax(-1)
+        if self.name == "kl":
+            reference = self._clean.log_softmax(-1)
+            return (reference.exp() * (reference - log_probs)).sum(-1)
         if self.name == "nll":
             return -self._at_tokens(log_probs, self.answers, -torch.inf).logsumexp(-1)
         probs = log_probs.exp_()
@@ -79,11 +87,15 @@ class Readout:
 
     def logits(self, final: Float[Tensor, "*b d_model"]) -> Float[Tensor, "*b vocab"]:
         """All logits, from the stream at the last token."""
-        return self.unembedding(final, self.norm.inverse_scale(final))
+        return self.layers.logits(final)
 
-    def _weighted_sum(self, final: Tensor, scale: Tensor) -> Float[Tensor, "candidate batch"]:
+    def _weighted_sum(self, final: Tensor) -> Float[Tensor, "candidate batch"]:
         vectors, constant = self._linear
+        scale = self.norm.inverse_scale(final)
         return (final.double() * vectors).sum(-1) * scale[..., 0] + constant
+
+    def _mean(self, values: Tensor, tokens: TokenSets) -> Float[Tensor, "candidate batch"]:
+        return self._at_tokens(values, tokens, 0.0).sum(-1) / tokens.present.sum(1)
 
     def _at_tokens(self, values: Tensor, tokens: TokenSets, absent: float) -> Tensor:
         ids = tokens.ids.expand(len(values), -1, -1)

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ...records.circuit import Node, Port
 from ...records.graph import Receiver
-from .recompute import Contribution, NodeUpdate, Outputs, PortInput, Recomputation, update_of
+from .post import Rescale
+from .recompute import (
+    Contribution,
+    NodeUpdate,
+    Outputs,
+    PortInput,
+    Recomputation,
+    rescale_of,
+    update_of,
+)
 from .rows import Mask
 from .state import SearchState
 
@@ -26,10 +35,11 @@ class ReceiverTest:
         self.roots = [number for number in numbers if number in state.alive]
         self.streams: dict[Port | None, Float[Tensor, "row d_model"]] = {}  # what ports read now
         for root in self._heads:
-            state.values[root] = state.clean_values(root)
+            state.values[root] = self.stream_rows.clean_values(root)
         # the nodes that write something else once this node is decided
         self.outdated = {*self.roots} - {self.stream_rows.logits}
         self._recomputations: dict[bytes, Recomputation] = {}
+        self.rescale: Rescale | None = None  # of the roots, where a norm follows them
 
     @property
     def _heads(self) -> list[int]:
@@ -71,11 +81,13 @@ class ReceiverTest:
         """What follows from the roots' outputs; the same for ports whose roots write one mask."""
         masks = {update.node: update.mask for update in self.updates}
         key = b"".join(mask.cpu().numpy().tobytes() for mask in masks.values())
+        self.rescale = rescale_of(self.state, masks)
+        if self.rescale is not None:
+            masks = dict.fromkeys(self.rescale.written, self.rescale.mask)
         if key not in self._recomputations:
             recomputation = Recomputation(self.state, masks)
             self._recomputations[key] = recomputation
-            descendants = {update.node for update in recomputation.updates}
-            self.outdated |= descendants - {self.stream_rows.logits}
+            self.outdated |= recomputation.nodes - {self.stream_rows.logits}
         return self._recomputations[key]
 
     def run(
@@ -92,6 +104,8 @@ class ReceiverTest:
             return None
         for update in self.updates:
             update.run(self.state, outputs)
+        if self.rescale is not None:
+            self.rescale.run(outputs.output)
         return self.recomputation.run(outputs)
 
     def accept(self, change: Float[Tensor, "row d_model"]) -> None:
@@ -122,6 +136,8 @@ class ReceiverTest:
                 self.state.set_head(root)
             else:
                 self.state.set_mlp(root, stream)
+        if self._heads and self.state.post.has(self.roots[0]):
+            self.state.set_shares(self.roots[0])
         self.state.refresh(sorted(self.outdated.difference(self.roots)))
         self._recomputations.clear()
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...models.layers import FromHeads
+from ...models.functional.mlp import FromHeads, Mlp
 from ...records.circuit import PORTS, Port
+from .post import Rescale
 from .rows import Mask, Queries
 from .state import SearchState
 
@@ -92,7 +93,7 @@ class NodeUpdate:
         self, state: SearchState, streams: Mapping[Port | None, Tensor], queries: Queries
     ) -> Float[Tensor, "candidate row d_head"]:
         stream_rows = state.stream_rows
-        values: dict[str, Tensor] = dict(state.values[self.node])
+        values: dict[Port, Tensor] = dict(state.values[self.node])
         for port in PORTS:
             if port not in streams:
                 continue
@@ -122,15 +123,31 @@ class Recomputation:
         self.state, self.stream_rows = state, state.stream_rows
         self.changed: dict[int, Mask] = dict(roots)  # the rows at which each node's output changes
         self._constants: dict[int, Tensor] = {}
-        self.updates: list[NodeUpdate] = []
+        self.updates: list[NodeUpdate | Rescale] = []
+        mixing: dict[int, Mask] = {}  # heads of one layer that mix something else, before a norm
         for node in sorted(node for node in state.alive if node > max(roots)):
+            if mixing and node not in state.post.siblings(next(iter(mixing))):
+                self._rescale(mixing)
+                mixing = {}
             inputs = {
                 port: port_input
                 for port in self._ports(node)
                 if (port_input := self._input(node, port)) is not None
             }
             if inputs:
-                self.updates.append(self._update(node, inputs))
+                update = self._update(node, inputs)
+                self.updates.append(update)
+                if state.post.has(node):
+                    mixing[node] = update.mask
+
+    def _rescale(self, mixing: Mapping[int, Mask]) -> None:
+        """Let the norm after a layer follow what some of its heads mix."""
+        rescale = rescale_of(self.state, mixing)
+        assert rescale is not None
+        self.updates.append(rescale)
+        for head in mixing:
+            del self.changed[head]
+        self.changed |= dict.fromkeys(rescale.written, rescale.mask)
 
     def _ports(self, node: int) -> tuple[Port | None, ...]:
         is_head = node != self.stream_rows.logits and self.stream_rows.node(node).kind == "head"
@@ -188,13 +205,24 @@ class Recomputation:
     @property
     def changes_logits(self) -> bool:
         """Whether the logits are among the descendants."""
-        return bool(self.updates) and self.updates[-1].node == self.stream_rows.logits
+        last = self.updates[-1] if self.updates else None
+        return isinstance(last, NodeUpdate) and last.node == self.stream_rows.logits
+
+    @property
+    def nodes(self) -> set[int]:
+        """The nodes that read something that changes."""
+        return {update.node for update in self.updates if isinstance(update, NodeUpdate)}
 
     def run(self, outputs: Outputs) -> Float[Tensor, "candidate batch d_model"]:
         """The residual stream at the end of each prompt, given what the roots write."""
-        for update in self.updates[:-1]:
-            update.run(self.state, outputs)
-        final = self.updates[-1].inputs[None]
+        *updates, logits = self.updates
+        for update in updates:
+            if isinstance(update, Rescale):
+                update.run(outputs.output)
+            else:
+                update.run(self.state, outputs)
+        assert isinstance(logits, NodeUpdate)
+        final = logits.inputs[None]
         stream = final.read(outputs)
         if len(final.rows) == self.stream_rows.n_prompts:
             return stream
@@ -205,13 +233,24 @@ class Recomputation:
     @property
     def widest(self) -> int:
         """The most rows that a port reads for one candidate."""
-        inputs = [x for update in self.updates for x in update.inputs.values()]
+        updates = [update for update in self.updates if isinstance(update, NodeUpdate)]
+        inputs = [port_input for update in updates for port_input in update.inputs.values()]
         return max((len(port_input.rows) for port_input in inputs), default=0)
 
     @property
     def n_rows(self) -> int:
         """The rows that all nodes write for one candidate: what its memory depends on."""
         return sum(int(mask.sum()) for mask in self.changed.values())
+
+
+def rescale_of(state: SearchState, changing: Mapping[int, Mask]) -> Rescale | None:
+    """The norm after heads that mix something else at some rows; None if there is no such norm."""
+    one = next(iter(changing))
+    if not state.post.has(one):
+        return None
+    mask = torch.stack([*changing.values()]).any(0)
+    read = [head for head in state.post.siblings(one) if head in state.read_from]
+    return Rescale(state.post, dict(changing), mask, read)
 
 
 def update_of(state: SearchState, node: int, inputs: dict[Port | None, PortInput]) -> NodeUpdate:
@@ -240,7 +279,12 @@ def _from_heads(state: SearchState, node: int, mlp_input: PortInput) -> FromHead
     whole = all(contribution.target_rows is None for contribution in mlp_input.contributions)
     if not whole or any(w < 0 or stream_rows.node(w).kind != "head" for w in writers):
         return None
+    if any(state.post.has(writer) for writer in writers):
+        return None
+    mlp = stream_rows.mlp(node)
+    if not isinstance(mlp, Mlp):
+        return None
     outputs = [stream_rows.output(writer).matrix for writer in writers]
     if sum(map(len, outputs)) > mlp_input.fixed.shape[-1] // 2:
         return None
-    return FromHeads(stream_rows.mlp(node), mlp_input.fixed, outputs)
+    return FromHeads(mlp, mlp_input.fixed, outputs)

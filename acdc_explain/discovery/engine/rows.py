@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...models.affine import Weight
 from ...models.contrast import Contrast
-from ...models.layers import Attention, Layers, Mlp
-from ...records.circuit import Node
+from ...models.functional.affine import Weight
+from ...models.functional.attention import Attention
+from ...models.functional.layers import Layers
+from ...models.functional.mlp import Mlp, MlpModule
+from ...models.model import Model
+from ...records.circuit import PORTS, Node, Port
 from ...records.graph import SearchGraph
 
 Mask = Bool[Tensor, "row"]
@@ -28,7 +31,19 @@ class Queries:
     rows: Int[Tensor, "row"]
     tokens: Int[Tensor, "row"]  # the same rows among all tokens of the padded batch
     single: bool
-    hidden: Bool[Tensor, "batch query key"]  # keys that a query does not see
+    bias: Float[Tensor, "batch query key"]  # added to scores: masks, and biases by distance
+
+
+def search_bytes(model: Model, prompts: int, tokens: int) -> int:
+    """The most memory that these prompts take in a search, besides the model's weights.
+
+    What every node writes, clean, corrupted, ablated and as a change; what every layer reads,
+    clean and with everything cut; and what heads mix before a norm after them.
+    """
+    writers, layers = len(model.graph.writers), model.graph.n_layers
+    mixed = layers * model.graph.n_heads if model.has_post_norms else 0
+    rows = 4 * writers + 2 * (2 * layers + 1) + mixed
+    return rows * prompts * tokens * model.d_model * model.dtype.itemsize
 
 
 class StreamRows:
@@ -58,11 +73,13 @@ class StreamRows:
         self.prompt, self.token = self.flat // self.length, self.flat % self.length
         self.end_mask: Mask = self.token == batch.end[self.prompt]
         self.end_rows: Int[Tensor, "batch"] = self.end_mask.nonzero().flatten()
+        self._prompts = torch.arange(self.n_prompts, device=device)
         place_masks = contrast.place_masks(search_graph.places)
         self.places: Bool[Tensor, "place row"] = place_masks.flatten(1)[:, self.flat]
         self._set_streams(contrast)
         self.logits = len(self.graph.writers)  # the number after the last writer's
-        self.table = layers.tables(self.length, self.change)
+        self.places_of_layers = layers.places(self.length)
+        self._biases: dict[int, Tensor] = {}
 
     def _set_streams(self, contrast: Contrast) -> None:
         clean = contrast.clean_run.writers.flatten(1, 2)
@@ -104,14 +121,30 @@ class StreamRows:
         """The rows a port must read for its node to write the rows `alive`."""
         return self.visible_from(alive) if port in ("k", "v") else alive
 
+    def clean_values(self, node: int) -> dict[Port, Float[Tensor, "token d_head"]]:
+        """Queries, keys and values of a head in the clean run, at all tokens."""
+        stream = self.clean_streams[self.stream(node)]
+        tokens = torch.arange(self.length, device=stream.device).repeat(self.n_prompts)
+        return {port: self.project(node, port, stream, tokens) for port in PORTS}
+
     def queries(self, node: int, mask: Mask) -> Queries:
         """The rows of a mask as queries of a head, for `scores` and `mix`."""
         rows = mask.nonzero().flatten()
-        prompts = torch.arange(self.n_prompts, device=mask.device)
-        single = len(rows) == self.n_prompts and bool((self.prompt[rows] == prompts).all())
-        keys = torch.arange(self.length, device=mask.device)
-        tokens = self.token[rows][:, None, None] if single else keys[None, :, None]
-        return Queries(rows, self.flat[rows], single, self.attention(node).hidden(tokens, keys))
+        single = len(rows) == self.n_prompts and torch.equal(self.prompt[rows], self._prompts)
+        bias = self._bias(node)
+        bias = bias[self.token[rows]][:, None] if single else bias[None]
+        return Queries(rows, self.flat[rows], single, bias)
+
+    def _bias(self, node: int) -> Float[Tensor, "query key"]:
+        """What is added to the scores of a head."""
+        writer = self.node(node)
+        assert writer.layer is not None
+        assert writer.head is not None
+        if writer.layer not in self._biases:
+            scaling = self.layers.attention[writer.layer].form.distance_scaling
+            self._biases[writer.layer] = self.places_of_layers[writer.layer].bias(scaling)
+        bias = self._biases[writer.layer]
+        return bias[writer.head if len(bias) > 1 else 0]
 
     def attention(self, node: int) -> Attention:
         """The attention of a head's layer."""
@@ -120,13 +153,16 @@ class StreamRows:
         return self.layers.attention[layer]
 
     def project(
-        self, node: int, port: str, x: Float[Tensor, "*batch row d_model"], tokens: Tensor
+        self, node: int, port: Port, x: Float[Tensor, "*batch row d_model"], tokens: Tensor
     ) -> Float[Tensor, "*batch row d_head"]:
         """A head's queries, keys or values of some rows; `tokens`: theirs within their prompts."""
-        head = self.node(node).head
-        assert head is not None
-        rows = None if self.table is None else (self.table[0][tokens], self.table[1][tokens])
-        return self.attention(node).project(port, head, x, rows)
+        writer = self.node(node)
+        assert writer.layer is not None
+        assert writer.head is not None
+        tables = self.places_of_layers[writer.layer].tables
+        if tables is not None:
+            tables = tables[0][tokens], tables[1][tokens]
+        return self.attention(node).project(port, writer.head, x, tables)
 
     def scores(
         self, node: int, q: Float[Tensor, "*b token d_head"], k: Tensor, queries: Queries
@@ -137,8 +173,8 @@ class StreamRows:
             query = chosen.unsqueeze(-2)
         else:
             query = self._by_prompt(q)
-        scores = query @ self._by_prompt(k).transpose(-1, -2) * self.attention(node).scaling
-        return scores.masked_fill(queries.hidden, -torch.inf).softmax(-1)
+        products = query @ self._by_prompt(k).transpose(-1, -2)
+        return self.attention(node).pattern(products, queries.bias, self.node(node).head)
 
     def mix(
         self, node: int, pattern: Tensor, v: Float[Tensor, "*b token d_head"], queries: Queries
@@ -158,7 +194,7 @@ class StreamRows:
     def _by_prompt(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-2], self.n_prompts, self.length, x.shape[-1])
 
-    def mlp(self, node: int) -> Mlp:
+    def mlp(self, node: int) -> Mlp | MlpModule:
         """The MLP of a node's layer."""
         layer = self.node(node).layer
         assert layer is not None
@@ -171,4 +207,6 @@ class StreamRows:
         """The memory of these tensors and of the two runs from which they come."""
         tensors = [self.ablated, self.change, *self.clean_streams, *self.cut_streams]
         runs = 2 * self.change.shape[0] * self.n_prompts * self.length * self.change.shape[2]
-        return sum(x.nbytes for x in tensors) + runs * self.change.element_size()
+        posts = sum(attention.post.scaled for attention in self.layers.attention)
+        mixed = posts * self.graph.n_heads * self.change[0].nbytes  # see `PostNorms`
+        return sum(x.nbytes for x in tensors) + runs * self.change.element_size() + mixed

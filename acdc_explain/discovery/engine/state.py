@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...records.circuit import PORTS, Edge
+from ...records.circuit import PORTS, Edge, Port
 from ...records.graph import SearchGraph
+from .post import PostNorms
 from .rows import Mask, StreamRows
 
 KeptSender = tuple[int, int]  # a writer's number and a place's
@@ -23,6 +24,8 @@ class SearchState:
         alive: By node, the rows at which something kept reads what it writes.
         deviations: By decided node, what it writes now minus its ablated output.
         values: By decided head, its queries, keys and values now, at all tokens.
+        read_from: The writers from which an edge is kept.
+        post: What heads before a norm mix now.
     """
 
     def __init__(self, stream_rows: StreamRows, search_graph: SearchGraph) -> None:
@@ -30,7 +33,9 @@ class SearchState:
         self.kept: dict[tuple[int, str | None], list[KeptSender]] = {}
         self.alive: dict[int, Mask] = {stream_rows.logits: stream_rows.end_mask}
         self.deviations: dict[int, Float[Tensor, "row d_model"]] = {}
-        self.values: dict[int, dict[str, Float[Tensor, "token d_head"]]] = {}
+        self.values: dict[int, dict[Port, Float[Tensor, "token d_head"]]] = {}
+        self.read_from: set[int] = set()
+        self.post = PostNorms(stream_rows)
 
     def keep(self, edge: Edge) -> None:
         """Keep an edge. All edges from its receiver must have been decided before."""
@@ -41,7 +46,10 @@ class SearchState:
             rows = stream_rows.needed(edge.port, self.alive[node]) & stream_rows.places[place]
             for writer in self.search_graph.columns(edge.src):
                 self.kept.setdefault((node, edge.port), []).append((writer, place))
-                self.alive[writer] = self.alive[writer] | rows if writer in self.alive else rows
+                self.read_from.add(writer)
+                for node_alive in self.post.siblings(writer):
+                    before = self.alive.get(node_alive)
+                    self.alive[node_alive] = rows if before is None else before | rows
 
     def contribution(self, writer: int) -> Float[Tensor, "row d_model"]:
         """What a kept edge from a writer adds to the stream in which everything is cut."""
@@ -69,31 +77,38 @@ class SearchState:
 
     # --- what nodes write ----------------------------------------------------------------------
 
-    def clean_values(self, node: int) -> dict[str, Float[Tensor, "token d_head"]]:
-        """Queries, keys and values of a head that is not decided yet, at all tokens."""
-        stream_rows = self.stream_rows
-        stream = stream_rows.clean_streams[stream_rows.stream(node)]
-        tokens = torch.arange(stream_rows.length, device=stream.device).repeat(
-            stream_rows.n_prompts
-        )
-        return {port: stream_rows.project(node, port, stream, tokens) for port in PORTS}
-
     def refresh(self, nodes: Iterable[int]) -> None:
         """Recompute what decided nodes write, in the order of the forward pass."""
+        rescale: int | None = None  # a head of a layer whose shares are outdated
         for node in nodes:
+            if rescale is not None and node not in self.post.siblings(rescale):
+                self.set_shares(rescale)
+                rescale = None
             if self.stream_rows.node(node).kind == "head":
                 self._refresh_values(node)
                 self.set_head(node)
+                rescale = node if self.post.has(node) else None
             else:
                 self.set_mlp(node, self.read(node, None))
+        if rescale is not None:
+            self.set_shares(rescale)
 
     def set_head(self, node: int) -> None:
         """Recompute what a head writes from its queries, keys and values."""
         stream_rows, values = self.stream_rows, self.values[node]
         queries = stream_rows.queries(node, self.alive[node])
         pattern = stream_rows.scores(node, values["q"], values["k"], queries)
-        z = stream_rows.mix(node, pattern, values["v"], queries)
-        self._set(node, stream_rows.output(node)(z))
+        output = stream_rows.output(node)(stream_rows.mix(node, pattern, values["v"], queries))
+        if self.post.has(node):
+            self.post.set(node, self.alive[node], output)  # `set_shares` follows
+        else:
+            self._set(node, output)
+
+    def set_shares(self, node: int) -> None:
+        """Recompute what the heads of a head's layer write, after the norm that follows them."""
+        read = [head for head in self.post.siblings(node) if head in self.read_from]
+        for head, share in self.post.shares(node, self.alive[node], read).items():
+            self._set(head, share)
 
     def set_mlp(self, node: int, stream: Float[Tensor, "row d_model"]) -> None:
         """Recompute what an MLP writes from the stream it reads."""
@@ -107,13 +122,13 @@ class SearchState:
 
     def _refresh_values(self, node: int) -> None:
         if node not in self.values:
-            self.values[node] = self.clean_values(node)
+            self.values[node] = self.stream_rows.clean_values(node)
         for port in PORTS:
             rows = self.stream_rows.needed(port, self.alive[node]).nonzero().flatten()
             self.set_values(node, port, rows, self.read(node, port)[rows])
 
     def set_values(
-        self, node: int, port: str, rows: Tensor, x: Float[Tensor, "some d_model"]
+        self, node: int, port: Port, rows: Tensor, x: Float[Tensor, "some d_model"]
     ) -> None:
         """Set a head's queries, keys or values at some rows, from what the port reads there."""
         stream_rows = self.stream_rows

@@ -1,0 +1,1 @@
+"""What layers compute, as plain functions of what their ports read."""

@@ -1,0 +1,97 @@
+"""Products with weights, and the norm before them folded in.
+
+LayerNorm(x) W + b = (x W') / scale(x) + b', so that a port costs one product and one row norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..network.norm import Norm
+
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+class Weight:
+    """A matrix to multiply rows with.
+
+    On a CPU in float32 the product is oneDNN's, which is a third faster than the one that
+    `torch.matmul` picks (benchmarks/product.py); there is no public way to ask for it.
+    """
+
+    def __init__(self, matrix: Float[Tensor, "d_in out"]) -> None:
+        fast = matrix.device.type == "cpu" and matrix.dtype == torch.float32
+        self._transposed = matrix.T.contiguous() if fast and _ONEDNN is not None else None
+        self.matrix = matrix if self._transposed is None else self._transposed.T
+
+    def columns(self, n: int) -> list[Weight]:
+        """The matrix cut into `n` blocks of columns."""
+        return [Weight(block) for block in self.matrix.chunk(n, -1)]
+
+    def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows out"]:
+        if self._transposed is None or torch.is_grad_enabled():
+            return torch.matmul(x, self.matrix)
+        flat = x.reshape(-1, x.shape[-1])
+        assert _ONEDNN is not None
+        product: Tensor = _ONEDNN(flat, self._transposed, None, "none", [], "")
+        return product.view(*x.shape[:-1], self.matrix.shape[1])
+
+
+def fold(norm: Norm, weight: Float[Tensor, "d_model out"], bias: Tensor | None) -> Affine:
+    """The affine map after a norm, with the norm's own weights and centring moved into it."""
+    folded = norm.weight[:, None] * weight
+    if norm.centred:
+        folded = folded - folded.mean(0, keepdim=True)
+    if norm.bias is not None:
+        shift = norm.bias @ weight
+        bias = shift if bias is None else bias + shift
+    return Affine(Weight(folded), bias)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x -> x W / scale(x) + b, for a residual stream x."""
+
+    weight: Weight
+    bias: Float[Tensor, "out"] | None
+
+    def __call__(self, x: Tensor, inverse_scale: Tensor) -> Tensor:
+        y = self.weight(x) * inverse_scale
+        return y if self.bias is None else y + self.bias
+
+    def heads(self, n: int) -> list[Affine]:
+        """This map of all heads cut into the maps of each of `n` heads."""
+        biases = [None] * n if self.bias is None else self.bias.chunk(n)
+        return [Affine(weight, bias) for weight, bias in zip(self.weight.columns(n), biases)]
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """The same for rows that have already been divided by their scale."""
+        y = self.weight(x)
+        return y if self.bias is None else y + self.bias
+
+
+def rotate(y: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
+    """Rotary positions on the first dimensions, as many as twice the width of `cos`.
+
+    The pairs that are turned are neighbours (`interleaved`), or half of these dimensions apart.
+    """
+    n = cos.shape[-1]
+    turned, rest = y[..., : 2 * n], y[..., 2 * n :]
+    if interleaved:
+        first, second = turned[..., ::2], turned[..., 1::2]
+        both = torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)
+    else:
+        first, second = turned[..., :n], turned[..., n:]
+        both = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    return torch.cat([both, rest], -1)
+
+
+def bias_of(module: Any) -> Tensor | None:
+    """The bias of a linear layer, if it has one."""
+    bias = getattr(module, "bias", None)
+    return None if bias is None else bias.detach()

@@ -1,0 +1,141 @@
+"""A whole transformer, layer by layer, as plain functions of what its ports read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...records.circuit import Port
+from ...records.graph import Graph
+from ..model import Model
+from ..network.norm import Norm, UnsupportedModel
+from ..network.parts import Block, Network, capped
+from ..network.watch import watch
+from .affine import Affine, fold
+from .attention import Attention
+from .mlp import Mlp, MlpModule, read_mlp
+from .places import Places, places_of
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A whole transformer, layer by layer."""
+
+    attention: tuple[Attention, ...]
+    mlp: tuple[Mlp | MlpModule | None, ...]
+    norm: Norm  # before the unembedding
+    unembedding: Affine
+    soft_cap: float | None  # of logits
+    network: Network
+
+    @staticmethod
+    def of(model: Model) -> Layers:
+        """The layers of a model, read once and kept while the model is.
+
+        Raises:
+            UnsupportedModel: The model has a part that this module cannot compute.
+        """
+        if model not in _LAYERS:
+            try:
+                _LAYERS[model] = _read_layers(model.network)
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise UnsupportedModel(f"its layers are built otherwise ({error})") from error
+        return _LAYERS[model]
+
+    @property
+    def plain_mlps(self) -> bool:
+        """Whether every MLP has one hidden layer."""
+        return all(isinstance(mlp, Mlp) for mlp in self.mlp)
+
+    @property
+    def separate_ports(self) -> bool:
+        """Whether no norm joins the queries or keys of several heads."""
+        return not any(attention.joint_norms for attention in self.attention)
+
+    def logits(self, final: Float[Tensor, "*b d_model"]) -> Float[Tensor, "*b vocab"]:
+        """The logits of residual streams."""
+        logits = self.unembedding(final, self.norm.inverse_scale(final))
+        return logits if self.soft_cap is None else capped(logits, self.soft_cap)
+
+    def streams(
+        self, graph: Graph, writers: Float[Tensor, "writer *row d_model"]
+    ) -> list[Float[Tensor, "*row d_model"]]:
+        """The stream that each layer's heads and then its MLP read, and at last the final one."""
+        width = graph.n_heads + graph.has_mlps
+        streams, total = [], writers[0].clone()
+        for layer, attention in enumerate(self.attention):
+            streams.append(total.clone())
+            start = 1 + layer * width
+            total += writers[start : start + graph.n_heads].sum(0)
+            if attention.output_bias is not None:
+                total += attention.output_bias
+            streams.append(streams[-1] if graph.parallel else total.clone())
+            if graph.has_mlps:
+                total += writers[start + graph.n_heads]
+        return [*streams, total]
+
+    def places(self, length: int) -> list[Places]:
+        """Masks and rotary tables of each layer, for prompts of a number of tokens."""
+        return places_of(self.network, length)
+
+
+_LAYERS: WeakKeyDictionary[Model, Layers] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _read_layers(network: Network) -> Layers:
+    blocks, form, attention = network.blocks, None, []
+    calls = watch(network.hf_model, [block.module for block in blocks])
+    for block, seen in zip(blocks, calls):
+        attention.append(Attention.of(block, seen, form))
+        form = attention[-1].form
+    bias = network.unembedding_bias
+    return Layers(
+        tuple(attention),
+        tuple(read_mlp(block, seen) for block, seen in zip(blocks, calls)),
+        network.norm,
+        fold(network.norm, network.unembedding, None if bias is None else bias.detach()),
+        network.soft_cap,
+        network,
+    )
+
+
+@torch.no_grad()
+def ov_outputs(
+    model: Model, layer: int, stream: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "head row d_model"]:
+    """What each head of a layer writes when it attends to nothing but this residual stream.
+
+    Where a norm follows the attention layer, its scale is not known from one head and left out.
+    """
+    block = model.network.blocks[layer]
+    values = torch.einsum("wd,dhe->hwe", _normed(model, layer, stream), _weight(block, "v"))
+    bias = block.attention.projections["v"].bias
+    if bias is not None:
+        values = values + bias.detach()[:, None]
+    outputs: Tensor = torch.einsum("hwe,hed->hwd", values, block.attention.out_weight)
+    return outputs * block.multiplier * block.attention_post.weight
+
+
+@torch.no_grad()
+def projected(
+    model: Model, port: Port, layer: int, head: int, stream: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row d_head"]:
+    """A head's query (`port` "q") or key ("k") of residual streams, without rotary position."""
+    block = model.network.blocks[layer]
+    rows = _normed(model, layer, stream) @ _weight(block, port)[:, head]
+    bias = block.attention.projections[port].bias
+    return rows if bias is None else rows + bias[head].detach()
+
+
+def _normed(model: Model, layer: int, stream: Tensor) -> Tensor:
+    norm = model.network.blocks[layer].attention.norm
+    return stream if norm is None else norm(stream[:, None])[:, 0]
+
+
+def _weight(block: Block, port: Port) -> Float[Tensor, "d_model head d_head"]:
+    return block.attention.projections[port].weight

@@ -1,0 +1,1 @@
+"""Where the nodes of a Hugging Face model are, and hooks on what they read and write."""

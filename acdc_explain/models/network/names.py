@@ -1,0 +1,106 @@
+"""What TransformerBridge calls the parts of a Hugging Face model, and where it finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+
+from ...records.circuit import PORTS, Port
+from .norm import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Names:
+    """Paths of modules: of the model, within a block, and within its attention and MLP."""
+
+    blocks: str
+    final_norm: str
+    unembedding: str
+    attention: str
+    ports: dict[Port, str] | None  # the modules of queries, keys and values
+    fused: str | None  # queries, keys and values from one module, where `ports` is None
+    out: str
+    norms: Mapping[str, str]  # of queries and keys: `q_norm`, `k_norm`
+    mlp: str | None  # None where its maps are modules of the block itself
+    has_mlp: bool
+    mlp_maps: dict[str, str]
+    context_length: int
+
+    @staticmethod
+    def of(hf_model: Any) -> Names:
+        """The names of a model's parts. Raises UnsupportedModel."""
+        kind = type(hf_model).__name__
+        mapping, config = _component_mapping(hf_model, kind)
+        for part in ("blocks", "ln_final", "unembed"):
+            if part not in mapping:
+                raise UnsupportedModel(f"TransformerBridge names no {part} in a {kind}")
+        blocks = mapping["blocks"]
+        attention, mlp = (blocks.submodules.get(part) for part in ("attn", "mlp"))
+        if attention is None:
+            raise UnsupportedModel("it has no attention heads, or shares them between layers")
+        maps = {port: part.name for port, part in attention.submodules.items()}
+        _check_attention(maps)
+        fused = maps.get("qkv")
+        return Names(
+            blocks.name,
+            mapping["ln_final"].name,
+            mapping["unembed"].name,
+            attention.name,
+            None if fused else {port: maps[port] for port in PORTS},
+            fused,
+            maps["o"],
+            {name: maps[name] for name in ("q_norm", "k_norm") if name in maps},
+            None if mlp is None else mlp.name,
+            mlp is not None,
+            {} if mlp is None else {k: part.name for k, part in mlp.submodules.items()},
+            int(config.n_ctx),
+        )
+
+
+def _check_attention(maps: Mapping[str, str]) -> None:
+    """Raise UnsupportedModel unless every head has its own queries, keys and values."""
+    if any(name.startswith(("kv_a", "q_a", "kv_b")) for name in maps):
+        raise UnsupportedModel(
+            "its heads read keys and values through one compressed vector (multi-head latent "
+            "attention), so they have no ports of their own"
+        )
+    if ("qkv" not in maps and not {"q", "k", "v"} <= set(maps)) or "o" not in maps:
+        raise UnsupportedModel("its attention has no queries, keys, values and output of heads")
+
+
+def _component_mapping(hf_model: Any, kind: str) -> tuple[Mapping[str, Any], Any]:
+    """The bridge's parts of a model and its configuration. Raises UnsupportedModel."""
+    from transformer_lens.factories.architecture_adapter_factory import (
+        SUPPORTED_ARCHITECTURES,
+        ArchitectureAdapterFactory,
+    )
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+
+    if kind not in SUPPORTED_ARCHITECTURES:
+        raise UnsupportedModel(f"TransformerBridge does not know a {kind}")
+    try:
+        config = build_bridge_config_from_hf(hf_model.config, kind, "subject", torch.float32)
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+        return adapter.get_component_mapping(), config
+    except Exception as error:  # the bridge has no error class of its own
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UnsupportedModel(f"TransformerBridge cannot read a {kind} ({reason})") from error
+
+
+def part_of(module: Any, path: str) -> Any:
+    """The part of a module at a dotted path. Raises UnsupportedModel if there is none."""
+    part = reduce(lambda whole, name: getattr(whole, name, None), path.split("."), module)
+    if part is None:
+        raise UnsupportedModel(f"its {type(module).__name__} has no {path}")
+    return part
+
+
+def has_part(module: Any, path: str) -> bool:
+    """Whether a module has a part at a dotted path."""
+    return (
+        reduce(lambda whole, name: getattr(whole, name, None), path.split("."), module) is not None
+    )

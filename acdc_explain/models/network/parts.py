@@ -1,0 +1,160 @@
+"""The modules of a Hugging Face model at which its nodes read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...records.circuit import Port
+from .norm import Norm
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where the queries, keys or values of all heads come out, before anything is done to them.
+
+    `modules` are applied in turn: a linear map, and in OLMo 2 a norm over all heads together.
+    """
+
+    modules: tuple[Any, ...]
+    columns: Int[Tensor, "head d_head"]  # of the last module's output
+
+    @property
+    def weight(self) -> Float[Tensor, "d_model head d_head"]:
+        """The linear map of each head."""
+        return weight_of(self.modules[0])[:, self.columns]
+
+    @property
+    def bias(self) -> Float[Tensor, "head d_head"] | None:
+        """The bias of each head, if there is one."""
+        bias = getattr(self.modules[0], "bias", None)
+        return None if bias is None else bias[self.columns]
+
+    def of_heads(
+        self, normed: Float[Tensor, "batch pos head d_model"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """What each head projects of its own row."""
+        if len(self.modules) == 1:
+            y = torch.einsum("bphd,dhe->bphe", normed, self.weight)
+            return y if self.bias is None else y + self.bias
+        whole = normed
+        for module in self.modules:
+            whole = module.forward(whole)  # not a call: hooks on the module are for the model's own
+        index = self.columns.expand(*whole.shape[:-2], *self.columns.shape)
+        return whole.gather(-1, index)
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """The heads of a layer."""
+
+    module: Any  # returns its output and the attention weights
+    norm: Any  # the module before it; None if there is none
+    projections: dict[Port, Projection]
+    out: Any  # the linear map from the mixed values of all heads, one after the other
+    post: Any  # the module after it, before the residual stream; None if there is none
+
+    @property
+    def out_weight(self) -> Float[Tensor, "head d_head d_model"]:
+        """W_O of each head."""
+        weight = weight_of(self.out)
+        return weight.view(len(self.projections["q"].columns), -1, weight.shape[1])
+
+    @property
+    def out_bias(self) -> Tensor | None:
+        """The bias of W_O, which belongs to no head."""
+        bias: Tensor | None = getattr(self.out, "bias", None)
+        return bias
+
+
+@dataclass(frozen=True)
+class MlpParts:
+    """The MLP of a layer."""
+
+    module: Any  # None where its maps are modules of the block itself (OPT)
+    norm: Any
+    entry: Any  # the module that reads the normed stream
+    exit: Any  # the module whose output is what the MLP writes, before any norm after it
+    post: Any
+    names: dict[str, str]  # of the maps: `in`, `gate`, `out`, where the model has them
+
+
+@dataclass(frozen=True)
+class Block:
+    """A layer. `multiplier`: what its outputs are multiplied by on their way to the stream."""
+
+    module: Any
+    attention: AttentionParts
+    mlp: MlpParts | None
+    attention_post: Norm  # no norm in most models
+    mlp_post: Norm
+    multiplier: float
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole model."""
+
+    hf_model: Any
+    blocks: Sequence[Block]
+    parallel: bool  # MLPs read what the heads of their layer read
+    final_norm: Any
+    norm: Norm  # the same, as numbers
+    head: Any  # from the normed stream to logits
+    logit_scale: float  # what the head's output is multiplied by
+    soft_cap: float | None  # c in c tanh(logits / c)
+    n_heads: int
+    context_length: int
+
+    @property
+    def body(self) -> Any:
+        """The model without its head."""
+        return self.hf_model.base_model
+
+    @property
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
+        """From the normed stream to logits, with their scale and without their soft cap."""
+        weight = weight_of(self.head)
+        return weight if self.logit_scale == 1 else weight * self.logit_scale
+
+    @property
+    def unembedding_bias(self) -> Tensor | None:
+        """The bias of the logits, if there is one."""
+        bias: Tensor | None = getattr(self.head, "bias", None)
+        return bias if bias is None or self.logit_scale == 1 else bias * self.logit_scale
+
+    def logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocab"]:
+        """The logits of residual streams."""
+        logits: Tensor = self.head(self.final_norm(final[:, None]))[:, 0]
+        if self.logit_scale != 1:
+            logits = logits * self.logit_scale
+        return logits if self.soft_cap is None else capped(logits, self.soft_cap)
+
+    @property
+    def output_biases(self) -> Tensor | float:
+        """What attention layers write that belongs to no head."""
+        biases = [bias for block in self.blocks if (bias := output_bias(block)) is not None]
+        return sum(biases, start=torch.zeros((), device=self.head.weight.device))
+
+
+def output_bias(block: Block) -> Float[Tensor, "d_model"] | None:
+    """What the attention of a layer writes that belongs to no head, if anything."""
+    post = block.attention_post
+    bias = post.bias if post.scaled else block.attention.out_bias
+    return None if bias is None else bias.detach() * block.multiplier
+
+
+def weight_of(linear: Any) -> Float[Tensor, "d_in out"]:
+    """The matrix of a linear layer, to multiply rows with, whichever way round it is stored."""
+    weight: Tensor = linear.weight.detach()
+    return weight if hasattr(linear, "nf") else weight.T  # transformers' Conv1D has `nf`
+
+
+def capped(values: Tensor, cap: float) -> Tensor:
+    """Values softly limited to between minus and plus `cap`."""
+    return torch.tanh(values / cap) * cap
