@@ -221,7 +221,7 @@ def _same_model(header: RunHeader, progress: Progress) -> Model:
 def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) -> Task:
     """A plugin's task, or the one in the file that the settings name. Raises UserError."""
     if settings.prompts is not None:
-        from .prompt_file import read_prompts
+        from .inputs.prompt_file import read_prompts
 
         return read_prompts(settings.prompts, name, model, settings.examples)
     builder = pick("task", plugins.tasks(), name)
