@@ -41,6 +41,7 @@ def examine(model: Model) -> dict[str, Any]:
         "edges": graph.n_edges,
         "special_tokens_before_a_prompt": "".join(model.piece(i) for i in model.prefix) or "none",
         "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "engine": "fast" if not_fast is None else f"reference (a forward pass an edge): {not_fast}",
         "self_check": trouble or "passed",
         "forward_seconds": model.forward_seconds(contrast.clean),

@@ -38,6 +38,7 @@ class StoredCheckpoints:
             "metric": run.contrast.metric_name,
             "ablation": run.contrast.ablation,
             "version": results_of(run.header.versions),
+            **_dtype(run),
         }
         return StoredCheckpoints(run.store, content_id("book", decisive))
 
@@ -72,7 +73,7 @@ def circuit_by(run: RunContext, discoverer_settings: Mapping[str, Any]) -> Circu
 
     name, header, contrast = run.plan.discoverer, run.header, run.contrast
     code = run.plugins.code("register_discoverers", name)
-    recorded = search.recorded_settings(contrast, discoverer_settings, code)
+    recorded = search.recorded_settings(contrast, discoverer_settings, code) | _dtype(run)
     circuit = run.store.find_circuit(header.task_id, header.model_id, name, recorded)
     if circuit is None:
         contrast.checkpoints = StoredCheckpoints.of(run)
@@ -88,6 +89,14 @@ def circuit_by(run: RunContext, discoverer_settings: Mapping[str, Any]) -> Circu
         )
         run.store.add_circuit(circuit)
     return circuit
+
+
+def _dtype(run: RunContext) -> dict[str, Any]:
+    """The type of the weights where it is not the usual one: what it finds is not shared.
+
+    The same weights have the same id in every type that holds their values.
+    """
+    return {name: value for name, value in run.header.settings.items() if name == "dtype"}
 
 
 def sweep_points(run: RunContext) -> list[dict[str, Any]]:
