@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .pipeline.flow import judge as judge
     from .pipeline.flow import label as label
     from .pipeline.flow import sweep as sweep
-    from .pipeline.prepare import load_model as load_model
+    from .pipeline.inputs.model import load_model as load_model
     from .pipeline.settings import Settings as Settings
     from .records.circuit import Circuit as Circuit
     from .records.circuit import Edge as Edge
@@ -65,7 +65,7 @@ _MODULES = {
     "hookimpl": "hookspecs",
     "judge": "pipeline.flow",
     "label": "pipeline.flow",
-    "load_model": "pipeline.prepare",
+    "load_model": "pipeline.inputs.model",
     "motifs": "store.motifs",
     "path_patch": "experiments.patching",
     "stability": "evaluation.stability",

@@ -16,7 +16,9 @@ from .options import DEFAULT_STORE, Db, Json, RunName, settings_options
 
 
 @benches.command("labels")
+@settings_options("device", "dtype")
 def bench_labels(
+    settings: Settings,
     sets: Annotated[
         list[str] | None,
         typer.Argument(
@@ -32,8 +34,9 @@ def bench_labels(
     from ..report.text.bench import show_bench
     from ..report.text.tables import console
 
+    settings.check()
     with on_terminal() as progress:
-        scores, skipped = bench.bench_labels(installed(), sets or None, progress)
+        scores, skipped = bench.bench_labels(installed(), sets or None, progress, settings)
     skipped = {name: for_command_line(reason) for name, reason in skipped.items()}
     counts = {name: score.as_dict() for name, score in scores.items()}
     if as_json:
@@ -43,7 +46,7 @@ def bench_labels(
 
 
 @benches.command("firewall")
-@settings_options("llm_model", "max_cost", "concurrency", "timeout")
+@settings_options("llm_model", "max_cost", "concurrency", "timeout", "device")
 def bench_firewall(
     settings: Settings,
     run: RunName = "last",

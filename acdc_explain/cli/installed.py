@@ -11,10 +11,11 @@ import typer
 from ..errors import UserError
 from ..models.options import DEFAULT_MODEL
 from ..output.text import print_json, say
+from ..pipeline.settings import Settings
 from ..plugins import load_plugins
 from ..progress import on_terminal
 from .app import app, installed
-from .options import Json
+from .options import Json, settings_options
 
 if TYPE_CHECKING:
     from ..output.terminal import Lines
@@ -103,7 +104,9 @@ def _list(rows: Sequence[Sequence[str | Lines]], columns: Sequence[str], as_json
 
 
 @app.command()
+@settings_options("device", "dtype", "revision")
 def doctor(
+    settings: Settings,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A name, a folder or a .gguf file.")
     ] = DEFAULT_MODEL,
@@ -111,11 +114,12 @@ def doctor(
 ) -> None:
     """Load a model, check that cutting edges is exact on it, and tell what a search would take."""
     installed()
+    settings.check()
     from ..evaluation.doctor import examine
-    from ..pipeline.prepare import load_model
+    from ..pipeline.inputs.model import load_for
 
     with on_terminal() as report:
-        findings = examine(load_model(model, progress=report))
+        findings = examine(load_for(model, settings, report)[0])
     if as_json:
         print_json(findings)
     else:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @app.command()
 @settings_options(
     *("labeler", "llm_model", "labeler_settings", "templates"),
-    *("prices", "max_cost", "concurrency", "timeout", "retry"),
+    *("prices", "max_cost", "concurrency", "timeout", "retry", "device"),
 )
 def label(
     run: RunName,
@@ -82,7 +82,7 @@ def _say_unanswered(run: Run, no_judge: bool) -> None:
 
 
 @app.command()
-@settings_options("more_judges", "llm_model")
+@settings_options("more_judges", "llm_model", "device")
 def judge(run: RunName, settings: Settings, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
     """Test the labels of a stored run, with more judges if named."""
     from ..pipeline.flow import judge as rejudge

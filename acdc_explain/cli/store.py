@@ -274,7 +274,7 @@ def export(
 
 def _prompts_of(run: Run) -> str:
     """A run's prompts as a file that `run --prompts` reads. Raises UserError."""
-    from ..pipeline.prompt_file import write_prompts
+    from ..pipeline.inputs.prompt_file import write_prompts
 
     if run.task is None:
         raise UserError(f"The prompts of run {run.id} are not in this store.")

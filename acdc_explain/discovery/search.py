@@ -9,6 +9,7 @@ from typing import Any
 from ..guard import Unfit, must_work
 from ..hookspecs import Discoverer
 from ..models.contrast import Contrast
+from ..models.options import DEFAULT_DTYPE
 from ..progress import Progress
 from ..records.circuit import Circuit
 from ..records.graph import Discovery
@@ -28,8 +29,18 @@ def recorded_settings(
         "metric": contrast.metric_name,
         "ablation": contrast.ablation,
         "results": RESULTS,
+        **unusual_dtype(contrast),
         **code,
     }
+
+
+def unusual_dtype(contrast: Contrast) -> dict[str, str]:
+    """The type of the weights where it is not float32: what it finds is not shared.
+
+    The same weights have the same id in every type that holds their values.
+    """
+    dtype = str(contrast.model.dtype).removeprefix("torch.")
+    return {} if dtype == DEFAULT_DTYPE else {"dtype": dtype}
 
 
 def find_circuit(

@@ -18,8 +18,9 @@ from ..errors import UserError
 from ..guard import PASSED_ON, sentence
 from ..pipeline.context import RunContext
 from ..pipeline.flow import explain
-from ..pipeline.prepare import load_model, open_run
-from ..pipeline.settings import settings_from
+from ..pipeline.inputs.model import load_model
+from ..pipeline.prepare import open_run
+from ..pipeline.settings import Settings, settings_from
 from ..plugins import Plugins, pick
 from ..progress import Progress, silent
 from ..records.label import Label
@@ -137,7 +138,10 @@ def _listed(roles: Iterable[str]) -> str:
 
 
 def bench_labels(
-    plugins: Plugins, names: Sequence[str] | None = None, progress: Progress = silent
+    plugins: Plugins,
+    names: Sequence[str] | None = None,
+    progress: Progress = silent,
+    settings: Settings | None = None,
 ) -> tuple[dict[str, Score], dict[str, str]]:
     """Label models whose roles are known, and score the labels.
 
@@ -145,6 +149,7 @@ def bench_labels(
         plugins: Have the sets of known roles.
         names: Which sets to use; all that are installed by default.
         progress: Is called with how far it is.
+        settings: The device and the type of the weights; None: the usual ones.
 
     Returns:
         The score of each set, and the reason why a set was skipped.
@@ -156,7 +161,7 @@ def bench_labels(
     for name in names or sorted(keys):
         answer_key = pick("set of known roles", keys, name)
         try:
-            scores[name] = score_labels(plugins, name, _known(name, answer_key), progress)
+            scores[name] = score_labels(plugins, name, _known(name, answer_key), progress, settings)
         except (ImportError, UserError) as reason:
             if names:
                 raise UserError(f"The set {name!r} cannot be used: {reason}") from reason
@@ -175,16 +180,23 @@ def _known(name: str, answer_key: AnswerKey) -> Sequence[KnownRoles]:
 
 
 def score_labels(
-    plugins: Plugins, name: str, known: Sequence[KnownRoles], progress: Progress
+    plugins: Plugins,
+    name: str,
+    known: Sequence[KnownRoles],
+    progress: Progress,
+    base: Settings | None = None,
 ) -> Score:
     """The score of one set: each of its tasks is explained in a store of its own."""
+    base = base or Settings()
     score, model = Score(), None
     with TemporaryDirectory() as folder:
         for number, answers in enumerate(known):
             progress(f"bench {name}", number, len(known), f"{answers.task} on {answers.model}")
             if model is None or model.name != answers.model:
-                model = load_model(answers.model, sources=plugins.models())
-            settings = settings_from({"labeler": "rules", **answers.settings})
+                model = load_model(
+                    answers.model, device=base.device, dtype=base.dtype, sources=plugins.models()
+                )
+            settings = settings_from({"labeler": "rules", **answers.settings}, base)
             store = f"{folder}/bench.duckdb"
             run = explain(answers.task, model, store=store, settings=settings)
             work = open_run(answers.task, model, store, settings, silent)

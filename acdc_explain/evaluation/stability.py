@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WrongUsage
 from ..pipeline.flow import explain
-from ..pipeline.prepare import load_model
+from ..pipeline.inputs.model import load_for
 from ..pipeline.settings import settings_from
 from ..progress import Progress, silent
 from ..records.run.stability import Stability
@@ -59,8 +59,7 @@ def stability(
     draws = range(resolved.seed, resolved.seed + seeds) if isinstance(seeds, int) else seeds
     if not draws:
         raise WrongUsage("`seeds=` is 0; at least 1 draw is needed.")
-    if isinstance(model, str):
-        model = load_model(model, progress=progress)
+    model, _ = load_for(model, resolved, progress)
     return Stability(
         tuple(
             explain(

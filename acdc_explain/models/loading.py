@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -34,21 +35,24 @@ from .weights import (
 
 Source = Callable[[], "str | Path"]
 """Returns where a model is: a folder, a .gguf file or a name on the hub."""
+Read = tuple[Any, Any]  # the Hugging Face model and its tokenizer
 
 
 def load_model(
     name: str,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: str = "float32",
+    revision: str | None = None,
     sources: Mapping[str, Source],
 ) -> Model:
     """Load a model.
 
     Args:
         name: A key of `sources`, a folder, a .gguf file or a name on the Hugging Face hub.
-        device: As PyTorch names it.
+        device: As PyTorch names it; `auto` is cuda if there is one, else cpu.
         dtype: Of the weights, as PyTorch names it.
+        revision: A commit, a branch or a tag of a model on the hub; None: its main branch.
         sources: Models of plugins by name.
 
     Returns:
@@ -59,12 +63,17 @@ def load_model(
         UserError: The model cannot be found, read, or split into heads and MLPs exactly.
     """
     location = str(_location_from(name, sources[name])) if name in sources else name
+    device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(device, device)
+    hub = {} if revision is None else {"revision": revision}
+    if hub and (location.endswith(".gguf") or Path(location).exists()):
+        raise UserError(f"{name} is not read from the hub here, so leave out `revision=`.")
     with quiet():
-        hf_model, tokenizer = _read(name, location, list(sources), getattr(torch, dtype))
+        hf_model, tokenizer = _read(name, location, list(sources), getattr(torch, dtype), **hub)
         hf_model.eval().requires_grad_(False)
         hf_model.config.use_cache = False  # a layer run twice must not see its first run's keys
         digest, n_parameters = weights_digest(hf_model), hf_model.num_parameters()
         model = _split(name, hf_model.to(device), tokenizer, digest, n_parameters)
+        model.revision = revision
         check_split(model)
         return model
 
@@ -102,7 +111,7 @@ def _location_from(name: str, source: Source) -> str | Path:
         return location
 
 
-def _read(name: str, location: str, names: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
+def _read(name: str, location: str, names: list[str], dtype: torch.dtype, **hub: Any) -> Read:
     """The Hugging Face model and its tokenizer. Raises UserError."""
     path = Path(location)
     if location.endswith(".gguf"):
@@ -122,16 +131,16 @@ def _read(name: str, location: str, names: list[str], dtype: torch.dtype) -> tup
         )
     if "/" in location and location.startswith((".", "/", "~")):
         raise UserError(f"There is no folder {location}; give the path of a model's folder.")
-    return _from_hub(name, location, names, dtype)
+    return _from_hub(name, location, names, dtype, **hub)
 
 
-def _from_hub(name: str, location: str, names: list[str], dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_hub(name: str, location: str, names: list[str], dtype: torch.dtype, **hub: Any) -> Read:
     from transformer_lens.tools.model_registry.registry_io import resolve_model_alias
 
     official = resolve_model_alias(location) or location
     online = hub_reachable()
     try:
-        return _pretrained(name, official, dtype, local_files_only=not online)
+        return _pretrained(name, official, dtype, local_files_only=not online, **hub)
     except UserError:
         raise
     except (OSError, ValueError) as error:
@@ -142,8 +151,8 @@ def _from_hub(name: str, location: str, names: list[str], dtype: torch.dtype) ->
             else "and the Hugging Face hub cannot be reached from here"
         )
         raise UserError(
-            f"There is no model {name!r}: it is none of {', '.join(names)}, no folder and no "
-            f".gguf file, {reason}; see `acdc-explain models`."
+            f"There is no model {name!r}{' of this revision' if hub else ''}: it is none of "
+            f"{', '.join(names)}, no folder and no .gguf file, {reason}; see `acdc-explain models`."
         ) from error
 
 
@@ -163,7 +172,7 @@ def hub_reachable() -> bool:
     return True
 
 
-def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
+def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> Read:
     """Read a model and its tokenizer, with weights from safetensors or GGUF and never pickles.
 
     Code that comes with a model is never run. Raises UserError; for a model of the hub also the
@@ -173,7 +182,7 @@ def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> t
 
     local = Path(folder).is_dir()
     where = os.path.join(folder, options.get("gguf_file", "")).rstrip("/") if local else folder
-    with no_pickles() as pickles:
+    with no_pickles() as pickles, one_gguf_reader():
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
             _check_architecture(name, config)
@@ -247,6 +256,23 @@ def weights_digest(hf_model: Any) -> str:
         digest.update(key.encode())
         digest.update(memoryview(value.detach().float().cpu().contiguous().numpy()).cast("B"))
     return digest.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def one_gguf_reader() -> Iterator[None]:
+    """Let a GGUF file be parsed once: transformers parses it anew for each part of a model.
+
+    That takes most of the time where there are many tokens (Gemma 3 has 262,144).
+    """
+    import gguf
+
+    module: Any = gguf
+    parse = module.GGUFReader
+    module.GGUFReader = functools.cache(parse)
+    try:
+        yield
+    finally:
+        module.GGUFReader = parse
 
 
 @contextlib.contextmanager

@@ -55,6 +55,7 @@ class Model:
         self.tokens = Tokens(tokenizer, name, network.context_length)
         self.id = f"{name}@{digest}"
         self.n_parameters = n_parameters
+        self.revision: str | None = None  # of the hub, if `load_model` was asked for one
         self.checks: tuple[Check, ...] = ()  # of its split into nodes, when it was loaded
 
     # --- shape and weights ---------------------------------------------------------------------

@@ -15,3 +15,19 @@ DEFAULT_MEMORY = 4.0  # gigabytes
 
 
 DEFAULT_MODEL = "mini"
+
+
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+"""The type of a model's weights and activations."""
+
+
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+
+DEFAULT_DTYPE: Dtype = "float32"
+
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")  # N: a number; auto: cuda or else cpu
+
+
+DEFAULT_DEVICE = "auto"

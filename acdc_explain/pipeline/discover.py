@@ -32,12 +32,15 @@ class StoredCheckpoints:
 
     @staticmethod
     def of(run: RunContext) -> StoredCheckpoints:
+        from ..discovery.search import unusual_dtype  # torch, only when it is needed
+
         decisive = {
             "task_id": run.header.task_id,
             "model_id": run.header.model_id,
             "metric": run.contrast.metric_name,
             "ablation": run.contrast.ablation,
             "version": results_of(run.header.versions),
+            **unusual_dtype(run.contrast),
         }
         return StoredCheckpoints(run.store, content_id("book", decisive))
 

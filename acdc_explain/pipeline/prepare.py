@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -14,18 +15,20 @@ from ..errors import UserError
 from ..guard import Unfit, must_work
 from ..ids import content_id
 from ..llm.client import Llm, Transport, key_present
+from ..models.options import DEFAULT_DTYPE
 from ..plugins import Plugins, load_plugins, pick
 from ..progress import Progress, silent
 from ..records.run.header import RunHeader, results_of, run_id, versions
 from ..records.run.run import Run
 from ..records.task import Task, check_examples
+from ..report.commands import model_options
 from ..store.store import Store
 from .context import RunContext, templates
+from .inputs.model import check_as_stored, load_for, load_model
 from .plan import Plan, default_labeler
 from .settings import CHEAP_EXAMPLES, CHEAP_PARAMETERS, DEFAULT_EXAMPLES, Settings
 
 if TYPE_CHECKING:
-    from ..models.loading import Source
     from ..models.model import Model
 
 
@@ -47,8 +50,7 @@ def open_run(
     store = store if isinstance(store, Store) else Store(store)
     plan = Plan.of(plugins, settings, settings.labeler or default_labeler())
     _check_llm(plan, plugins, transport)
-    if isinstance(model, str):
-        model = load_model(model, progress=progress)
+    model, as_loaded = load_for(model, settings, progress)
     task_from = "python" if isinstance(task, Task) else "file" if settings.prompts else "plugin"
     if isinstance(task, str):
         task = build_task(plugins, task, model, settings)
@@ -62,6 +64,7 @@ def open_run(
         "metric": settings.metric or task.metric,
         "ablation": settings.ablation,
         "roles": content_id("roles", plugins.roles()),
+        **as_loaded,
         **_prompts(plan, plugins, settings),
     }
     header = _header(task, model, settings.seed, resolved)
@@ -89,6 +92,7 @@ def reopen(
     """
     settings.check()
     _check_stored(stored)
+    check_as_stored(stored.header, settings)
     plugins = load_plugins()
     plan = Plan(**{field.name: stored.header.settings[field.name] for field in fields(Plan)})
     plan = plan.judged_by(plugins, settings)
@@ -102,7 +106,7 @@ def reopen(
     resolved |= plan.as_dict() | plan.code(plugins)
     resolved["roles"] = content_id("roles", plugins.roles())
     task = _stored_task(stored.header, store)
-    made_by = versions()
+    made_by = versions(stored.header.device)
     header = replace(
         stored.header,
         id=run_id(stored.header.task_id, stored.header.model_id, resolved, made_by),
@@ -113,7 +117,7 @@ def reopen(
         name=None,  # of the stored run alone
         note=None,
     )
-    load = cache(lambda: _same_model(header, progress))
+    load = cache(lambda: _same_model(header, settings.device, progress))
     run = _context(plugins, plan, store, header, task, load, settings, progress, transport)
     run.known_behavior = stored.behavior
     return run
@@ -130,11 +134,16 @@ def _context(
     progress: Progress,
     transport: Transport | None,
 ) -> RunContext:
-    """With what the store holds of an earlier attempt, whose time, name and note stay."""
+    """With what the store holds of an earlier attempt, whose time, name and note stay.
+
+    So do its versions and device, if it was made here.
+    """
     earlier = _earlier(store, header)
     if earlier is not None:
         before = earlier.header
         header = replace(header, created_at=before.created_at, name=before.name, note=before.note)
+        if before.origin is None:
+            header = replace(header, versions=before.versions)
     return RunContext(
         plugins, plan, store, header, task, load, settings, progress, transport, earlier=earlier
     )
@@ -151,7 +160,7 @@ def _earlier(store: Store, header: RunHeader) -> Run | None:
 
 
 def _header(task: Task, model: Model, seed: int, resolved: Mapping[str, Any]) -> RunHeader:
-    made_by = versions()
+    made_by = versions(str(model.device))
     return RunHeader(
         id=run_id(task.id, model.id, resolved, made_by),
         task=task.name,
@@ -170,43 +179,19 @@ def _header(task: Task, model: Model, seed: int, resolved: Mapping[str, Any]) ->
 # --- the model -----------------------------------------------------------------------------------
 
 
-def load_model(
-    name: str,
-    *,
-    device: str = "cpu",
-    dtype: str = "float32",
-    sources: Mapping[str, Source] | None = None,
-    progress: Progress = silent,
-) -> Model:
-    """Load a model, and check that its residual stream can be taken apart exactly.
+def _same_model(header: RunHeader, device: str, progress: Progress) -> Model:
+    """The model of a stored run, loaded as for that run.
 
-    Args:
-        name: A model that a plugin brings (`mini`), a folder, a .gguf file, or a name on the
-            Hugging Face hub.
-        device: Where its weights are put, as torch names devices.
-        dtype: What its weights are in: `float32` or `float64`.
-        sources: Where models are, by name; None: as the plugins say.
-        progress: Told when the loading begins and ends.
-
-    Returns:
-        The model, whose nodes can be read and written.
-
-    Raises:
-        UserError: in one sentence, for anything that cannot be loaded or taken apart.
+    Raises UserError if it has other weights here.
     """
-    from ..models import loading  # torch, only when it is needed
-
-    progress("load", 0, 1, name)
-    if sources is None:
-        sources = load_plugins().models()
-    model = loading.load_model(name, device=device, dtype=dtype, sources=sources)
-    progress("load", 1, 1, model.name)
-    return model
-
-
-def _same_model(header: RunHeader, progress: Progress) -> Model:
-    """The model of a stored run. Raises UserError if it has other weights here."""
-    model = load_model(header.model, progress=progress)
+    revision = header.settings.get("revision")  # an import may hold anything
+    model = load_model(
+        header.model,
+        device=device,
+        dtype=str(header.settings.get("dtype", DEFAULT_DTYPE)),
+        revision=None if revision is None else str(revision),
+        progress=progress,
+    )
     if model.id != header.model_id:
         raise UserError(
             f"The model {header.model} here has other weights than the one of run {header.id}; "
@@ -221,7 +206,7 @@ def _same_model(header: RunHeader, progress: Progress) -> Model:
 def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) -> Task:
     """A plugin's task, or the one in the file that the settings name. Raises UserError."""
     if settings.prompts is not None:
-        from .prompt_file import read_prompts
+        from .inputs.prompt_file import read_prompts
 
         return read_prompts(settings.prompts, name, model, settings.examples)
     builder = pick("task", plugins.tasks(), name)
@@ -247,7 +232,7 @@ def _stored_task(header: RunHeader, store: Store) -> Task:
     except KeyError:
         raise UserError(
             f"The prompts of run {header.id} are not in this store (it was imported); run "
-            f"`acdc-explain run {header.task} --model {header.model}` here first."
+            f"`acdc-explain run {shlex.join([header.task, *model_options(header)])}` here first."
         ) from None
 
 

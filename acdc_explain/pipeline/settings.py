@@ -14,7 +14,8 @@ from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
 from ..errors import WrongUsage
 from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
-from ..models.options import ABLATIONS, DEFAULT_MEMORY
+from ..models.options import ABLATIONS, DEFAULT_DEVICE, DEFAULT_DTYPE, DEFAULT_MEMORY
+from .inputs.device import check_names
 
 DEFAULT_EXAMPLES = 16  # to discover on, and twice as many held out
 CHEAP_EXAMPLES = 32  # where a forward pass is cheap: verdicts are steadier (docs/labels.md)
@@ -94,9 +95,9 @@ class LabelerKeys(TypedDict, total=False):
 class Settings:
     """Everything that decides a run's result besides the task's text and the model's weights.
 
-    Only the batch sizes depend on `memory`. These never change the result, only how an LLM is
-    asked and whether a run goes on: `prices`, `max_cost`, `concurrency`, `timeout`, `retry`,
-    `anyway`.
+    Only the batch sizes depend on `memory`. A run on another `device` is the same run. These never
+    change the result, only how an LLM is asked and whether a run goes on: `prices`, `max_cost`,
+    `concurrency`, `timeout`, `retry`, `anyway`.
     """
 
     discoverer: Annotated[
@@ -122,6 +123,17 @@ class Settings:
     memory: Annotated[
         float, Option("Gigabytes that discovery may use; sets its batch sizes.", minimum=0.1)
     ] = DEFAULT_MEMORY
+    device: Annotated[
+        str,
+        Option("Where the model runs: cpu, cuda, cuda:N, mps, or auto (cuda if there is one)."),
+    ] = DEFAULT_DEVICE
+    dtype: Annotated[
+        str, Option("The type of the model's weights: float32, bfloat16, float16 or float64.")
+    ] = DEFAULT_DTYPE
+    revision: Annotated[
+        str | None,
+        Option("A commit, branch or tag of a model on the hub.", default="its main branch"),
+    ] = None
     collectors: Annotated[
         tuple[str, ...] | None,
         Option("The collectors that measure the components.", default="all", on_command_line=False),
@@ -202,6 +214,7 @@ class Settings:
             raise WrongUsage(
                 f"There is no ablation {self.ablation!r}; choose one of {', '.join(ABLATIONS)}."
             )
+        check_names(self.device, self.dtype, self.revision)
 
 
 class Setting(NamedTuple):

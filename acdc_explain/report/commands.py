@@ -12,6 +12,7 @@ from ..plugin_settings import with_shared
 from ..plugins import Plugins
 
 if TYPE_CHECKING:
+    from ..records.run.header import RunHeader
     from ..records.run.run import Run
 
 _SHARED = ("seed", "corpus", "corpus_digest")  # settings of any plugin, with an option each
@@ -29,7 +30,7 @@ def commands(run: Run, plugins: Plugins) -> list[str]:
 
 def _run(run: Run, plugins: Plugins) -> str:
     header, settings = run.header, run.header.settings
-    words = ["acdc-explain", "run", header.task, "--model", header.model]
+    words = ["acdc-explain", "run", header.task, *model_options(header)]
     words += ["--seed", str(header.seed)]
     if "examples" in settings and settings.get("task_from") != "file":
         words += ["--examples", str(settings["examples"])]
@@ -46,6 +47,15 @@ def _run(run: Run, plugins: Plugins) -> str:
     if settings.get("own_templates"):
         words += ["--templates", "FOLDER"]
     return shlex.join(words)
+
+
+def model_options(header: RunHeader) -> list[str]:
+    """The options that load a run's model as it was; not the device, which makes no other run."""
+    words = ["--model", header.model]
+    for option in ("revision", "dtype"):
+        if header.settings.get(option) is not None:
+            words += [f"--{option}", str(header.settings[option])]
+    return words
 
 
 def _named_values(

@@ -71,7 +71,7 @@ class Side:
 
     @property
     def title(self) -> str:
-        return f"{self.run.header.task} on {self.run.header.model}"
+        return f"{self.run.header.task} on {self.run.header.model_as_loaded}"
 
     @property
     def drawing(self) -> Drawing | None:

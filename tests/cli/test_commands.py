@@ -107,6 +107,12 @@ class TestReading:
         (["run", "ioi", "--metric", "magic"], "There is no metric 'magic'", 2),
         (["run", "ioi", "--steps", "5"], "has no setting 'steps'", 2),
         (["run", "ioi", "--ablation", "magic"], "There is no ablation 'magic'", 2),
+        (["run", "ioi", "--device", "gpu"], "There is no device 'gpu'; choose one of auto, cpu", 2),
+        (["run", "ioi", "--dtype", "half"], "There is no dtype 'half'; choose one of float32", 2),
+        (["run", "ioi", "--revision", ""], "--revision is ''; give a commit, a branch or a tag", 2),
+        (["doctor", "--device", "mps", "--dtype", "float64"], "mps has no float64; use --dtype", 2),
+        (["doctor", "--device", "cuda:999"], "There is no", 1),
+        (["bench", "labels", "--device", "gpu"], "There is no device 'gpu'", 2),
         (["run", "ioi", "--level", "neuron"], "There is no level 'neuron'", 2),
         (["run", "ioi", "--tau", "0.1", "--max-edges", "5"], "exclude each other", 2),
         (["run", "ioi", "--set", "magic=1"], "has no setting 'magic'", 2),
@@ -197,6 +203,26 @@ def test_a_role_that_nobody_knows(db):
     assert (
         "No installed plugin knows the role 'name_mvoer' (did you mean name_mover?)" in done.stderr
     )
+
+
+def test_doctor_loads_what_the_options_say(monkeypatch):
+    asked = []
+
+    def load(name, settings, progress):
+        asked.append((name, settings.device, settings.dtype, settings.revision))
+        return None, {}
+
+    monkeypatch.setattr("acdc_explain.pipeline.inputs.model.load_for", load)
+    monkeypatch.setattr(
+        "acdc_explain.evaluation.doctor.examine", lambda model: {"self_check": "passed"}
+    )
+    invoke("doctor", "some/model", "--json")
+    options = ("--device", "cpu", "--dtype", "bfloat16", "--revision", "v1")
+    invoke("doctor", "some/model", "--json", *options)
+    assert asked == [
+        ("some/model", "auto", "float32", None),
+        ("some/model", "cpu", "bfloat16", "v1"),
+    ]
 
 
 @pytest.mark.slow

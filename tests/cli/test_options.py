@@ -54,6 +54,25 @@ def test_defaults_and_bounds_are_those_of_the_table():
             assert getattr(shown, bound, None) == stated or stated is None
 
 
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("run", {"device", "dtype", "revision"}),
+        ("doctor", {"device", "dtype", "revision"}),
+        ("bench labels", {"device", "dtype"}),  # the sets name their models
+        ("label", {"device"}),  # the others are those of the run
+        ("judge", {"device"}),
+        ("bench firewall", {"device"}),
+        ("show", set()),
+        ("models", set()),
+    ],
+)
+def test_commands_that_load_a_model_say_how(command, names):
+    listed = options(command)
+    assert {x for x in ("device", "dtype", "revision") if f"--{x}" in listed} == names
+    assert all(listed[f"--{name}"].help == ROWS[name].option.help for name in names)
+
+
 def test_no_help_is_written_twice():
     folder = Path(acdc_explain.cli.run.__file__).parent
     texts = Counter(row.option.help for row in ROWS.values())
@@ -91,12 +110,13 @@ def test_a_command_receives_settings(monkeypatch, tmp_path):
     parsed = received(
         monkeypatch,
         *("--tau", "0", "--positions", "--set", "engine=plain", "--judge", "a", "--judge", "b"),
+        *("--device", "cuda:1", "--dtype", "bfloat16", "--revision", "step1000"),
         *("--reveal", "--labeler-set", "calls=3", "--prompts", "./x.jsonl", "--retry", "--seed", "2"),
     )  # fmt: skip
     assert parsed == Settings(
         discoverer_settings={"tau": 0.0, "positions": True, "engine": "plain"},
         more_judges=("a", "b"), labeler_settings={"reveal": True, "calls": 3}, prompts="x.jsonl",
-        retry=True, seed=2,
+        retry=True, seed=2, device="cuda:1", dtype="bfloat16", revision="step1000",
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What CUDA allows between its tensors and those of the CPU, and for what the CPU waits for it.
 
-Read off the kernels of PyTorch 2.13. An operation is elementary here: autograd, einsum, matmul and
-the like have been taken apart by PyTorch before.
+The rules follow the source of PyTorch. An operation is elementary here: autograd, einsum, matmul
+and the like have been taken apart by PyTorch before.
 """
 
 from __future__ import annotations

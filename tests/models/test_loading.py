@@ -386,6 +386,45 @@ class TestShippedModels:
             load_model("smollm2-135m")
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> str:
+    """A model of the hub as it lies in the cache: its main branch, and a tag with other weights."""
+    repository = tmp_path / "models--someone--small"
+    for folder in ("refs", "blobs"):
+        (repository / folder).mkdir(parents=True)
+    for seed, (ref, commit) in enumerate((("main", "a" * 40), ("step1000", "b" * 40))):
+        (repository / "refs" / ref).write_text(commit)
+        snapshot = repository / "snapshots" / commit
+        make_hf_model("neox", seed=seed).save_pretrained(snapshot)
+        make_tokenizer().save_pretrained(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return "someone/small"
+
+
+class TestRevisions:
+    def test_a_tag_and_a_commit(self, hub):
+        usual, tag, commit = (load_model(hub, revision=x) for x in (None, "step1000", "b" * 40))
+        assert tag.id == commit.id != usual.id
+        assert usual.id == load_model(hub, revision="main").id
+        assert [x.revision for x in (usual, tag, commit)] == [None, "step1000", "b" * 40]
+
+    def test_one_that_is_not_there(self, hub):
+        with pytest.raises(UserError, match="There is no model 'someone/small' of this revision"):
+            load_model(hub, revision="step1001")
+
+    def test_what_is_not_of_the_hub_has_none(self, model_folder):
+        for name in ("mini", str(model_folder("neox"))):
+            with pytest.raises(UserError, match="is not read from the hub here, so leave out"):
+                load_model(name, revision="main")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_type_is_that_of_the_weights(dtype, small_model):
+    model = small_model("neox", dtype=dtype)
+    assert str(model.dtype) == f"torch.{dtype}"
+    assert model.id == small_model("neox").id
+
+
 def test_a_task_needs_foils_for_a_logit_difference(small_model):
     from dataclasses import replace
 

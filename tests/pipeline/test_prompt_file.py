@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from acdc_explain.errors import UserError
-from acdc_explain.pipeline.prompt_file import read_prompts
+from acdc_explain.pipeline.inputs.prompt_file import read_prompts
 
 
 class Words:

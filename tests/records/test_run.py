@@ -8,6 +8,7 @@ import pytest
 
 from acdc_explain.records.circuit import Edge, Node
 from acdc_explain.records.label import Failure
+from acdc_explain.report.html import page
 from acdc_explain.report.text.run import show_run
 from acdc_explain.report.text.tables import console
 from tests.samples import make_run
@@ -43,6 +44,20 @@ def test_the_repr_of_a_run_has_two_lines(capsys):
     show_run(run, console())
     shown = capsys.readouterr().out.splitlines()
     assert shown[:3] == [run.title, *repr(run.circuit).splitlines()]
+
+
+def test_a_run_says_how_its_model_was_loaded(capsys):
+    """The revision and the type beside the model's name, the device on a line of its own."""
+    run = make_run()
+    settings = {**run.header.settings, "dtype": "bfloat16", "revision": "step1000"}
+    made_by = {**run.header.versions, "device": "cuda:1"}
+    special = replace(run, header=replace(run.header, settings=settings, versions=made_by))
+    assert special.title == f"run {run.id}  ioi on mini (step1000, bfloat16)  (done)"
+    show_run(special, console())
+    assert capsys.readouterr().out.splitlines()[:2] == [special.title, "device: cuda:1"]
+    assert (special.header.device, run.header.device) == ("cuda:1", "cpu")
+    assert "<h1>ioi on mini (step1000, bfloat16)</h1>" in page(special)
+    assert "<h1>ioi on mini</h1>" in page(run)
 
 
 def test_a_run_gives_everything_about_a_component():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import acdc_explain as ax
 from acdc_explain.cli.main import app
-from acdc_explain.pipeline.prompt_file import read_prompts, write_prompts
+from acdc_explain.pipeline.inputs.prompt_file import read_prompts, write_prompts
 from acdc_explain.plugins import load_plugins
 from acdc_explain.report.commands import commands
 from acdc_explain.report.html import page

@@ -30,12 +30,12 @@ def engine_for(
         UserError: The engine is not exact for this model.
         TooLittleMemory: The fast engine needs more memory than the contrast allows.
     """
-    if (problem := reference_trouble(contrast)) is not None:
-        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
     trouble = "it was not asked for" if name == "reference" else fast_trouble(contrast)
     if trouble is None:
         return Engine(contrast, search_graph)
     if name == "fast":
         raise UserError(f"The fast engine cannot do {contrast.model.name}: {trouble}.")
+    if (problem := reference_trouble(contrast)) is not None:
+        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
     progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")
     return ReferenceEngine(contrast, search_graph)

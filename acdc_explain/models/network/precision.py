@@ -21,11 +21,14 @@ def noise(dtype: torch.dtype) -> float:
     return _HALF.get(dtype, TOLERANCE)
 
 
-def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest difference, in units of the reference's largest entry; infinity for NaN."""
+def relative_error(value: torch.Tensor, reference: torch.Tensor, least: float = 1e-30) -> float:
+    """Largest difference, in units of the reference's largest entry; infinity for NaN.
+
+    `least`: the smallest unit, for values that may all be zero but for noise.
+    """
     if not reference.numel():
         return 0.0
-    scale = reference.abs().max().clamp_min(1e-30)
+    scale = reference.abs().max().clamp_min(least)
     error = float((value - reference).abs().max() / scale)
     return error if error == error else float("inf")
 

@@ -15,6 +15,8 @@ RESULTS = 2
 """The version of the results. It is raised when the same question gets another answer than before,
 so that older runs are not reused. `tests/pipeline/test_results.py` fails when that is necessary."""
 
+USUAL_DEVICE = "cpu"
+
 
 def run_id(
     task_id: str, model_id: str, resolved: Mapping[str, Any], versions: Mapping[str, str]
@@ -47,13 +49,14 @@ def results_of(versions: Mapping[str, str]) -> str:
     return f"results {versions['results']}" if "results" in versions else versions["acdc-explain"]
 
 
-def versions() -> dict[str, str]:
-    """The versions of everything on which a result may depend."""
+def versions(device: str = USUAL_DEVICE) -> dict[str, str]:
+    """The versions of everything on which a result may depend, and the device if it is no CPU."""
     packages = ("acdc-explain", "torch", "transformer-lens", "transformers", "duckdb")
     return {
         "python": platform.python_version(),
         "results": str(RESULTS),
         **{package: _version(package) for package in packages},
+        **({} if device == USUAL_DEVICE else {"device": device}),
     }
 
 
@@ -76,7 +79,8 @@ class RunHeader:
         created_at: UTC, ISO 8601.
         seed: Of the task's prompts.
         settings: All settings, with the defaults filled in.
-        versions: Of the programs on which the result may depend.
+        versions: Of the programs on which the result may depend; `device` is where the run was
+            begun, if not on the CPU.
         origin: The file from which it was imported, and when; None: it was made here.
         name: A name given by the user.
         note: A note by the user.
@@ -96,3 +100,14 @@ class RunHeader:
     origin: str | None = None
     name: str | None = None
     note: str | None = None
+
+    @property
+    def model_as_loaded(self) -> str:
+        """The model's name, and in brackets its revision and type where they are not the usual."""
+        special = [str(self.settings[x]) for x in ("revision", "dtype") if self.settings.get(x)]
+        return f"{self.model} ({', '.join(special)})" if special else self.model
+
+    @property
+    def device(self) -> str:
+        """Where the run was begun: `cpu`, `cuda:0`."""
+        return str(self.versions.get("device", USUAL_DEVICE))

@@ -65,7 +65,7 @@ class Run:
     def title(self) -> str:
         """The id, task, model and status."""
         header = self.header
-        return f"run {header.id}  {header.task} on {header.model}  ({header.status})"
+        return f"run {header.id}  {header.task} on {header.model_as_loaded}  ({header.status})"
 
     @property
     def _circuit_in_words(self) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def show_comparison(runs: tuple[Run, Run], comparison: Comparison, out: PlainConsole) -> None:
     """Print what two runs share, and the components that are labeled differently."""
     for name, run in zip(("first", "second"), runs):
-        out.print(f"{name}: run {run.id}, {run.header.task} on {run.header.model}")
+        out.print(f"{name}: run {run.id}, {run.header.task} on {run.header.model_as_loaded}")
     if not comparison.same_model:
         out.print("two models: components and edges of one name are not the same ones")
     out.print(_shared_table(comparison))
@@ -55,7 +55,10 @@ def show_stability(stability: Stability, out: PlainConsole) -> None:
     """Print what the circuits of several draws of prompts share, and the labels of each node."""
     first, n = stability.runs[0].header, len(stability.runs)
     seeds = ", ".join(str(run.header.seed) for run in stability.runs)
-    out.print(f"{first.task} on {first.model}, {n} draws of prompts (seeds {seeds})", style="bold")
+    out.print(
+        f"{first.task} on {first.model_as_loaded}, {n} draws of prompts (seeds {seeds})",
+        style="bold",
+    )
     if stability.faithfulness:
         out.print(_faithfulness(stability))
     for what, counts in (("edges", stability.edges), ("components", stability.nodes)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from ...records.run.header import USUAL_DEVICE
 from .behavior import show_behavior
 from .components import components_table
 from .costs import usage_text
@@ -25,7 +26,9 @@ def show_run(run: Run, out: PlainConsole) -> None:
     """Print the circuit in a few lines, its components with roles and verdicts, its motifs."""
     header = run.header
     out.print(run.title, style="bold")
-    for what, text in (("name", header.name), ("note", header.note), ("origin", header.origin)):
+    lines = {"name": header.name, "note": header.note, "origin": header.origin}
+    lines["device"] = None if header.device == USUAL_DEVICE else header.device
+    for what, text in lines.items():
         if text is not None:
             out.print(f"{what}: {text}")
     show_behavior(run, out)
@@ -82,7 +85,7 @@ def show_runs(runs: Sequence[Listed], out: PlainConsole) -> None:
         cells = [
             header.id,
             header.task,
-            header.model,
+            header.model_as_loaded,
             _discovery(header.settings),
             str(header.settings.get("labeler", "-")),
             "-" if run.edges is None else str(run.edges),

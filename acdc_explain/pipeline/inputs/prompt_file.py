@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import UserError
-from ..ids import plain
-from ..records.task import Example, Split, Task, Tokenizer, check_example
+from ...errors import UserError
+from ...ids import plain
+from ...records.task import Example, Split, Task, Tokenizer, check_example
 
 Entry = tuple[str, Example, Split | None]
 """Where it stands in the file ("prompts.jsonl, line 3"), the example, and its split if given."""
