@@ -24,7 +24,7 @@ from .readout import Readout
 from .receiver import ReceiverTest
 from .recompute import Recomputation, rescale_of
 from .reference import Decision, ReceiverGroup
-from .rows import StreamRows
+from .rows import Rows, StreamRows
 from .state import SearchState
 
 ROWS = 1024  # rows of a node's output in one batch; more would not make them cheaper
@@ -179,13 +179,16 @@ class Engine:
         return [self.metric] * len(changes) if final is None else self._metrics(final)
 
     def _changes(
-        self, cuts: Sequence[Sequence[Node]], rows: Tensor
+        self, cuts: Sequence[Sequence[Node]], rows: Rows
     ) -> Float[Tensor, "cut row d_model"]:
         """What cutting the edges from each of these sets of senders adds to a port's input."""
         columns = [
             [c for sender in senders for c in self.search_graph.columns(sender)] for senders in cuts
         ]
-        change = self.stream_rows.change
-        return torch.stack(
-            [change[one[0]][rows] if len(one) == 1 else change[one].sum(0)[rows] for one in columns]
-        )
+        change, on_device = self.stream_rows.change, self.stream_rows.on_device
+        index = on_device(rows)
+        if all(len(one) == 1 for one in columns):
+            senders = on_device(torch.tensor([one[0] for one in columns]))
+            return change[senders[:, None], index]
+        each = [change[on_device(torch.tensor(one))[:, None], index].sum(0) for one in columns]
+        return torch.stack(each)

@@ -66,13 +66,14 @@ class PostNorms:
 
     def set(self, node: int, mask: Mask, mixed: Float[Tensor, "some d_model"]) -> None:
         """Note what a head mixes now, at some rows."""
-        self.of_layer(node)[node - self.siblings(node)[0]][mask] = mixed
+        rows = self.stream_rows.on_device(mask.nonzero().flatten())
+        self.of_layer(node)[node - self.siblings(node)[0]].index_copy_(0, rows, mixed)
 
     def shares(
         self, node: int, mask: Mask, heads: Iterable[int]
     ) -> dict[int, Float[Tensor, "some d_model"]]:
         """What some heads of a layer write now, at some rows."""
-        mixed = self.of_layer(node)[:, mask]
+        mixed = self.of_layer(node)[:, self.stream_rows.on_device(mask.nonzero().flatten())]
         post, first = self.stream_rows.attention(node).post, self.siblings(node)[0]
         scale = post.inverse_scale(mixed.sum(0))
         return {head: post.share(mixed[head - first], scale) for head in heads}
@@ -99,13 +100,14 @@ class Rescale:
         """Replace what heads mix, in `outputs`, by what they write, for all that are read."""
         one = next(iter(self.changing))
         first = self.post.siblings(one)[0]
-        now = self.post.of_layer(one)[:, self.mask]
+        on_device = self.post.stream_rows.on_device
+        now = self.post.of_layer(one)[:, on_device(self.mask.nonzero().flatten())]
         total, mixed = now.sum(0), {}
         for head, mask in self.changing.items():
             new = outputs.pop(head)
             if not torch.equal(mask, self.mask):
                 whole = now[head - first].repeat(len(new), 1, 1)
-                whole[:, mask[self.mask]] = new
+                whole.index_copy_(1, on_device(mask[self.mask].nonzero().flatten()), new)
                 new = whole
             mixed[head] = new
             total = total + (new - now[head - first])

@@ -53,7 +53,7 @@ class ReceiverTest:
         (node, self.port), stream_rows = receiver, self.stream_rows
         if self.port not in self.streams:
             clean = stream_rows.clean_streams[stream_rows.stream(self.roots[0])]
-            self.streams[self.port] = clean[stream_rows.flat]
+            self.streams[self.port] = clean[stream_rows.on_device(stream_rows.flat)]
         place = stream_rows.places[self.state.search_graph.place(node)]
         needed = {
             root: stream_rows.needed(self.port, self.state.alive[root]) & place
@@ -69,10 +69,12 @@ class ReceiverTest:
 
     def _update(self, root: int, needed: Mask, mask: Mask) -> NodeUpdate:
         """How a root's output follows from the tested change, which has the rows of `mask`."""
-        source_rows = None if torch.equal(needed, mask) else needed[mask].nonzero().flatten()
+        on_device, source_rows = self.stream_rows.on_device, None
+        if not torch.equal(needed, mask):
+            source_rows = on_device(needed[mask].nonzero().flatten())
         rows = needed.nonzero().flatten()
         change = Contribution(TESTED, source_rows, None)
-        tested = PortInput(needed, rows, self.streams[self.port][rows], [change])
+        tested = PortInput(needed, rows, self.streams[self.port][on_device(rows)], [change])
         if root == self.stream_rows.logits:
             return NodeUpdate(root, needed, {None: tested}, None, None, None)
         return update_of(self.state, root, {self.port: tested})
@@ -80,7 +82,7 @@ class ReceiverTest:
     def _recomputation_of_roots(self) -> Recomputation:
         """What follows from the roots' outputs; the same for ports whose roots write one mask."""
         masks = {update.node: update.mask for update in self.updates}
-        key = b"".join(mask.cpu().numpy().tobytes() for mask in masks.values())
+        key = b"".join(mask.numpy().tobytes() for mask in masks.values())
         self.rescale = rescale_of(self.state, masks)
         if self.rescale is not None:
             masks = dict.fromkeys(self.rescale.written, self.rescale.mask)
@@ -111,12 +113,13 @@ class ReceiverTest:
     def accept(self, change: Float[Tensor, "row d_model"]) -> None:
         """Add a change to what the port reads, for all tests that follow."""
         stream = self.streams[self.port]
-        stream[self.rows] += change
+        stream.index_add_(0, self.stream_rows.on_device(self.rows), change)
         self.updates = [self._with_stream(update, stream) for update in self.updates]
 
     def _with_stream(self, update: NodeUpdate, stream: Tensor) -> NodeUpdate:
         tested = update.inputs[self.port]
-        return replace(update, inputs={self.port: replace(tested, fixed=stream[tested.rows])})
+        fixed = stream[self.stream_rows.on_device(tested.rows)]
+        return replace(update, inputs={self.port: replace(tested, fixed=fixed)})
 
     def close(self) -> None:
         """Note in the state what the port reads, now that all its edges are decided."""
@@ -125,7 +128,8 @@ class ReceiverTest:
             if update.queries is not None:
                 assert self.port is not None
                 rows = update.inputs[self.port].rows
-                self.state.set_values(update.node, self.port, rows, stream[rows])
+                x = stream[self.stream_rows.on_device(rows)]
+                self.state.set_values(update.node, self.port, rows, x)
         if self.state.search_graph.places:
             self._refresh(stream)
 
@@ -135,7 +139,8 @@ class ReceiverTest:
             if self._kind(root) == "head":
                 self.state.set_head(root)
             else:
-                self.state.set_mlp(root, stream)
+                rows = self.state.alive[root].nonzero().flatten()
+                self.state.set_mlp(root, stream[self.stream_rows.on_device(rows)])
         if self._heads and self.state.post.has(self.roots[0]):
             self.state.set_shares(self.roots[0])
         self.state.refresh(sorted(self.outdated.difference(self.roots)))

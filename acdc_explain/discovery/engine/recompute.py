@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ...models.functional.mlp import FromHeads, Mlp
 from ...records.circuit import PORTS, Port
 from .post import Rescale
-from .rows import Mask, Queries
+from .rows import Mask, Queries, Rows
 from .state import SearchState
 
 
@@ -29,8 +29,8 @@ class Contribution:
     """Rows of what a writer writes, and the rows of a port's input to which they are added."""
 
     writer: int
-    source_rows: Int[Tensor, "some"] | None  # None: all that it writes
-    target_rows: Int[Tensor, "some"] | None  # None: all of the input
+    source_rows: Rows | None  # on the device; None: all that it writes
+    target_rows: Rows | None  # on the device; None: all of the input
 
     def of(self, values: Mapping[int, Tensor]) -> Tensor:
         """These rows of the writer's value, for every candidate."""
@@ -43,7 +43,7 @@ class PortInput:
     """What a port reads at the rows of `mask`: `fixed`, and what changing nodes contribute."""
 
     mask: Mask
-    rows: Int[Tensor, "row"]  # the same rows by number
+    rows: Rows  # the same rows by number
     fixed: Float[Tensor, "row d_model"]
     contributions: Sequence[Contribution]
 
@@ -103,7 +103,8 @@ class NodeUpdate:
                 values[port] = new  # the rows of the queries alone
             else:
                 whole = values[port].repeat(len(new), 1, 1)
-                values[port] = whole.index_copy_(1, stream_rows.flat[rows], new)
+                flat = stream_rows.on_device(stream_rows.flat[rows])
+                values[port] = whole.index_copy_(1, flat, new)
         pattern = self.pattern
         if pattern is None:
             pattern = stream_rows.scores(self.node, values["q"], values["k"], queries)
@@ -122,7 +123,6 @@ class Recomputation:
         """
         self.state, self.stream_rows = state, state.stream_rows
         self.changed: dict[int, Mask] = dict(roots)  # the rows at which each node's output changes
-        self._constants: dict[int, Tensor] = {}
         self.updates: list[NodeUpdate | Rescale] = []
         mixing: dict[int, Mask] = {}  # heads of one layer that mix something else, before a norm
         for node in sorted(node for node in state.alive if node > max(roots)):
@@ -167,31 +167,32 @@ class Recomputation:
         if not changing:
             return None
         mask = torch.stack(list(changing.values())).any(0)
-        fixed = stream_rows.cut_streams[stream_rows.stream(node)].clone()
-        for writer, place in kept:
-            state.add(fixed, self._constant(writer), place)
         rows = mask.nonzero().flatten()
+        fixed = state.read(node, port, rows)
+        for (writer, _), read in changing.items():
+            self._take_out(fixed, rows, writer, read[rows])
         contributions = [
             self._contribution(writer, read, mask) for (writer, _), read in changing.items()
         ]
-        return PortInput(mask, rows, fixed[rows], contributions)
+        return PortInput(mask, rows, fixed, contributions)
 
-    def _constant(self, writer: int) -> Float[Tensor, "row d_model"]:
-        """A kept sender's part of `fixed`. Where the sender changes: minus its ablated output."""
-        present = self.state.contribution(writer)
-        if writer not in self.changed:
-            return present
-        if writer not in self._constants:
-            changed = self.changed[writer][:, None]
-            constant = torch.where(changed, -self.stream_rows.ablated[writer], present)
-            self._constants[writer] = constant
-        return self._constants[writer]
+    def _take_out(self, fixed: Tensor, rows: Rows, writer: int, read: Mask) -> None:
+        """Take what a writer that changes writes now from what a port reads; `read`: of `rows`."""
+        on_device, state = self.stream_rows.on_device, self.state
+        some = rows if bool(read.all()) else rows[read]
+        at, index = on_device(some), on_device(read.nonzero().flatten())
+        written = state.deviation[writer][at] + self.stream_rows.ablated[writer][at]
+        fixed.index_add_(0, index, written, alpha=-1)
 
     def _contribution(self, writer: int, read: Mask, mask: Mask) -> Contribution:
         """Of the rows `read` that change at the writer, to the rows `mask` of the input."""
         changed = self.changed[writer]
-        source_rows = None if torch.equal(read, changed) else read[changed].nonzero().flatten()
-        target_rows = None if torch.equal(read, mask) else read[mask].nonzero().flatten()
+        on_device = self.stream_rows.on_device
+        source_rows, target_rows = None, None
+        if not torch.equal(read, changed):
+            source_rows = on_device(read[changed].nonzero().flatten())
+        if not torch.equal(read, mask):
+            target_rows = on_device(read[mask].nonzero().flatten())
         return Contribution(writer, source_rows, target_rows)
 
     def _update(self, node: int, inputs: dict[Port | None, PortInput]) -> NodeUpdate:
@@ -227,8 +228,8 @@ class Recomputation:
         if len(final.rows) == self.stream_rows.n_prompts:
             return stream
         whole = self.state.final.repeat(len(stream), 1, 1)
-        whole[:, self.stream_rows.prompt[final.rows]] = stream
-        return whole
+        prompts = self.stream_rows.on_device(self.stream_rows.prompt[final.rows])
+        return whole.index_copy_(1, prompts, stream)
 
     @property
     def widest(self) -> int:

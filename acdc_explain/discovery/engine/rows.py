@@ -22,14 +22,17 @@ from ...records.circuit import PORTS, Node, Port
 from ...records.graph import SearchGraph
 
 Mask = Bool[Tensor, "row"]
+Rows = Int[Tensor, "some"]  # numbers of rows
+"""Masks and row numbers are on the CPU whatever the model's device is: what is computed depends on
+them, and a device would have to be waited for. `StreamRows.on_device` sends indices there."""
 
 
 @dataclass(frozen=True)
 class Queries:
     """The rows at which a head writes. `single`: they are one token of every prompt."""
 
-    rows: Int[Tensor, "row"]
-    tokens: Int[Tensor, "row"]  # the same rows among all tokens of the padded batch
+    rows: Rows
+    tokens: Rows  # the same rows among all tokens of the padded batch, on the device
     single: bool
     bias: Float[Tensor, "batch query key"]  # added to scores: masks, and biases by distance
 
@@ -64,17 +67,17 @@ class StreamRows:
 
     def __init__(self, contrast: Contrast, search_graph: SearchGraph, layers: Layers) -> None:
         self.graph, self.layers = search_graph.graph, layers
-        batch, device = contrast.clean, contrast.clean.tokens.device
-        self.n_prompts, self.length = batch.tokens.shape
-        self.end = batch.end
-        tokens = torch.arange(self.length, device=device)
-        can_change = (tokens >= contrast.first_change[:, None]) & contrast.within
-        self.flat: Int[Tensor, "row"] = can_change.flatten().nonzero().flatten()
+        self.device = contrast.clean.tokens.device
+        self.n_prompts, self.length = contrast.clean.tokens.shape
+        tokens = torch.arange(self.length)
+        first, within = contrast.first_change.cpu(), contrast.within.cpu()
+        can_change = (tokens >= first[:, None]) & within
+        self.flat: Rows = can_change.flatten().nonzero().flatten()
         self.prompt, self.token = self.flat // self.length, self.flat % self.length
-        self.end_mask: Mask = self.token == batch.end[self.prompt]
-        self.end_rows: Int[Tensor, "batch"] = self.end_mask.nonzero().flatten()
-        self._prompts = torch.arange(self.n_prompts, device=device)
-        place_masks = contrast.place_masks(search_graph.places)
+        self.end_mask: Mask = self.token == contrast.clean.end.cpu()[self.prompt]
+        self.end_rows: Rows = self.end_mask.nonzero().flatten()
+        self._prompts = torch.arange(self.n_prompts)
+        place_masks = contrast.place_masks(search_graph.places).cpu()
         self.places: Bool[Tensor, "place row"] = place_masks.flatten(1)[:, self.flat]
         self._set_streams(contrast)
         self.logits = len(self.graph.writers)  # the number after the last writer's
@@ -84,10 +87,17 @@ class StreamRows:
     def _set_streams(self, contrast: Contrast) -> None:
         clean = contrast.clean_run.writers.flatten(1, 2)
         self.ablated: Float[Tensor, "writer row d_model"]
-        self.ablated = contrast.ablated.flatten(1, 2)[:, self.flat]
-        self.change = self.ablated - clean[:, self.flat]
+        flat = self.on_device(self.flat)
+        self.ablated = contrast.ablated.flatten(1, 2)[:, flat]
+        self.change = self.ablated - clean[:, flat]
         self.clean_streams = self.layers.streams(self.graph, clean)
         self.cut_streams = self.layers.streams(self.graph, self.ablated)
+
+    def on_device(self, index: Tensor) -> Tensor:
+        """An index or a mask where the streams are. The device is not waited for."""
+        if self.device.type == "cpu":
+            return index
+        return index.pin_memory().to(self.device, non_blocking=True)
 
     def number(self, node: Node) -> int:
         """The number of a node, at whatever place."""
@@ -107,13 +117,13 @@ class StreamRows:
 
     def visible_from(self, queries: Mask) -> Mask:
         """The rows at or before one of the queries in the same prompt."""
-        last = torch.full((self.n_prompts,), -1, device=queries.device)
+        last = torch.full((self.n_prompts,), -1)
         last.scatter_reduce_(0, self.prompt[queries], self.token[queries], "amax")
         return self.token <= last[self.prompt]
 
     def attending_to(self, keys: Mask) -> Mask:
         """The rows at or after one of the keys in the same prompt."""
-        first = torch.full((self.n_prompts,), self.length, device=keys.device)
+        first = torch.full((self.n_prompts,), self.length)
         first.scatter_reduce_(0, self.prompt[keys], self.token[keys], "amin")
         return self.token >= first[self.prompt]
 
@@ -124,7 +134,7 @@ class StreamRows:
     def clean_values(self, node: int) -> dict[Port, Float[Tensor, "token d_head"]]:
         """Queries, keys and values of a head in the clean run, at all tokens."""
         stream = self.clean_streams[self.stream(node)]
-        tokens = torch.arange(self.length, device=stream.device).repeat(self.n_prompts)
+        tokens = torch.arange(self.length).repeat(self.n_prompts)
         return {port: self.project(node, port, stream, tokens) for port in PORTS}
 
     def queries(self, node: int, mask: Mask) -> Queries:
@@ -132,8 +142,8 @@ class StreamRows:
         rows = mask.nonzero().flatten()
         single = len(rows) == self.n_prompts and torch.equal(self.prompt[rows], self._prompts)
         bias = self._bias(node)
-        bias = bias[self.token[rows]][:, None] if single else bias[None]
-        return Queries(rows, self.flat[rows], single, bias)
+        bias = bias[self.on_device(self.token[rows])][:, None] if single else bias[None]
+        return Queries(rows, self.on_device(self.flat[rows]), single, bias)
 
     def _bias(self, node: int) -> Float[Tensor, "query key"]:
         """What is added to the scores of a head."""
@@ -153,14 +163,15 @@ class StreamRows:
         return self.layers.attention[layer]
 
     def project(
-        self, node: int, port: Port, x: Float[Tensor, "*batch row d_model"], tokens: Tensor
+        self, node: int, port: Port, x: Float[Tensor, "*batch row d_model"], tokens: Rows
     ) -> Float[Tensor, "*batch row d_head"]:
         """A head's queries, keys or values of some rows; `tokens`: theirs within their prompts."""
         writer = self.node(node)
         assert writer.layer is not None
         assert writer.head is not None
         tables = self.places_of_layers[writer.layer].tables
-        if tables is not None:
+        if tables is not None and port != "v":
+            tokens = self.on_device(tokens)
             tables = tables[0][tokens], tables[1][tokens]
         return self.attention(node).project(port, writer.head, x, tables)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...records.circuit import PORTS, Edge, Port
 from ...records.graph import SearchGraph
 from .post import PostNorms
-from .rows import Mask, StreamRows
+from .rows import Mask, Rows, StreamRows
 
 KeptSender = tuple[int, int]  # a writer's number and a place's
 
@@ -22,7 +22,7 @@ class SearchState:
     Attributes:
         kept: The kept senders of each receiver, a node's number and a port.
         alive: By node, the rows at which something kept reads what it writes.
-        deviations: By decided node, what it writes now minus its ablated output.
+        deviation: What each writer writes now minus its ablated output, where it is alive.
         values: By decided head, its queries, keys and values now, at all tokens.
         read_from: The writers from which an edge is kept.
         post: What heads before a norm mix now.
@@ -32,7 +32,7 @@ class SearchState:
         self.stream_rows, self.search_graph = stream_rows, search_graph
         self.kept: dict[tuple[int, str | None], list[KeptSender]] = {}
         self.alive: dict[int, Mask] = {stream_rows.logits: stream_rows.end_mask}
-        self.deviations: dict[int, Float[Tensor, "row d_model"]] = {}
+        self.deviation: Float[Tensor, "writer row d_model"] = -stream_rows.change
         self.values: dict[int, dict[Port, Float[Tensor, "token d_head"]]] = {}
         self.read_from: set[int] = set()
         self.post = PostNorms(stream_rows)
@@ -51,29 +51,30 @@ class SearchState:
                     before = self.alive.get(node_alive)
                     self.alive[node_alive] = rows if before is None else before | rows
 
-    def contribution(self, writer: int) -> Float[Tensor, "row d_model"]:
-        """What a kept edge from a writer adds to the stream in which everything is cut."""
-        deviation = self.deviations.get(writer)
-        return -self.stream_rows.change[writer] if deviation is None else deviation
-
-    def read(self, node: int, port: str | None) -> Float[Tensor, "row d_model"]:
-        """What a decided port reads now."""
-        total = self.stream_rows.cut_streams[self.stream_rows.stream(node)].clone()
-        for writer, place in self.kept.get((node, port), ()):
-            self.add(total, self.contribution(writer), place)
+    def read(self, node: int, port: str | None, rows: Rows) -> Float[Tensor, "some d_model"]:
+        """What a decided port reads now, at some rows."""
+        stream_rows = self.stream_rows
+        index = stream_rows.on_device(rows)
+        total = stream_rows.cut_streams[stream_rows.stream(node)][index]
+        for place, writers in self._by_place(node, port).items():
+            part = self.deviation[writers[:, None], index].sum(0)
+            if len(stream_rows.places) > 1:
+                part = part * stream_rows.on_device(stream_rows.places[place][rows])[:, None]
+            total += part
         return total
+
+    def _by_place(self, node: int, port: str | None) -> dict[int, Rows]:
+        """The kept senders of a port, by the place where it reads them; on the device."""
+        senders: dict[int, list[int]] = {}
+        for writer, place in self.kept.get((node, port), ()):
+            senders.setdefault(place, []).append(writer)
+        on_device = self.stream_rows.on_device
+        return {place: on_device(torch.tensor(some)) for place, some in senders.items()}
 
     @property
     def final(self) -> Float[Tensor, "batch d_model"]:
         """The stream at the end of each prompt now."""
-        return self.read(self.stream_rows.logits, None)[self.stream_rows.end_rows]
-
-    def add(self, total: Tensor, value: Tensor, place: int) -> None:
-        """Add a value to `total`, in place, at the rows of a named position."""
-        if len(self.stream_rows.places) == 1:
-            total += value
-        else:
-            total += value * self.stream_rows.places[place][:, None]
+        return self.read(self.stream_rows.logits, None, self.stream_rows.end_rows)
 
     # --- what nodes write ----------------------------------------------------------------------
 
@@ -89,7 +90,8 @@ class SearchState:
                 self.set_head(node)
                 rescale = node if self.post.has(node) else None
             else:
-                self.set_mlp(node, self.read(node, None))
+                rows = self.alive[node].nonzero().flatten()
+                self.set_mlp(node, self.read(node, None, rows))
         if rescale is not None:
             self.set_shares(rescale)
 
@@ -110,28 +112,28 @@ class SearchState:
         for head, share in self.post.shares(node, self.alive[node], read).items():
             self._set(head, share)
 
-    def set_mlp(self, node: int, stream: Float[Tensor, "row d_model"]) -> None:
-        """Recompute what an MLP writes from the stream it reads."""
-        self._set(node, self.stream_rows.mlp(node)(stream[self.alive[node]]))
+    def set_mlp(self, node: int, stream: Float[Tensor, "alive d_model"]) -> None:
+        """Recompute what an MLP writes from the stream it reads, at the rows where it is alive."""
+        self._set(node, self.stream_rows.mlp(node)(stream))
 
-    def _set(self, node: int, output: Float[Tensor, "some d_model"]) -> None:
-        alive = self.alive[node]
-        deviation = torch.zeros_like(self.stream_rows.change[node])
-        deviation[alive] = output - self.stream_rows.ablated[node][alive]
-        self.deviations[node] = deviation
+    def _set(self, node: int, output: Float[Tensor, "alive d_model"]) -> None:
+        rows = self.stream_rows.on_device(self.alive[node].nonzero().flatten())
+        self.deviation[node].index_copy_(0, rows, output - self.stream_rows.ablated[node][rows])
 
     def _refresh_values(self, node: int) -> None:
         if node not in self.values:
             self.values[node] = self.stream_rows.clean_values(node)
         for port in PORTS:
             rows = self.stream_rows.needed(port, self.alive[node]).nonzero().flatten()
-            self.set_values(node, port, rows, self.read(node, port)[rows])
+            self.set_values(node, port, rows, self.read(node, port, rows))
 
     def set_values(
-        self, node: int, port: Port, rows: Tensor, x: Float[Tensor, "some d_model"]
+        self, node: int, port: Port, rows: Rows, x: Float[Tensor, "some d_model"]
     ) -> None:
         """Set a head's queries, keys or values at some rows, from what the port reads there."""
         stream_rows = self.stream_rows
         new = stream_rows.project(node, port, x, stream_rows.token[rows])
         values = self.values[node]
-        values[port] = values[port].index_copy(0, stream_rows.flat[rows], new)
+        values[port] = values[port].index_copy(
+            0, stream_rows.on_device(stream_rows.flat[rows]), new
+        )
