@@ -7,7 +7,7 @@ port of each head follows without another pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -74,14 +74,17 @@ def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Score
     """
     graph = contrast.model.graph
     passes = Backward(contrast) if can_differentiate(contrast) else Hooked(contrast)
-    effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=torch.double)
+    device = contrast.model.device
+    double = torch.float32 if device.type == "mps" else torch.double  # mps has no float64
+    effects = torch.zeros(len(graph.receivers), len(graph.writers), dtype=double, device=device)
     for step in range(steps, 0, -1):  # from the clean input on
         done = steps - step
         progress("discover", done, steps, f"gradient {done + 1} of {steps}")
         for rows, gradients in passes.gradients(step / steps):
             n = graph.n_senders(graph.receivers[rows[0]][0])
             estimates = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
-            effects[rows, :n] += estimates.cpu()
+            effects[torch.tensor(rows, device=device), :n] += estimates
+    effects = effects.cpu()
     effects *= -contrast.sign / (steps * len(contrast))
     progress("discover", steps, steps, f"{graph.n_edges} edges scored")
     return Scores(graph, effects)
@@ -94,64 +97,80 @@ def can_differentiate(contrast: Contrast) -> bool:
 
 @dataclass
 class _LayerPass:
-    """One layer of a forward pass: what its nodes read, its queries, keys and values, z, output."""
+    """One layer of a forward pass: what its nodes read and write, queries, keys and values."""
 
     attention_stream: Tensor
     mlp_stream: Tensor
     ports: dict[Port, Float[Tensor, "batch pos head d_head"]]
     z: Float[Tensor, "batch pos head*d_head"]
+    post_scale: Tensor | None  # of a norm after the heads
     mlp_output: Tensor | None
+    after: Float[Tensor, "batch pos d_model"]  # the stream that the next layer reads
 
 
 class Backward:
     """Forward and backward passes through the layers, with the gradients at all ports.
 
     Of what nodes read and write, only the rows (tokens of prompts) that a cut can change are used.
+    The backward pass runs one layer after the other again, so that only one is held in memory.
     """
 
     def __init__(self, contrast: Contrast) -> None:
         model, batch = contrast.model, contrast.clean
         self.contrast, self.graph = contrast, model.graph
         self.layers = Layers.of(model)
-        self.tokens = torch.arange(batch.tokens.shape[1], device=batch.end.device)
-        self.kept = contrast.within & (self.tokens >= contrast.first_change[:, None])
+        tokens = torch.arange(batch.tokens.shape[1])
+        kept = contrast.within.cpu() & (tokens >= contrast.first_change.cpu()[:, None])
+        self.kept: Int[Tensor, "row"] = kept.flatten().nonzero().flatten().to(batch.end.device)
         self.clean = model.embed(batch)
-        self.places = self.layers.places(len(self.tokens))
+        self.places = self.layers.places(len(tokens))
         self.difference = self._ablated()
         self.input_difference = torch.zeros_like(self.clean)
-        self.input_difference[self.kept] = self.difference[0] - self.clean[self.kept]
+        change = self.difference[0] - self._rows(self.clean)
+        self.input_difference.flatten(0, 1).index_copy_(0, self.kept, change)
         self._complete = False
 
     @torch.no_grad()
     def _ablated(self) -> Float[Tensor, "writer row d_model"]:
         """What every writer writes when ablated."""
-        size = len(self.graph.writers), int(self.kept.sum()), self.clean.shape[-1]
+        size = len(self.graph.writers), len(self.kept), self.clean.shape[-1]
         ablated, ablation = self.clean.new_zeros(size), self.contrast.ablation
         if ablation != "zero":
             corrupt = self.contrast.model.embed(self.contrast.corrupt)
-            for writers, output in self._outputs(corrupt, self._forward(corrupt)[0]):
+            for writers, output in self._outputs(corrupt, []):
                 ablated[writers] = output.mean(1, keepdim=True) if ablation == "mean" else output
         return ablated
 
-    @torch.no_grad()
-    def _subtract_clean(self, passes: Sequence[_LayerPass]) -> None:
-        for writers, output in self._outputs(self.clean, passes):
-            self.difference[writers] -= output
-        self._complete = True
+    def _rows(self, value: Float[Tensor, "batch pos *d"]) -> Float[Tensor, "row *d"]:
+        return value.flatten(0, 1)[self.kept]
 
+    @torch.no_grad()
     def _outputs(
-        self, x: Float[Tensor, "batch pos d_model"], passes: Sequence[_LayerPass]
+        self, x: Float[Tensor, "batch pos d_model"], streams: list[Tensor]
     ) -> Iterator[tuple[slice, Float[Tensor, "writer row d_model"]]]:
-        """Slices of the writers and what they write, in the order of the forward pass."""
-        yield slice(0, 1), x[self.kept][None]
+        """Slices of the writers and what they write, in the order of the forward pass.
+
+        `streams`: receives what every layer reads, and the last stream.
+        """
+        yield slice(0, 1), self._rows(x)[None]
         n, start = self.graph.n_heads, 1
-        for attention, layer in zip(self.layers.attention, passes):
-            heads = layer.z[self.kept].view(-1, n, layer.z.shape[-1] // n).transpose(0, 1)
-            yield slice(start, start + n), heads @ attention.output.view(n, -1, x.shape[-1])
+        for number, attention in enumerate(self.layers.attention):
+            streams.append(x)
+            layer = self._layer(number, x)
+            z = self._rows(layer.z)
+            heads = z.view(len(z), n, -1).transpose(0, 1)
+            written = heads @ attention.output.view(n, -1, x.shape[-1])
+            if attention.head_bias is not None:
+                written = written + attention.head_bias
+            if layer.post_scale is not None:
+                written = attention.post.share(written, self._rows(layer.post_scale))
+            yield slice(start, start + n), written
             start += n
             if layer.mlp_output is not None:
-                yield slice(start, start + 1), layer.mlp_output[self.kept][None]
+                yield slice(start, start + 1), self._rows(layer.mlp_output)[None]
                 start += 1
+            x = layer.after
+        streams.append(x)
 
     def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
         """The gradients of the summed metric at every receiver, a few receivers at a time.
@@ -164,18 +183,27 @@ class Backward:
         Yields:
             Rows of receivers and their gradients, in memory that the next ones overwrite.
         """
-        start = self.clean + (1 - share) * self.input_difference
+        streams: list[Tensor] = []
+        for writers, output in self._outputs(
+            self.clean + (1 - share) * self.input_difference, streams
+        ):
+            if not self._complete:
+                assert share == 1
+                self.difference[writers] -= output
+        self._complete = True
         with torch.enable_grad():
-            passes, last = self._forward(start.requires_grad_(True))
+            last = streams.pop().requires_grad_(True)
             final = self.contrast.clean.at_end(last)
             self.contrast.metric(self.layers.logits(final)).sum().backward()  # type: ignore[no-untyped-call]
-        if not self._complete:
-            assert share == 1
-            self._subtract_clean(passes)
         yield [0], self._gradient(last)[None]
-        rows = self.graph.receiver_index
+        rows, after = self.graph.receiver_index, last.grad
         gradients = last.new_empty(len(PORTS), self.graph.n_heads, *self.difference.shape[1:])
-        for number, layer in enumerate(passes):
+        for number in reversed(range(self.graph.n_layers)):
+            stream = streams.pop().clone().requires_grad_(True)
+            with torch.enable_grad():
+                layer = self._layer(number, stream)
+                layer.after.backward(after)  # type: ignore[no-untyped-call]
+            after = stream.grad
             for port, gradient in zip(PORTS, gradients):
                 self._at_port(self.layers.attention[number], port, layer, gradient)
             heads = self.graph.heads_of(number)
@@ -185,27 +213,32 @@ class Backward:
 
     def _gradient(self, value: Float[Tensor, "batch pos *d"]) -> Float[Tensor, "row *d"]:
         assert value.grad is not None
-        return value.grad[self.kept]
+        return self._rows(value.grad)
 
-    def _forward(self, x: Tensor) -> tuple[list[_LayerPass], Tensor]:
-        passes = []
-        for attention, mlp, places in zip(self.layers.attention, self.layers.mlp, self.places):
-            normed = x * attention.norm.inverse_scale(x)
-            ports: dict[Port, Tensor] = {p: self._project(attention, p, normed) for p in PORTS}
-            z = self._z(attention, ports, places)
-            attended = z @ attention.output
-            if attention.output_bias is not None:
-                attended = attended + attention.output_bias
-            attended = attention.post(attended) if attention.post.scaled else attended
-            after = x + attended
-            mlp_stream = _with_gradient(x if self.graph.parallel else after)
-            output = None if mlp is None else mlp(mlp_stream)
-            passes.append(_LayerPass(x.detach(), mlp_stream, ports, z.detach(), _detached(output)))
-            x = after if output is None else after + output
-        return passes, _with_gradient(x)
+    def _layer(self, number: int, x: Float[Tensor, "batch pos d_model"]) -> _LayerPass:
+        attention, mlp = self.layers.attention[number], self.layers.mlp[number]
+        shared = attention.norm.share(x, attention.norm.inverse_scale(x))
+        ports: dict[Port, Tensor] = {port: self._project(attention, port, shared) for port in PORTS}
+        z = self._z(attention, ports, self.places[number])
+        attended = z @ attention.output
+        post_scale, bias = None, attention.output_bias
+        if attention.post.scaled:
+            total_bias = attention.head_bias
+            attended = (
+                attended if total_bias is None else attended + self.graph.n_heads * total_bias
+            )
+            post_scale = attention.post.inverse_scale(attended)
+            attended = attention.post(attended)
+        elif bias is not None:
+            attended = attended + bias
+        after = x + attended
+        mlp_stream = _with_gradient(x if self.graph.parallel else after)
+        output = None if mlp is None else mlp(mlp_stream)
+        after = after if output is None else after + output
+        return _LayerPass(x.detach(), mlp_stream, ports, z, post_scale, output, after)
 
-    def _project(self, attention: Attention, port: Port, normed: Tensor) -> Tensor:
-        y = attention.ports[port].scaled(normed)
+    def _project(self, attention: Attention, port: Port, shared: Tensor) -> Tensor:
+        y = attention.ports[port].of_shared(shared)
         return _with_gradient(y.view(*y.shape[:-1], self.graph.n_heads, -1))
 
     def _z(
@@ -230,18 +263,23 @@ class Backward:
 
         Reusing memory is faster here: new memory pages would cost more than the sums.
         """
-        affine, x = attention.ports[port], layer.attention_stream[self.kept]
+        affine, x = attention.ports[port], self._rows(layer.attention_stream)
         inverse = attention.norm.inverse_scale(x)
-        y, gradient = layer.ports[port].detach()[self.kept], self._gradient(layer.ports[port])
+        y, gradient = self._rows(layer.ports[port].detach()), self._gradient(layer.ports[port])
         if affine.bias is not None:
             y = y - affine.bias.view(self.graph.n_heads, -1)
         through_scale = (gradient * y).sum(-1) * inverse.square() / x.shape[-1]  # [row head]
         weight = affine.weight.matrix.view(len(affine.weight.matrix), self.graph.n_heads, -1)
         scaled = (gradient * inverse[..., None]).transpose(0, 1)
         torch.bmm(scaled, weight.permute(1, 2, 0), out=out)
-        if not attention.norm.scaled:
+        norm = attention.norm
+        if not norm.scaled:
             return
-        direction = x - x.mean(-1, keepdim=True) if attention.norm.centred else x
+        out.mul_(norm.weight)
+        direction = x
+        if norm.centred:
+            out.sub_(out.mean(-1, keepdim=True))
+            direction = x - x.mean(-1, keepdim=True)
         out.addcmul_(through_scale.T[..., None], direction, value=-1)
 
 
@@ -252,10 +290,6 @@ def _with_gradient(value: Tensor) -> Tensor:
     view = value.view_as(value)
     view.retain_grad()
     return view
-
-
-def _detached(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach()
 
 
 class Hooked:

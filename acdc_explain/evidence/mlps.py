@@ -75,8 +75,7 @@ def neuron_effects(contrast: Contrast, node: Node) -> Float[Tensor, "batch d_mlp
     if not isinstance(mlp, Mlp) or mlp.post.scaled:
         raise NotMeasurable("its MLPs have no hidden layer that writes straight to the stream")
     x = contrast.clean.at_end(stream)
-    x = x * mlp.norm.inverse_scale(x)
-    neurons = mlp.neurons([affine.scaled(x) for affine in mlp.maps])
+    neurons = mlp.neurons(mlp.mapped(x))
     return neurons * (final_direction(contrast) @ mlp.out.matrix.T)
 
 

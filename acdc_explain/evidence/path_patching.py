@@ -117,7 +117,7 @@ class PathPatching:
     ) -> Tensor:
         """What a head adds to the stream. A norm after the layer keeps its scale of the run."""
         attention = self.layers.attention[layer]
-        written = attention.each_output[head](pattern @ v)
+        written = attention.write(head, pattern @ v)
         if not attention.post.scaled:
             return written
         scale = self.run.post_scales[layer]

@@ -62,7 +62,7 @@ class PostNorms:
         queries = stream_rows.queries(head, everywhere)
         pattern = stream_rows.scores(head, values["q"], values["k"], queries)
         z = stream_rows.mix(head, pattern, values["v"], queries)
-        return stream_rows.output(head)(z)
+        return stream_rows.write(head, z)
 
     def set(self, node: int, mask: Mask, mixed: Float[Tensor, "some d_model"]) -> None:
         """Note what a head mixes now, at some rows."""

@@ -60,7 +60,9 @@ class Readout:
         vectors = weights.new_zeros(len(weights), len(matrix))
         for part, columns in zip(torch.split(weights, CHUNK, 1), torch.split(matrix, CHUNK, 1)):
             vectors += part @ columns.double().T
-        return vectors, constant
+        norm = self.norm
+        vectors = vectors * norm.weight.double()
+        return (vectors - vectors.mean(-1, keepdim=True) if norm.centred else vectors), constant
 
     def __call__(
         self, final: Float[Tensor, "candidate batch d_model"]

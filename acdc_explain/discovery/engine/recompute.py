@@ -81,7 +81,7 @@ class NodeUpdate:
         streams = {port: port_input.read(outputs) for port, port_input in self.inputs.items()}
         if self.queries is not None:
             z = outputs.z[self.node] = self._z(state, streams, self.queries)
-            outputs.output[self.node] = state.stream_rows.output(self.node)(z)
+            outputs.output[self.node] = state.stream_rows.write(self.node, z)
         elif self.from_heads is not None:
             z_of_heads = [part.of(outputs.z) for part in self.inputs[None].contributions]
             output = self.from_heads(torch.cat(z_of_heads, -1), streams[None])
@@ -285,7 +285,7 @@ def _from_heads(state: SearchState, node: int, mlp_input: PortInput) -> FromHead
     mlp = stream_rows.mlp(node)
     if not isinstance(mlp, Mlp):
         return None
-    outputs = [stream_rows.output(writer).matrix for writer in writers]
+    outputs = [stream_rows.output_matrix(writer) for writer in writers]
     if sum(map(len, outputs)) > mlp_input.fixed.shape[-1] // 2:
         return None
     return FromHeads(mlp, mlp_input.fixed, outputs)

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...models.contrast import Contrast
-from ...models.functional.affine import Weight
 from ...models.functional.attention import Attention
 from ...models.functional.layers import Layers
 from ...models.functional.mlp import Mlp, MlpModule
@@ -196,11 +195,17 @@ class StreamRows:
             return z.squeeze(-2)
         return z.flatten(-3, -2)[..., queries.tokens, :]
 
-    def output(self, node: int) -> Weight:
-        """The map from a head's z to what it writes."""
+    def write(self, node: int, z: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_model"]:
+        """What a head makes of its z: what it writes, unless a norm follows."""
         head = self.node(node).head
         assert head is not None
-        return self.attention(node).each_output[head]
+        return self.attention(node).write(head, z)
+
+    def output_matrix(self, node: int) -> Float[Tensor, "d_head d_model"]:
+        """A head's W_O."""
+        head = self.node(node).head
+        assert head is not None
+        return self.attention(node).each_output[head].matrix
 
     def _by_prompt(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-2], self.n_prompts, self.length, x.shape[-1])

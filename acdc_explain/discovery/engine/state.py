@@ -100,7 +100,7 @@ class SearchState:
         stream_rows, values = self.stream_rows, self.values[node]
         queries = stream_rows.queries(node, self.alive[node])
         pattern = stream_rows.scores(node, values["q"], values["k"], queries)
-        output = stream_rows.output(node)(stream_rows.mix(node, pattern, values["v"], queries))
+        output = stream_rows.write(node, stream_rows.mix(node, pattern, values["v"], queries))
         if self.post.has(node):
             self.post.set(node, self.alive[node], output)  # `set_shares` follows
         else:

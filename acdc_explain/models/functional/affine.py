@@ -1,6 +1,7 @@
-"""Products with weights, and the norm before them folded in.
+"""Products of normed streams with weights.
 
-LayerNorm(x) W + b = (x W') / scale(x) + b', so that a port costs one product and one row norm.
+The weights are the model's own, not copies: a matrix is copied only where a product with it would
+be slow, as for each head's W_O.
 """
 
 from __future__ import annotations
@@ -42,37 +43,35 @@ class Weight:
         return product.view(*x.shape[:-1], self.matrix.shape[1])
 
 
-def fold(norm: Norm, weight: Float[Tensor, "d_model out"], bias: Tensor | None) -> Affine:
-    """The affine map after a norm, with the norm's own weights and centring moved into it."""
-    folded = norm.weight[:, None] * weight
-    if norm.centred:
-        folded = folded - folded.mean(0, keepdim=True)
-    if norm.bias is not None:
-        shift = norm.bias @ weight
-        bias = shift if bias is None else bias + shift
-    return Affine(Weight(folded), bias)
-
-
 @dataclass(frozen=True)
 class Affine:
-    """x -> x W / scale(x) + b, for a residual stream x."""
+    """x -> norm(x) W + b, for a residual stream x. `bias` includes that of the norm."""
 
+    norm: Norm
     weight: Weight
     bias: Float[Tensor, "out"] | None
 
+    @staticmethod
+    def of(norm: Norm, weight: Float[Tensor, "d_model out"], bias: Tensor | None) -> Affine:
+        """The map after a norm."""
+        if norm.bias is not None:
+            shift = norm.bias @ weight
+            bias = shift if bias is None else bias + shift
+        return Affine(norm, Weight(weight), bias)
+
     def __call__(self, x: Tensor, inverse_scale: Tensor) -> Tensor:
-        y = self.weight(x) * inverse_scale
+        return self.of_shared(self.norm.share(x, inverse_scale))
+
+    def of_shared(self, shared: Tensor) -> Tensor:
+        """The same for rows to which the norm has been applied, but for its bias."""
+        y = self.weight(shared)
         return y if self.bias is None else y + self.bias
 
     def heads(self, n: int) -> list[Affine]:
         """This map of all heads cut into the maps of each of `n` heads."""
         biases = [None] * n if self.bias is None else self.bias.chunk(n)
-        return [Affine(weight, bias) for weight, bias in zip(self.weight.columns(n), biases)]
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """The same for rows that have already been divided by their scale."""
-        y = self.weight(x)
-        return y if self.bias is None else y + self.bias
+        weights = self.weight.columns(n)
+        return [Affine(self.norm, weight, bias) for weight, bias in zip(weights, biases)]
 
 
 def rotate(y: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:

@@ -16,7 +16,7 @@ from ..network.norm import Norm, UnsupportedModel
 from ..network.parts import AttentionParts, Block, capped, output_bias
 from ..network.precision import noise, relative_error
 from ..network.watch import Call
-from .affine import Affine, Weight, fold, rotate
+from .affine import Affine, Weight, rotate
 from .places import Places
 
 
@@ -45,7 +45,8 @@ class Attention:
     sinks: Float[Tensor, "head"] | None  # scores of an invisible key that takes attention
     output: Float[Tensor, "head*d_head d_model"]
     each_output: list[Weight]
-    output_bias: Float[Tensor, "d_model"] | None
+    output_bias: Float[Tensor, "d_model"] | None  # which belongs to no head
+    head_bias: Float[Tensor, "d_model"] | None  # which every head writes, before `post`
     post: Norm  # over the sum of what the heads write; no norm in most models
 
     @staticmethod
@@ -138,6 +139,11 @@ class Attention:
             weight, bias = weight[head], None if bias is None else bias[head]
         return replace(norm, weight=weight, bias=bias)(y)
 
+    def write(self, head: int, z: Float[Tensor, "*rows d_head"]) -> Float[Tensor, "*rows d_model"]:
+        """What a head makes of its mixed values, before the norm that follows, if one does."""
+        output = self.each_output[head](z)
+        return output if self.head_bias is None else output + self.head_bias
+
     # --- attention -------------------------------------------------------------------------------
 
     def pattern(
@@ -168,7 +174,7 @@ def _without_form(block: Block, norm: Norm) -> Attention:
     n_heads = len(parts.out_weight)
     for port, projection in parts.projections.items():
         bias = projection.bias
-        ports[port] = fold(
+        ports[port] = Affine.of(
             norm, projection.weight.flatten(1), None if bias is None else bias.detach().flatten()
         )
         if len(projection.modules) > 1:
@@ -180,7 +186,7 @@ def _without_form(block: Block, norm: Norm) -> Attention:
         getattr(module, "config", None), "clip_qkv", None
     )
     sinks = getattr(module, "sinks", None)
-    output = parts.out_weight * block.multiplier
+    output = parts.out_weight if block.multiplier == 1 else parts.out_weight * block.multiplier
     return Attention(
         norm,
         ports,
@@ -193,6 +199,7 @@ def _without_form(block: Block, norm: Norm) -> Attention:
         output.flatten(0, 1),
         [Weight(matrix) for matrix in output],
         output_bias(block),
+        parts.head_bias,
         block.attention_post,
     )
 

@@ -15,7 +15,7 @@ from ..model import Model
 from ..network.norm import Norm, UnsupportedModel
 from ..network.parts import Block, Network, capped
 from ..network.watch import watch
-from .affine import Affine, fold
+from .affine import Affine
 from .attention import Attention
 from .mlp import Mlp, MlpModule, read_mlp
 from .places import Places, places_of
@@ -98,7 +98,7 @@ def _read_layers(network: Network) -> Layers:
         tuple(attention),
         tuple(read_mlp(block, seen) for block, seen in zip(blocks, calls)),
         network.norm,
-        fold(network.norm, network.unembedding, None if bias is None else bias.detach()),
+        Affine.of(network.norm, network.unembedding, None if bias is None else bias.detach()),
         network.soft_cap,
         network,
     )

@@ -14,7 +14,7 @@ from ..network.norm import Norm, UnsupportedModel
 from ..network.parts import Block, MlpParts, weight_of
 from ..network.precision import noise, relative_error
 from ..network.watch import Call
-from .affine import Affine, Weight, bias_of, fold
+from .affine import Affine, Weight, bias_of
 
 ACTIVATIONS = ("act", "act_fn", "activation_fn", "activation", "gelu_impl")
 
@@ -32,8 +32,12 @@ class Mlp:
     post: Norm  # over what it writes; no norm in most models
 
     def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        x = x * self.norm.inverse_scale(x)
-        return self.finish([affine.scaled(x) for affine in self.maps])
+        return self.finish(self.mapped(x))
+
+    def mapped(self, x: Float[Tensor, "*rows d_model"]) -> list[Float[Tensor, "*rows d_mlp"]]:
+        """What `maps` make of a stream."""
+        shared = self.norm.share(x, self.norm.inverse_scale(x))
+        return [affine.of_shared(shared) for affine in self.maps]
 
     @property
     def maps(self) -> list[Affine]:
@@ -108,12 +112,13 @@ def _readings(block: Block, parts: MlpParts, norm: Norm) -> list[Mlp]:
     if not _is_linear(out) or not (_is_linear(up) or _is_linear(fused)):
         return []
     if _is_linear(up):
-        maps = [_folded(norm, up, slice(None))]
-        maps += [_folded(norm, gate, slice(None))] if _is_linear(gate) else []
+        maps = [_map(norm, up, slice(None))]
+        maps += [_map(norm, gate, slice(None))] if _is_linear(gate) else []
     else:  # the first half of the outputs is the gate's
         half = weight_of(fused).shape[1] // 2
-        maps = [_folded(norm, fused, slice(half, None)), _folded(norm, fused, slice(half))]
-    bias = bias_of(out)
+        maps = [_map(norm, fused, slice(half, None)), _map(norm, fused, slice(half))]
+    bias, output = bias_of(out), weight_of(out)
+    output = output if block.multiplier == 1 else output * block.multiplier
     functions = [getattr(owner, name) for name in ACTIVATIONS if hasattr(owner, name)]
     return [
         Mlp(
@@ -121,7 +126,7 @@ def _readings(block: Block, parts: MlpParts, norm: Norm) -> list[Mlp]:
             maps[0],
             maps[1] if len(maps) > 1 else None,
             function,
-            Weight(weight_of(out) * block.multiplier),
+            Weight(output),
             None if bias is None else bias * block.multiplier,
             block.mlp_post,
         )
@@ -130,10 +135,10 @@ def _readings(block: Block, parts: MlpParts, norm: Norm) -> list[Mlp]:
     ]
 
 
-def _folded(norm: Norm, linear: Any, rows: slice) -> Affine:
-    """A map that reads the normed stream, with the norm's weights in it."""
+def _map(norm: Norm, linear: Any, rows: slice) -> Affine:
+    """A map that reads the normed stream."""
     bias = bias_of(linear)
-    return fold(norm, weight_of(linear)[:, rows], None if bias is None else bias[rows])
+    return Affine.of(norm, weight_of(linear)[:, rows], None if bias is None else bias[rows])
 
 
 def _is_linear(module: Any) -> bool:
@@ -155,7 +160,7 @@ class FromHeads:
         outputs: list[Float[Tensor, "d_head d_model"]],
     ) -> None:
         self.mlp = mlp
-        together = torch.cat(outputs)
+        together, fixed = mlp.norm.linear(torch.cat(outputs)), mlp.norm.linear(fixed)
         self._fixed = [affine.weight(fixed) for affine in mlp.maps]
         self._weights = [Weight(together @ affine.weight.matrix) for affine in mlp.maps]
 

@@ -128,7 +128,8 @@ def _written(block: Block, mixed: Tensor, total: Tensor | None) -> Tensor:
     z = mixed.view(*mixed.shape[:-1], len(weight), -1)
     written = torch.einsum("bphe,hed->bphd", z, weight)
     if total is not None:
-        post = block.attention_post
+        post, bias = block.attention_post, block.attention.head_bias
+        written = written if bias is None else written + bias
         written = post.share(written, post.inverse_scale(total)[:, :, None])
     return written if block.multiplier == 1 else written * block.multiplier
 

@@ -69,9 +69,15 @@ class Norm:
         self, part: Float[Tensor, "*rows d_model"], inverse_scale: Float[Tensor, "*rows 1"]
     ) -> Float[Tensor, "*rows d_model"]:
         """What a part of a row becomes, given the scale of the whole row; linear in the part."""
+        if not self.scaled:
+            return part
+        return self.linear(part) * inverse_scale
+
+    def linear(self, part: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The same without the scale: centred, and times the weight."""
         if self.centred:
             part = part - part.mean(-1, keepdim=True)
-        return part * inverse_scale * self.weight
+        return part * self.weight if self.scaled else part
 
     def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         y = self.share(x, self.inverse_scale(x))

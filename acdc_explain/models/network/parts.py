@@ -26,8 +26,14 @@ class Projection:
 
     @property
     def weight(self) -> Float[Tensor, "d_model head d_head"]:
-        """The linear map of each head."""
-        return weight_of(self.modules[0])[:, self.columns]
+        """The linear map of each head; a view of the model's own where columns are in order."""
+        matrix, (n_heads, d_head) = weight_of(self.modules[0]), self.columns.shape
+        first = int(self.columns[0, 0])
+        in_order = torch.arange(first, first + n_heads * d_head, device=self.columns.device)
+        if torch.equal(self.columns.flatten(), in_order):
+            matrix = matrix[:, first : first + n_heads * d_head]
+            return matrix.view(len(matrix), n_heads, d_head)
+        return matrix[:, self.columns]
 
     @property
     def bias(self) -> Float[Tensor, "head d_head"] | None:
@@ -67,9 +73,18 @@ class AttentionParts:
 
     @property
     def out_bias(self) -> Tensor | None:
-        """The bias of W_O, which belongs to no head."""
+        """The bias of W_O. It belongs to no head, unless a norm follows (see `head_bias`)."""
         bias: Tensor | None = getattr(self.out, "bias", None)
-        return bias
+        return None if bias is None else bias.detach()
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """Each head's part of the bias of W_O where a norm follows: the same for every head.
+
+        What the norm makes of the bias depends on the heads, so it cannot stand beside them.
+        """
+        bias = self.out_bias
+        return None if bias is None or self.post is None else bias / len(self.out_weight)
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ def output_bias(block: Block) -> Float[Tensor, "d_model"] | None:
     """What the attention of a layer writes that belongs to no head, if anything."""
     post = block.attention_post
     bias = post.bias if post.scaled else block.attention.out_bias
-    return None if bias is None else bias.detach() * block.multiplier
+    return None if bias is None else bias * block.multiplier
 
 
 def weight_of(linear: Any) -> Float[Tensor, "d_in out"]:
