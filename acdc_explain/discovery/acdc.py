@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ..models.network.precision import FLOAT32_NOISE
 from ..records.circuit import LOGITS, Edge, Node
 from ..records.graph import Receiver, SearchGraph, prune
 from .engine.reference import Decision, ReceiverGroup
 
-CLOSE = 1e-6  # effects nearer to tau than this are beyond the precision of float32
 SAVE_SECONDS = 5.0  # between two checkpoints
 
 
@@ -63,7 +63,7 @@ class SearchResult:
     tau: float
     kept: tuple[Edge, ...]
     n_tested: int
-    n_close: int  # effects too close to tau for the precision
+    n_close: int  # effects nearer to tau than the noise: they could as well be on the other side
     metric: float
 
     @property
@@ -83,6 +83,7 @@ class Search:
         traces: Sequence[Trace] = (),
         save: Callable[[Sequence[Trace]], None] = lambda traces: None,
         screen: Set[Edge] | None = None,
+        noise: float = FLOAT32_NOISE,
     ) -> None:
         """Prepare searches.
 
@@ -92,9 +93,10 @@ class Search:
             traces: Of earlier searches with the same graph, order and screen.
             save: Called with all traces every few seconds and at the end of a search.
             screen: The only edges to test; all others are cut. None: test all.
+            noise: Decisions whose effects are nearer to tau than this are counted as too close.
         """
         self.engine, self.search_graph = engine, engine.search_graph
-        self.report, self.save, self.screen = report, save, screen
+        self.report, self.save, self.screen, self.noise = report, save, screen, noise
         self.traces = list(traces)
         self._saved = time.monotonic()
 
@@ -114,7 +116,7 @@ class Search:
             self.save(self.traces)
 
     def _run(self, trace: Trace, at_most: int | None) -> SearchResult | None:
-        decisions = _Decisions(trace.tau)
+        decisions = _Decisions(trace.tau, self.noise)
         n_measured = n_tested = 0  # nodes
         for receivers in self.search_graph.receiver_groups:
             group = self._to_test(receivers, decisions.read)
@@ -195,8 +197,8 @@ def _replay(group: ReceiverGroup, effects: Sequence[float], tau: float) -> list[
 class _Decisions:
     """The decisions of a search so far: about `n_edges` edges into `nodes`."""
 
-    def __init__(self, tau: float) -> None:
-        self.tau = tau
+    def __init__(self, tau: float, noise: float) -> None:
+        self.tau, self.noise = tau, noise
         self.kept: list[Edge] = []
         self.read: set[Node] = {LOGITS}  # nodes with a kept outgoing edge
         self.nodes: list[Node] = []
@@ -204,7 +206,7 @@ class _Decisions:
 
     def add(self, decisions: Sequence[Decision]) -> None:
         self.n_tested += len(decisions)
-        self.n_close += sum(abs(edge.effect - self.tau) < CLOSE for edge, _ in decisions)
+        self.n_close += sum(abs(edge.effect - self.tau) < self.noise for edge, _ in decisions)
         new = [edge for edge, kept in decisions if kept]
         self.kept += new
         self.read |= {edge.src for edge in new}
@@ -245,8 +247,8 @@ def best_of_size(search: Search, max_edges: int, tau: float, clean: float) -> Se
             if len(result.circuit) >= max_edges * (1 - NEAR):
                 break
         if low is None:
-            if tau < CLOSE:
-                break  # a smaller threshold is beyond the precision of float32
+            if tau < search.noise:
+                break  # a smaller threshold is beyond the precision
             tau = tau / 2
         elif high is None:
             tau = tau * 2

@@ -21,6 +21,7 @@ from ..models.functional.attention import Attention
 from ..models.functional.layers import Layers
 from ..models.functional.places import Places
 from ..models.network.hooks import Function, Hook, Point
+from ..models.network.precision import is_half, precise
 from ..progress import Progress
 from ..records.circuit import PORTS, Edge, Node, Port
 from ..records.graph import Graph
@@ -122,7 +123,7 @@ class Backward:
         tokens = torch.arange(batch.tokens.shape[1])
         kept = contrast.within.cpu() & (tokens >= contrast.first_change.cpu()[:, None])
         self.kept: Int[Tensor, "row"] = kept.flatten().nonzero().flatten().to(batch.end.device)
-        self.clean = model.embed(batch)
+        self.clean = precise(model.embed(batch))
         self.places = self.layers.places(len(tokens))
         self.difference = self._ablated()
         self.input_difference = torch.zeros_like(self.clean)
@@ -136,7 +137,7 @@ class Backward:
         size = len(self.graph.writers), len(self.kept), self.clean.shape[-1]
         ablated, ablation = self.clean.new_zeros(size), self.contrast.ablation
         if ablation != "zero":
-            corrupt = self.contrast.model.embed(self.contrast.corrupt)
+            corrupt = precise(self.contrast.model.embed(self.contrast.corrupt))
             for writers, output in self._outputs(corrupt, []):
                 ablated[writers] = output.mean(1, keepdim=True) if ablation == "mean" else output
         return ablated
@@ -159,7 +160,8 @@ class Backward:
             layer = self._layer(number, x)
             z = self._rows(layer.z)
             heads = z.view(len(z), n, -1).transpose(0, 1)
-            written = heads @ attention.output.view(n, -1, x.shape[-1])
+            matrices = attention.output.matrix.view(n, -1, x.shape[-1])
+            written = (heads.to(matrices.dtype) @ matrices).to(heads.dtype)
             if attention.head_bias is not None:
                 written = written + attention.head_bias
             if layer.post_scale is not None:
@@ -220,7 +222,7 @@ class Backward:
         shared = attention.norm.share(x, attention.norm.inverse_scale(x))
         ports: dict[Port, Tensor] = {port: self._project(attention, port, shared) for port in PORTS}
         z = self._z(attention, ports, self.places[number])
-        attended = z @ attention.output
+        attended = attention.output(z)
         post_scale, bias = None, attention.output_bias
         if attention.post.scaled:
             total_bias = attention.head_bias
@@ -271,7 +273,10 @@ class Backward:
         through_scale = (gradient * y).sum(-1) * inverse.square() / x.shape[-1]  # [row head]
         weight = affine.weight.matrix.view(len(affine.weight.matrix), self.graph.n_heads, -1)
         scaled = (gradient * inverse[..., None]).transpose(0, 1)
-        torch.bmm(scaled, weight.permute(1, 2, 0), out=out)
+        if is_half(weight.dtype):
+            out.copy_(torch.bmm(scaled.to(weight.dtype), weight.permute(1, 2, 0)))
+        else:
+            torch.bmm(scaled, weight.permute(1, 2, 0), out=out)
         norm = attention.norm
         if not norm.scaled:
             return

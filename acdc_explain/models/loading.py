@@ -215,8 +215,9 @@ def _whole_model(where: str, folder: str, dtype: torch.dtype, options: Mapping[s
     file = options.get("gguf_file")
     weights = {} if file else {"use_safetensors": True}
     hf_model, loading_info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", trust_remote_code=False,
-        output_loading_info=True, ignore_mismatched_sizes=True, **options, **weights,
+        folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager",
+        trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
+        **options, **weights,
     )  # fmt: skip
     check_weights(where, hf_model, loading_info)
     if file:

@@ -26,7 +26,7 @@ from .activations import (
 from .network.hooks import Hook, hooked
 from .network.parts import Network
 from .network.patch import patched_logits
-from .network.precision import Check
+from .network.precision import TOLERANCE, Check
 from .tokens import Tokens
 
 
@@ -56,6 +56,7 @@ class Model:
         self.id = f"{name}@{digest}"
         self.n_parameters = n_parameters
         self.revision: str | None = None  # of the hub, if `load_model` was asked for one
+        self.limit = TOLERANCE  # relative error at which the whole model counts as exact
         self.checks: tuple[Check, ...] = ()  # of its split into nodes, when it was loaded
 
     # --- shape and weights ---------------------------------------------------------------------

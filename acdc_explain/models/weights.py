@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,26 @@ import torch
 from ..errors import UserError
 from .activations import Batch
 from .model import Model
+from .network.hooks import Point, hooked
 from .network.parts import capped
 from .network.patch import leak_between_heads
-from .network.precision import Check, noise, relative_error
+from .network.precision import (
+    ROUNDINGS,
+    TOLERANCE,
+    Check,
+    is_half,
+    noise,
+    precise,
+    relative_error,
+    rounded,
+)
 from .network.watch import PROMPTS, TOKENS, probe_tokens
 
 NO_WEIGHTS = re.compile(r"\.(masked_bias|inv_freq)$|\.(attn|attention)\.bias$")
 """Masks and tables in old checkpoints that models now compute themselves."""
 
 NO_WEIGHTS_IN_GGUF = re.compile(r"^rope_(freqs|factors_\w+)\.weight$")
+SPREAD = 5.0  # the multiple of half precision's noise that is allowed
 LAYER = re.compile(r"^.*?\.\d+(?=\.)")
 
 
@@ -137,14 +149,31 @@ def check_split(model: Model) -> None:
             )
 
 
+def _limit(model: Model) -> float:
+    """How far two exact ways to compute the model's logits may be apart.
+
+    In half precision, that is a multiple of what one rounding of the first stream does to them.
+    """
+    if not is_half(model.dtype):
+        return TOLERANCE
+    network, tokens = model.network, probe_tokens(model.hf_model)
+    plain = model.hf_model(tokens, use_cache=False).logits[:, -1]
+    errors = []
+    for seed in range(ROUNDINGS):
+        with hooked(network, [(Point("input"), partial(rounded, seed=seed))]):
+            other = model.hf_model(tokens, use_cache=False).logits[:, -1]
+        errors.append(relative_error(precise(other), precise(plain)))
+    return max(noise(model.dtype), SPREAD * max(errors))
+
+
 @torch.no_grad()
 def _split_checks(model: Model) -> Iterator[Check]:
     """Heads are separate, nodes add up to the stream, and direct effects to the logits."""
-    network, limit = model.network, noise(model.dtype)
-    tokens = probe_tokens(model.hf_model)
+    network, tokens = model.network, probe_tokens(model.hf_model)
+    model.limit = limit = _limit(model)
     batch = Batch(tokens, torch.full((PROMPTS,), TOKENS - 1, device=tokens.device))
     run = model.run(batch)
-    own = model.hf_model(tokens, use_cache=False).logits[:, -1]
+    own = precise(model.hf_model(tokens, use_cache=False).logits[:, -1])
     yield Check("model", "the logits from the last stream", relative_error(run.logits, own), limit)
     written, biases = batch.at_end(run.writers.sum(0)), model.output_biases
     total = written + biases

@@ -155,6 +155,7 @@ class _Searches:
             traces=traces,
             save=lambda traces: checkpoints.write(key, [vars(trace) for trace in traces]),
             screen=self.screen,
+            noise=contrast.metric_noise,
         )
         if max_edges is None:
             result = search.run(tau)
@@ -168,7 +169,9 @@ class _Searches:
 
     def _report(self, done: int, total: int, so_far: SearchResult, note: str) -> None:
         words = f"{len(so_far.kept)} kept, {self.contrast.metric_name} {so_far.metric:.3f}"
-        close = f", {so_far.n_close} too close to tau to tell" if so_far.n_close else ""
+        close = ""
+        if so_far.n_close:
+            close = f", {so_far.n_close} within the noise of tau (undecidable)"
         stage = f"discover {note}".strip()
         self.progress(stage, done, total, f"tau {so_far.tau:.3g}: {words}{close}")
 

@@ -277,7 +277,7 @@ class TestTraces:
 
         class Constant:
             def __init__(self, result: Any) -> None:
-                self.result, self.n_runs = result, 0
+                self.result, self.n_runs, self.noise = result, 0, 1e-6
 
             def run(self, tau: float, at_most: int | None = None) -> Any:
                 self.n_runs += 1

@@ -15,7 +15,7 @@ import torch
 from ...models.contrast import Contrast
 from ...models.model import Model
 from ...models.network.norm import UnsupportedModel
-from ...models.network.precision import Check, noise, relative_error
+from ...models.network.precision import Check, relative_error
 from ...records.circuit import PORTS
 from .fast import Engine
 from .reference import Cut, ReferenceEngine, readers
@@ -92,7 +92,7 @@ def _is_aligned(contrast: Contrast) -> bool:
 
 
 def _reference_checks(contrast: Contrast) -> Iterator[Check]:
-    engine, limit = ReferenceEngine(contrast), noise(contrast.model.dtype)
+    engine, limit = ReferenceEngine(contrast), contrast.model.limit
     for what, cut, expected in (
         ("the logits with nothing cut", engine.cut_none(), contrast.clean_run.logits),
         ("the logits with everything cut", engine.cut_all(), contrast.ablated_logits),
@@ -146,7 +146,7 @@ def _fast_checks(contrast: Contrast) -> Iterator[Check]:
     With that, random halves of the edges are cut: of all, and of those into each kind of port.
     """
     fast, reference = Engine(contrast), ReferenceEngine(contrast)
-    limit = noise(contrast.model.dtype)
+    limit = contrast.model.limit
     for what, cut, expected in (
         ("nothing", reference.cut_none(), contrast.clean_run.logits),
         ("everything", reference.cut_all(), contrast.ablated_logits),

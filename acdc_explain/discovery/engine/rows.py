@@ -17,6 +17,7 @@ from ...models.functional.attention import Attention
 from ...models.functional.layers import Layers
 from ...models.functional.mlp import Mlp, MlpModule
 from ...models.model import Model
+from ...models.network.precision import is_half, precise
 from ...records.circuit import PORTS, Node, Port
 from ...records.graph import SearchGraph
 
@@ -39,13 +40,15 @@ class Queries:
 def search_bytes(model: Model, prompts: int, tokens: int) -> int:
     """The most memory that these prompts take in a search, besides the model's weights.
 
-    What every node writes, clean, corrupted, ablated and as a change; what every layer reads,
-    clean and with everything cut; and what heads mix before a norm after them.
+    What every node writes, clean and corrupted, in the model's type; what it writes when ablated,
+    as a change, and now; what every layer reads, clean and with everything cut; and what heads mix
+    before a norm after them. These are in float32 if the model has 16 bits.
     """
     writers, layers = len(model.graph.writers), model.graph.n_layers
     mixed = layers * model.graph.n_heads if model.has_post_norms else 0
-    rows = 4 * writers + 2 * (2 * layers + 1) + mixed
-    return rows * prompts * tokens * model.d_model * model.dtype.itemsize
+    runs, size = 2 * writers, 4 if is_half(model.dtype) else model.dtype.itemsize
+    rows = 3 * writers + 2 * (2 * layers + 1) + mixed
+    return (runs * model.dtype.itemsize + rows * size) * prompts * tokens * model.d_model
 
 
 class StreamRows:
@@ -84,10 +87,11 @@ class StreamRows:
         self._biases: dict[int, Tensor] = {}
 
     def _set_streams(self, contrast: Contrast) -> None:
-        clean = contrast.clean_run.writers.flatten(1, 2)
+        clean = precise(contrast.clean_run.writers.flatten(1, 2))
+        self._run_bytes = contrast.clean_run.writers.nbytes + contrast.corrupt_run.writers.nbytes
         self.ablated: Float[Tensor, "writer row d_model"]
         flat = self.on_device(self.flat)
-        self.ablated = contrast.ablated.flatten(1, 2)[:, flat]
+        self.ablated = precise(contrast.ablated.flatten(1, 2)[:, flat])
         self.change = self.ablated - clean[:, flat]
         self.clean_streams = self.layers.streams(self.graph, clean)
         self.cut_streams = self.layers.streams(self.graph, self.ablated)
@@ -220,9 +224,9 @@ class StreamRows:
 
     @property
     def bytes(self) -> int:
-        """The memory of these tensors and of the two runs from which they come."""
-        tensors = [self.ablated, self.change, *self.clean_streams, *self.cut_streams]
-        runs = 2 * self.change.shape[0] * self.n_prompts * self.length * self.change.shape[2]
+        """The memory of these tensors, of the state of a search, and of the two runs before it."""
+        deviation = self.change  # as large as it (see `SearchState`)
+        tensors = [self.ablated, self.change, deviation, *self.clean_streams, *self.cut_streams]
         posts = sum(attention.post.scaled for attention in self.layers.attention)
         mixed = posts * self.graph.n_heads * self.change[0].nbytes  # see `PostNorms`
-        return sum(x.nbytes for x in tensors) + runs * self.change.element_size() + mixed
+        return sum(x.nbytes for x in tensors) + self._run_bytes + mixed

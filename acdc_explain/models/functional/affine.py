@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..network.norm import Norm
+from ..network.precision import is_half
 
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
@@ -21,6 +22,7 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 class Weight:
     """A matrix to multiply rows with.
 
+    Where it has 16 bits, the product is one of 16 bits, and rows keep the type they have.
     On a CPU in float32 the product is oneDNN's, which is a third faster than the one that
     `torch.matmul` picks (benchmarks/product.py); there is no public way to ask for it.
     """
@@ -35,6 +37,8 @@ class Weight:
         return [Weight(block) for block in self.matrix.chunk(n, -1)]
 
     def __call__(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows out"]:
+        if is_half(self.matrix.dtype):
+            return torch.matmul(x.to(self.matrix.dtype), self.matrix).to(x.dtype)
         if self._transposed is None or torch.is_grad_enabled():
             return torch.matmul(x, self.matrix)
         flat = x.reshape(-1, x.shape[-1])

@@ -43,7 +43,7 @@ class Attention:
     clip: float | None
     form: Form
     sinks: Float[Tensor, "head"] | None  # scores of an invisible key that takes attention
-    output: Float[Tensor, "head*d_head d_model"]
+    output: Weight  # W_O of all heads together
     each_output: list[Weight]
     output_bias: Float[Tensor, "d_model"] | None  # which belongs to no head
     head_bias: Float[Tensor, "d_model"] | None  # which every head writes, before `post`
@@ -196,7 +196,7 @@ def _without_form(block: Block, norm: Norm) -> Attention:
         None if clip is None else float(clip),
         Form(1.0, None, True, 1.0, None),
         None if sinks is None else sinks.detach(),
-        output.flatten(0, 1),
+        Weight(output.flatten(0, 1)),
         [Weight(matrix) for matrix in output],
         output_bias(block),
         parts.head_bias,

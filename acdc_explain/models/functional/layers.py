@@ -14,6 +14,7 @@ from ...records.graph import Graph
 from ..model import Model
 from ..network.norm import Norm, UnsupportedModel
 from ..network.parts import Block, Network, capped
+from ..network.precision import precise
 from ..network.watch import watch
 from .affine import Affine
 from .attention import Attention
@@ -58,7 +59,7 @@ class Layers:
 
     def logits(self, final: Float[Tensor, "*b d_model"]) -> Float[Tensor, "*b vocab"]:
         """The logits of residual streams."""
-        logits = self.unembedding(final, self.norm.inverse_scale(final))
+        logits = precise(self.unembedding(final, self.norm.inverse_scale(final)))
         return logits if self.soft_cap is None else capped(logits, self.soft_cap)
 
     def streams(

@@ -63,18 +63,19 @@ class MlpModule:
 
     parts: MlpParts
     multiplier: float
+    dtype: torch.dtype  # of its weights
 
     def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         if not x.numel():
             return x
-        rows = x.reshape(1, -1, x.shape[-1])
+        rows = x.reshape(1, -1, x.shape[-1]).to(self.dtype)
         if self.parts.norm is not None:
             rows = self.parts.norm(rows)
         output = self.parts.module(rows)
         output = output[0] if isinstance(output, tuple) else output
         if self.parts.post is not None:
             output = self.parts.post(output)
-        written: Tensor = output.reshape(x.shape) * self.multiplier
+        written: Tensor = output.reshape(x.shape).to(x.dtype) * self.multiplier
         return written
 
 
@@ -96,7 +97,7 @@ def read_mlp(block: Block, seen: Mapping[Any, Call]) -> Mlp | MlpModule | None:
         if relative_error(mlp(rows), written) <= limit:
             return mlp
     if parts.module is not None:
-        own = MlpModule(parts, block.multiplier)
+        own = MlpModule(parts, block.multiplier, rows.dtype)
         if relative_error(own(rows), written) <= limit:
             return own
     raise UnsupportedModel("its MLPs are not functions of single rows of the stream")

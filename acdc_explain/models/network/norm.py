@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .precision import noise, relative_error
+from .precision import noise, precise, relative_error
 
 
 class UnsupportedModel(Exception):
@@ -58,11 +58,11 @@ class Norm:
             return x[..., :1]
         if not self.scaled:
             return torch.ones_like(x[..., :1])
-        precise = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        row = precise(x)
         if self.centred:
-            squares = precise.var(-1, correction=0, keepdim=True)
+            squares = row.var(-1, correction=0, keepdim=True)
         else:
-            squares = torch.linalg.vector_norm(precise, dim=-1, keepdim=True).square() / x.shape[-1]
+            squares = torch.linalg.vector_norm(row, dim=-1, keepdim=True).square() / x.shape[-1]
         return (squares + self.eps).rsqrt().to(x.dtype)
 
     def share(

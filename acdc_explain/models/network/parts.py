@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...records.circuit import Port
 from .norm import Norm
+from .precision import precise
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,9 @@ class Network:
         return bias if bias is None or self.logit_scale == 1 else bias * self.logit_scale
 
     def logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocab"]:
-        """The logits of residual streams."""
-        logits: Tensor = self.head(self.final_norm(final[:, None]))[:, 0]
+        """The logits of residual streams, in float32 if the model has 16 bits."""
+        final = final.to(self.head.weight.dtype)
+        logits = precise(self.head(self.final_norm(final[:, None]))[:, 0])
         if self.logit_scale != 1:
             logits = logits * self.logit_scale
         return logits if self.soft_cap is None else capped(logits, self.soft_cap)

@@ -9,16 +9,28 @@ import torch
 TOLERANCE = 1e-4
 """Relative error up to which two ways to compute the same count as equal in float32."""
 
-_HALF = {torch.bfloat16: 3e-2, torch.float16: 4e-3}
+FLOAT32_NOISE = 1e-6
+"""Of a metric in float32."""
+_PART = {torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def noise(dtype: torch.dtype) -> float:
-    """Relative error up to which two ways to compute the same count as equal.
+    """Relative error up to which two ways to compute one part of a model count as equal.
 
     Float64 has the tolerance of float32, because many models normalise in float32 whatever their
-    weights are.
+    weights are. Of a whole model in half precision, see `Model.limit`.
     """
-    return _HALF.get(dtype, TOLERANCE)
+    return _PART.get(dtype, TOLERANCE)
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether numbers of a type have 16 bits."""
+    return dtype in _PART
+
+
+def precise(value: torch.Tensor) -> torch.Tensor:
+    """The same in float32 if it has 16 bits."""
+    return value.float() if is_half(value.dtype) else value
 
 
 def relative_error(value: torch.Tensor, reference: torch.Tensor, least: float = 1e-30) -> float:
@@ -49,3 +61,14 @@ class Check:
     def passed(self) -> bool:
         """Whether the error is within the limit; NaN is not."""
         return self.error <= self.limit
+
+
+ROUNDINGS = 3
+"""How often rounding is tried, to measure what it does."""
+
+
+def rounded(value: torch.Tensor, seed: int) -> torch.Tensor:
+    """The same values, each changed by one unit of its type's precision, up or down at random."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+    return value * (1 + torch.finfo(value.dtype).eps * signs)
