@@ -103,6 +103,33 @@ def leak_between_heads(network: Network) -> float:
     return worst
 
 
+@torch.no_grad()
+def bypass_of_ports(network: Network) -> float:
+    """How much of what heads mix comes from the stream by another way than their ports.
+
+    Every layer reads another stream while its queries, keys and values stay as they are. What
+    heads mix must stay the same; it does not where they have a gate. Relative to the largest entry.
+    """
+    blocks = network.blocks
+    calls = watch(network.hf_model, [block.module for block in blocks])
+    mixed: list[Tensor] = []
+    with ExitStack() as stack:
+        for block, seen in zip(blocks, calls):
+            parts = block.attention
+            other = seen[parts.module].input.flip(0, 1) * -2
+            handles = [before(parts.module, _always(other)), before(parts.out, mixed.append)]
+            for last in {projection.modules[-1] for projection in parts.projections.values()}:
+                put = _putter(seen[last].output, None)
+                handles.append(last.register_forward_hook(put))
+            for handle in handles:
+                stack.callback(handle.remove)
+        network.body(probe_tokens(network.hf_model), use_cache=False)
+    return max(
+        relative_error(changed, seen[block.attention.out].input)
+        for block, seen, changed in zip(blocks, calls, mixed)
+    )
+
+
 def _changed(
     network: Network, calls: Sequence[Mapping[Any, Call]], port: Port
 ) -> list[tuple[Tensor, Tensor]]:
