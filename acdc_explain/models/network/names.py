@@ -103,6 +103,19 @@ def _component_mapping(hf_model: Any, kind: str) -> tuple[Mapping[str, Any], Any
         raise UnsupportedModel(f"TransformerBridge cannot read a {kind} ({reason})") from error
 
 
+def short_prompt(config: Any) -> int | None:
+    """The most tokens of a prompt for which a model has the rotary positions of short prompts.
+
+    None if they are the same for all lengths. Padding would turn a short prompt into a long one.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    trained = rope.get("original_max_position_embeddings")
+    trained = trained or getattr(config, "original_max_position_embeddings", None)
+    return int(trained or config.max_position_embeddings)
+
+
 def part_of(module: Any, path: str) -> Any:
     """The part of a module at a dotted path. Raises UnsupportedModel if there is none."""
     part = reduce(lambda whole, name: getattr(whole, name, None), path.split("."), module)
