@@ -14,7 +14,7 @@ from ..errors import UserError
 from .activations import Batch
 from .model import Model
 from .network.parts import capped
-from .network.patch import bypass_of_ports, leak_between_heads
+from .network.patch import bypass_of_ports, leak_between_heads, misplaced_ports
 from .network.precision import Check, noise, relative_error
 from .network.watch import PROMPTS, TOKENS, probe_tokens
 
@@ -126,9 +126,11 @@ def check_tokenizer(where: str, hf_model: Any, tokenizer: Any) -> None:
 
 
 LEAK = "what other heads mix when one head is changed"
+MISPLACED = "the attention weights when values, or queries of other tokens, are changed"
 BYPASS = "the values that heads mix when all but their queries, keys and values changes"
 _MEANING = {
     LEAK: "its heads are not separate: ",
+    MISPLACED: "its queries, keys and values are not where they are looked for: ",
     BYPASS: "its heads read the stream beside their queries, keys and values: ",
 }
 
@@ -168,6 +170,7 @@ def _split_checks(model: Model) -> Iterator[Check]:
         direct = capped(direct, network.soft_cap)
     yield Check("model", "the summed direct effects", relative_error(direct, own), limit)
     yield Check("model", LEAK, leak_between_heads(network), limit)
+    yield Check("model", MISPLACED, misplaced_ports(network), limit)
     yield Check("model", BYPASS, bypass_of_ports(network), limit)
 
 
