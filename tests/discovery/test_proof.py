@@ -202,7 +202,6 @@ def test_a_norm_with_other_weights_than_its_module(model_folder, monkeypatch):
     [
         ("afmoe", "its heads read the stream beside their queries, keys and values"),
         ("bitnet", "its heads are not separate"),
-        ("gemma2-bias", "a norm follows the output bias of its attention layers"),
         ("bloom-post-residual", "layer 0 does not just add to the residual stream"),
     ],
 )

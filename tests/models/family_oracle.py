@@ -201,6 +201,7 @@ class FamilyOracle:
         shares, written = mixed, sum(mixed, bias)
         if self.parts.after_attention is not None:
             norm = part(layer, self.parts.after_attention)
+            mixed = [one + bias / self.n_heads for one in mixed]
             weight = 1 + norm.weight if "Gemma" in type(norm).__name__ else norm.weight
             eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
             size = (written.square().mean(-1, keepdim=True) + eps).sqrt()

@@ -110,11 +110,6 @@ def _block(
 def _check_sum(number: int, block: Block, seen: Mapping[Any, Call]) -> None:
     """Raise UnsupportedModel unless a layer adds what its heads and its MLP write, and no more."""
     attention, mlp = block.attention, block.mlp
-    if attention.post is not None and attention.out_bias is not None:
-        raise UnsupportedModel(
-            "a norm follows the output bias of its attention layers and scales it anew in each "
-            "run, so that it belongs to no head and is no constant"
-        )
     stream = seen[block.module]
     parts = [attention.out if attention.post is None else attention.post]
     if mlp is not None:
