@@ -114,7 +114,7 @@ def _title(name: str) -> str:
 
 
 def _power(error: float) -> str:
-    return f"1e{math.ceil(math.log10(error)):03d}"
+    return f"1e{max(-5, math.ceil(math.log10(error))):03d}"  # smaller ones depend on the machine
 
 
 def _note(name: str, found: Outcome) -> str:
