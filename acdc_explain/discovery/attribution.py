@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..errors import UserError
 from ..models.contrast import Contrast
 from ..models.functional.attention import Attention
 from ..models.functional.layers import Layers
@@ -25,7 +26,7 @@ from ..models.network.precision import is_half, precise
 from ..progress import Progress
 from ..records.circuit import PORTS, Edge, Node, Port
 from ..records.graph import Graph
-from .engine.proof import fast_trouble
+from .engine.proof import fast_trouble, reference_trouble
 from .engine.reference import readers
 
 Gradients: TypeAlias = tuple[list[int], Float[Tensor, "receiver *row d_model"]]
@@ -72,8 +73,13 @@ def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Score
 
     Returns:
         The estimates.
+
+    Raises:
+        UserError: Neither the fast engine nor hooks on the model are exact.
     """
     graph = contrast.model.graph
+    if fast_trouble(contrast) is not None and (problem := reference_trouble(contrast)) is not None:
+        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
     passes = Backward(contrast) if can_differentiate(contrast) else Hooked(contrast)
     device = contrast.model.device
     double = torch.float32 if device.type == "mps" else torch.double  # mps has no float64

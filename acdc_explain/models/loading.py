@@ -245,8 +245,8 @@ def _check_architecture(name: str, config: Any) -> None:
     causal = [a for a in architectures if a.endswith(("ForCausalLM", "LMHeadModel"))]
     if "architectures" in config.to_dict() and config.architectures and not causal:
         raise UserError(
-            f"{name} is a {architectures[0]}, which is no causal language model; "
-            "acdc-explain needs one that predicts the next token."
+            f"{name} is a {architectures[0]}; acdc-explain reads classes that predict the next "
+            "token, whose names end with ForCausalLM or LMHeadModel."
         )
 
 

@@ -24,6 +24,7 @@ from .activations import (
     writer_hooks,
 )
 from .network.hooks import Hook, hooked
+from .network.names import short_prompt
 from .network.parts import Network
 from .network.patch import patched_logits
 from .network.precision import TOLERANCE, Check
@@ -52,7 +53,8 @@ class Model:
         self.name = name
         self.network = network
         self.tokenizer = tokenizer
-        self.tokens = Tokens(tokenizer, name, network.context_length)
+        short = short_prompt(network.hf_model.config)
+        self.tokens = Tokens(tokenizer, name, network.context_length, short)
         self.id = f"{name}@{digest}"
         self.n_parameters = n_parameters
         self.revision: str | None = None  # of the hub, if `load_model` was asked for one

@@ -13,10 +13,16 @@ from .activations import Batch
 
 
 class Tokens:
-    """The tokenizer of a model. `model_name` is for error messages."""
+    """The tokenizer of a model. `model_name` is for error messages.
 
-    def __init__(self, tokenizer: Any, model_name: str, context_length: int) -> None:
+    `short_prompt`: see `names.short_prompt`.
+    """
+
+    def __init__(
+        self, tokenizer: Any, model_name: str, context_length: int, short_prompt: int | None = None
+    ) -> None:
         self.tokenizer = tokenizer
+        self._short_prompt = short_prompt
         self._model_name = model_name
         self._context_length = context_length
 
@@ -63,7 +69,8 @@ class Tokens:
     def batch(self, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
         """Token ids with the prefix before them and padding after them.
 
-        Raises UserError if a row is longer than the model's context.
+        Raises UserError if a row is longer than the model's context, or if padding would change
+        how the model reads the shorter ones.
         """
         full = [[*self.prefix, *row] for row in rows]
         longest = max(map(len, full))
@@ -71,6 +78,12 @@ class Tokens:
             raise UserError(
                 f"A prompt has {longest} tokens and {self._model_name} reads at most "
                 f"{self._context_length}; use shorter prompts."
+            )
+        limit = self._short_prompt
+        if limit is not None and min(map(len, full)) <= limit < longest:
+            raise UserError(
+                f"{self._model_name} has other rotary positions for prompts of more than {limit} "
+                "tokens, and some prompts have more and some do not; use prompts of one kind."
             )
         tokens = torch.zeros(len(full), longest, dtype=torch.long, device=device)
         for index, row in enumerate(full):

@@ -16,7 +16,7 @@ from .activations import Batch
 from .model import Model
 from .network.hooks import Point, hooked
 from .network.parts import capped
-from .network.patch import leak_between_heads
+from .network.patch import bypass_of_ports, leak_between_heads, misplaced_ports
 from .network.precision import (
     ROUNDINGS,
     TOLERANCE,
@@ -137,6 +137,16 @@ def check_tokenizer(where: str, hf_model: Any, tokenizer: Any) -> None:
         )
 
 
+LEAK = "what other heads mix when one head is changed"
+MISPLACED = "the attention weights when values, or queries of other tokens, are changed"
+BYPASS = "the values that heads mix when all but their queries, keys and values changes"
+_MEANING = {
+    LEAK: "its heads are not separate: ",
+    MISPLACED: "its queries, keys and values are not where they are looked for: ",
+    BYPASS: "its heads read the stream beside their queries, keys and values: ",
+}
+
+
 def check_split(model: Model) -> None:
     """Raise UserError unless the model splits into heads and MLPs exactly; set `model.checks`."""
     model.checks = tuple(_split_checks(model))
@@ -144,8 +154,8 @@ def check_split(model: Model) -> None:
         if not check.passed:
             raise UserError(
                 f"{model.name} ({model.architecture}) cannot be split into heads and MLPs here: "
-                f"{check.what} are off by {check.error:.1g} (relative); docs/models.md lists the "
-                "families that can."
+                f"{_MEANING.get(check.what, '')}{check.what} are off by {check.error:.1g} "
+                "(relative); docs/models.md lists the families that can."
             )
 
 
@@ -188,8 +198,9 @@ def _split_checks(model: Model) -> Iterator[Check]:
     if network.soft_cap is not None:
         direct = capped(direct, network.soft_cap)
     yield Check("model", "the summed direct effects", relative_error(direct, own), limit)
-    yield Check("model", "what other heads mix when one head is changed",
-                leak_between_heads(network), limit)  # fmt: skip
+    yield Check("model", LEAK, leak_between_heads(network), limit)
+    yield Check("model", MISPLACED, misplaced_ports(network), limit)
+    yield Check("model", BYPASS, bypass_of_ports(network), limit)
 
 
 def no_tokenizer(where: str) -> UserError:

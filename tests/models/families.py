@@ -107,7 +107,7 @@ MAMBA_HYBRID = {"layers_block_type": [LINEAR, HYBRID, HYBRID], "num_hidden_layer
 ALL_WINDOW, NO_WINDOW = {"num_hidden_layers": 3}, {"sliding_window": None}
 CAPS = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0}
 OWN_KEYS, LATENT = {"num_key_value_heads": 4}, {"num_key_value_heads": 4, "head_dim": 4}
-NO_BIAS = {"attention_bias": False, "mlp_bias": False}
+NO_BIAS, PLAIN_OUT = {"attention_bias": False, "mlp_bias": False}, {"attention_bias": False}
 
 # fmt: off
 _FAMILIES = (
@@ -148,14 +148,15 @@ _FAMILIES = (
     *(_of(kind, "linear attention in one layer", **LATER_FULL) for kind in (
         "qwen3_next qwen3_5_text qwen3_5_moe_text olmo_hybrid").split()),
     _of("gemma", "norms times 1 + weight; embeddings times sqrt(32)", head_dim=12),
-    _of("gemma2", "norms before and after each block; soft caps", head_dim=12, **CAPS, **MIXED),
-    _of("gemma3_text", "norms of q and k; two rotary bases", head_dim=12, **MIXED,
+    _of("gemma2", "norms before and after each block; soft caps", head_dim=12, **PLAIN_OUT, **CAPS,
+        **MIXED), _of("gemma2-bias", "a bias before a norm after heads", **MIXED),
+    _of("gemma3_text", "norms of q and k; two rotary bases", head_dim=12, **PLAIN_OUT, **MIXED,
         rope_parameters={WINDOW: _rope(), FULL: _rope("linear", factor=4.0)}),
     _of("vaultgemma", "as gemma2 without the norms after", **CAPS, **MIXED),
     _of("gemma3n_text", "four streams; later layers reuse keys and values", num_hidden_layers=4,
         layer_types=[WINDOW, FULL] * 2, num_kv_shared_layers=2,
         activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0]),
-    _of("gemma4_text", "norm of v; layers scaled; wide global heads", global_head_dim=12, **MIXED),
+    _of("gemma4_text", "norm of v; layers scaled", global_head_dim=12, **PLAIN_OUT, **MIXED),
     _of("gemma4_text-experts", "global keys are values; MLP beside experts", global_head_dim=12,
         hidden_size_per_layer_input=0, attention_k_eq_v=True, num_global_key_value_heads=1,
         enable_moe_block=True, **MIXED),
@@ -168,11 +169,12 @@ _FAMILIES = (
     _of("stablelm", "rotates a quarter", use_qkv_bias=True), _of("stablelm-parallel",
         "a norm of q and k for each head", use_parallel_residual=True, qk_layernorm=True),
     _of("olmo", "norms without weights; q, k and v clipped", clip_qkv=1.0),
-    _of("olmo2", "norms after each block; norms of all of q and k"), _of("flex_olmo"),
+    _of("olmo2", "norms after each block; norms of all of q and k", **PLAIN_OUT),
+    _of("flex_olmo", **PLAIN_OUT), _of("olmo3", "one of two has a window", **PLAIN_OUT, **MIXED),
     _of("olmoe", "norms of all of q and k; clipped", clip_qkv=1.0, attention_bias=False),
     _of("cohere", "parallel; logits scaled"), _of("cohere-qk-norm", use_qk_norm=True),
     *(_of(kind, "one layer of two has a window", **MIXED) for kind in (
-        "olmo3 cohere2 cohere2_moe granite_swa exaone4 exaone_moe dots1 cwm mellum ministral beam "
+        "cohere2 cohere2_moe granite_swa exaone4 exaone_moe dots1 cwm mellum ministral beam "
         "flint gpt_oss modernbert-decoder").split()),
     _of("granite", "four multipliers"), _of("granitemoe"), _of("granitemoeshared"),
     _of("granitemoehybrid", "Mamba and attention", position_embedding_type="rope", **LATER_FULL),
@@ -209,7 +211,7 @@ _FAMILIES = (
     _of("doge-experts", "routes a token by others, also later ones", is_moe=True, **NO_WINDOW),
     _of("dbrx", "q, k and v fused, clipped", attn_config={"kv_n_heads": 2, "clip_qkv": 1.0,
         "rope_theta": 100.0}, ffn_config={"hidden_size": 32, "ffn_hidden_size": 24}),
-    _of("afmoe", "gated attention; no positions in the global layer", mup_enabled=True, **MIXED),
+    _of("afmoe", "each head has a gate", mup_enabled=True, **PLAIN_OUT, **MIXED),
     _of("mimo_v2_flash", "sinks; values scaled and narrower than keys", v_head_dim=6, **MIXED,
         rope_parameters=dict.fromkeys([WINDOW, FULL], _rope(partial_rotary_factor=0.5))),
     _of("laguna", "gated heads, fewer in one layer", num_attention_heads_per_layer=[4, 2], **MIXED),

@@ -140,8 +140,8 @@ class TestWhatCannotBeLoaded:
     @pytest.mark.parametrize(
         ("architecture", "complaint"),
         [
-            ("BertForMaskedLM", "is no causal language model"),
-            ("BertGenerationDecoder", "is no causal language model"),
+            ("BertForMaskedLM", "reads classes that predict the next token"),
+            ("BertGenerationDecoder", "reads classes that predict the next token"),
         ],
     )
     def test_unsupported_architectures(self, tmp_path, model_folder, architecture, complaint):

@@ -93,20 +93,20 @@ def _is_aligned(contrast: Contrast) -> bool:
 
 def _reference_checks(contrast: Contrast) -> Iterator[Check]:
     engine, limit = ReferenceEngine(contrast), contrast.model.limit
-    for what, cut, expected in (
-        ("the logits with nothing cut", engine.cut_none(), contrast.clean_run.logits),
-        ("the logits with everything cut", engine.cut_all(), contrast.ablated_logits),
-    ):
-        yield Check("reference", what, relative_error(engine.logits(cut), expected, LOGITS), limit)
-    yield Check("reference", "the last stream with every edge into heads and MLPs cut",
-                _last_stream_error(engine), limit)  # fmt: skip
-    if not _is_aligned(contrast):
-        return
-    for kind in (*PORTS, *(["mlp_in"] if engine.graph.has_mlps else [])):
+    clean, ablated = contrast.clean_run.logits, contrast.ablated_logits
+    error = relative_error(engine.logits(engine.cut_none()), clean, LOGITS)
+    yield Check("reference", "the logits with nothing cut", error, limit)
+    kinds = (*PORTS, *(["mlp_in"] if engine.graph.has_mlps else []))
+    for kind in kinds if _is_aligned(contrast) else ():
         error = _patching_error(engine, kind)
         yield Check("reference", f"the logits with all edges into {_WORDS[kind]} cut", error, limit)
+    error = _last_stream_error(engine)
+    yield Check("reference", LAST_STREAMS, error, limit)
+    error = relative_error(engine.logits(engine.cut_all()), ablated, LOGITS)
+    yield Check("reference", "the logits with everything cut", error, limit)
 
 
+LAST_STREAMS = "the last streams with every edge into heads and MLPs cut"
 _WORDS = {"q": "queries", "k": "keys", "v": "values", "mlp_in": "MLPs"}
 
 
@@ -120,7 +120,8 @@ def _last_stream_error(engine: ReferenceEngine) -> float:
     cut[:, 0] = False  # the logits' edges
     ablated, clean = contrast.ablated, contrast.clean_run.writers
     expected = ablated.sum(0) - ablated[0] + clean[0] + engine.model.output_biases
-    return relative_error(engine.final(cut), contrast.clean.at_end(expected))
+    within = contrast.within
+    return relative_error(engine.last_stream(cut)[within], expected[within])
 
 
 def _patching_error(engine: ReferenceEngine, kind: str) -> float:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...models.activations import final_hook, port_point, writer_hooks
+from ...models.activations import port_point, writer_hooks
 from ...models.contrast import Contrast
 from ...models.network.hooks import Function, Hook, Point
 from ...records.circuit import PORTS, Edge, Node
@@ -98,12 +98,12 @@ class ReferenceEngine:
         return self.model.forward(self.contrast.clean, self.hooks(cut))
 
     @torch.no_grad()
-    def final(self, cut: Cut) -> Float[Tensor, "batch d_model"]:
-        """The stream at the last token, before the final norm, with the edges of `cut` cut."""
-        final: list[Tensor] = []
-        record = final_hook(self.contrast.clean, final.append)
+    def last_stream(self, cut: Cut) -> Float[Tensor, "batch pos d_model"]:
+        """The stream before the final norm, with the edges of `cut` cut."""
+        streams: list[Tensor] = []
+        record: Hook = (Point("final"), streams.append)
         self.model.forward(self.contrast.clean, [*self.hooks(cut), record])
-        return final[0]
+        return streams[0]
 
     def hooks(self, cut: Cut) -> list[Hook]:
         """Hooks that cut the edges of `cut` in the next forward pass on the clean prompts."""

@@ -39,6 +39,8 @@ def find_network(hf_model: Any, names: Names, tokens: Tensor, logits: Tensor) ->
         if not has_part(module, names.attention):
             raise UnsupportedModel(f"layer {number} has no attention heads")
     blocks = [_block(module, names, seen, like) for module, seen in zip(modules, calls)]
+    for number, ((block, _), seen) in enumerate(zip(blocks, calls)):
+        _check_sum(number, block, seen)
     parallel = {is_parallel for _, is_parallel in blocks if is_parallel is not None} or {False}
     if len(parallel) > 1:
         raise UnsupportedModel("in some layers the MLP reads what the heads read, not in others")
@@ -103,6 +105,22 @@ def _block(
         module, attention, mlp, Norm.of(attention.post, like),
         Norm.of(None if mlp is None else mlp.post, like), multiplier,
     ), parallel  # fmt: skip
+
+
+def _check_sum(number: int, block: Block, seen: Mapping[Any, Call]) -> None:
+    """Raise UnsupportedModel unless a layer adds what its heads and its MLP write, and no more."""
+    attention, mlp = block.attention, block.mlp
+    stream = seen[block.module]
+    parts = [attention.out if attention.post is None else attention.post]
+    if mlp is not None:
+        parts.append(mlp.exit if mlp.post is None else mlp.post)
+    written = sum(seen[part].output.view_as(stream.input) for part in parts)
+    total = stream.input + written * block.multiplier
+    if relative_error(total, stream.output) > noise(total.dtype):
+        raise UnsupportedModel(
+            f"layer {number} does not just add to the residual stream what its heads "
+            f"{'write' if mlp is None else 'and its MLP write'}"
+        )
 
 
 def _attention(block: Any, names: Names, seen: Mapping[Any, Call]) -> AttentionParts:

@@ -64,7 +64,14 @@ def _input(network: Network, point: Point, run: Any) -> list[Any]:
 
 
 def _final(network: Network, point: Point, run: Any) -> list[Any]:
-    return [before(network.final_norm, run)]
+    ended: list[bool] = []  # since the same norm may be run before the first layer too (NanoChat)
+
+    def at_the_end(value: Tensor) -> Any:
+        return run(value) if ended and ended.pop() else None
+
+    last = network.blocks[-1].module
+    mark = last.register_forward_hook(lambda module, args, output: ended.append(True))
+    return [mark, before(network.final_norm, at_the_end)]
 
 
 def _sum(network: Network, point: Point, run: Any) -> list[Any]:

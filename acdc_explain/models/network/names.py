@@ -12,6 +12,16 @@ import torch
 from ...records.circuit import PORTS, Port
 from .norm import UnsupportedModel
 
+_NEEDED = {
+    "blocks": "layers that are run once, one after the other,",
+    "ln_final": "norm between the last layer and the logits",
+    "unembed": "map to the logits",
+}
+"""The parts that every model must have, in words."""
+
+_UNNAMED_MLPS = {"GraniteMoeHybridForCausalLM": "shared_mlp"}
+"""MLPs that the bridge does not name."""
+
 
 @dataclass(frozen=True)
 class Names:
@@ -35,13 +45,13 @@ class Names:
         """The names of a model's parts. Raises UnsupportedModel."""
         kind = type(hf_model).__name__
         mapping, config = _component_mapping(hf_model, kind)
-        for part in ("blocks", "ln_final", "unembed"):
+        for part, words in _NEEDED.items():
             if part not in mapping:
-                raise UnsupportedModel(f"TransformerBridge names no {part} in a {kind}")
+                raise UnsupportedModel(f"TransformerBridge names no {words} in a {kind}")
         blocks = mapping["blocks"]
         attention, mlp = (blocks.submodules.get(part) for part in ("attn", "mlp"))
         if attention is None:
-            raise UnsupportedModel("it has no attention heads, or shares them between layers")
+            raise UnsupportedModel("not every layer of it has attention heads of its own")
         maps = {port: part.name for port, part in attention.submodules.items()}
         _check_attention(maps)
         fused = maps.get("qkv")
@@ -54,8 +64,8 @@ class Names:
             fused,
             maps["o"],
             {name: maps[name] for name in ("q_norm", "k_norm") if name in maps},
-            None if mlp is None else mlp.name,
-            mlp is not None,
+            _UNNAMED_MLPS.get(kind) if mlp is None else mlp.name,
+            mlp is not None or kind in _UNNAMED_MLPS,
             {} if mlp is None else {k: part.name for k, part in mlp.submodules.items()},
             int(config.n_ctx),
         )
@@ -65,11 +75,13 @@ def _check_attention(maps: Mapping[str, str]) -> None:
     """Raise UnsupportedModel unless every head has its own queries, keys and values."""
     if any(name.startswith(("kv_a", "q_a", "kv_b")) for name in maps):
         raise UnsupportedModel(
-            "its heads read keys and values through one compressed vector (multi-head latent "
-            "attention), so they have no ports of their own"
+            "its heads take queries, keys or values from a compressed vector that all of them "
+            "share (as in multi-head latent attention), so they have no ports of their own"
         )
     if ("qkv" not in maps and not {"q", "k", "v"} <= set(maps)) or "o" not in maps:
-        raise UnsupportedModel("its attention has no queries, keys, values and output of heads")
+        raise UnsupportedModel(
+            "TransformerBridge names no queries, keys, values and output of its attention heads"
+        )
 
 
 def _component_mapping(hf_model: Any, kind: str) -> tuple[Mapping[str, Any], Any]:
@@ -89,6 +101,19 @@ def _component_mapping(hf_model: Any, kind: str) -> tuple[Mapping[str, Any], Any
     except Exception as error:  # the bridge has no error class of its own
         reason = str(error).strip().split("\n")[0][:200]
         raise UnsupportedModel(f"TransformerBridge cannot read a {kind} ({reason})") from error
+
+
+def short_prompt(config: Any) -> int | None:
+    """The most tokens of a prompt for which a model has the rotary positions of short prompts.
+
+    None if they are the same for all lengths. Padding would turn a short prompt into a long one.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    trained = rope.get("original_max_position_embeddings")
+    trained = trained or getattr(config, "original_max_position_embeddings", None)
+    return int(trained or config.max_position_embeddings)
 
 
 def part_of(module: Any, path: str) -> Any:

@@ -103,20 +103,72 @@ def leak_between_heads(network: Network) -> float:
     return worst
 
 
+@torch.no_grad()
+def bypass_of_ports(network: Network) -> float:
+    """How much of what heads mix comes from the stream by another way than their ports.
+
+    Every layer reads another stream while its queries, keys and values stay as they are. What
+    heads mix must stay the same; it does not where they have a gate. Relative to the largest entry.
+    """
+    blocks = network.blocks
+    calls = watch(network.hf_model, [block.module for block in blocks])
+    mixed: list[Tensor] = []
+    with ExitStack() as stack:
+        for block, seen in zip(blocks, calls):
+            parts = block.attention
+            other = seen[parts.module].input.flip(0, 1) * -2
+            handles = [before(parts.module, _always(other)), before(parts.out, mixed.append)]
+            for last in {projection.modules[-1] for projection in parts.projections.values()}:
+                put = _putter(seen[last].output, None)
+                handles.append(last.register_forward_hook(put))
+            for handle in handles:
+                stack.callback(handle.remove)
+        network.body(probe_tokens(network.hf_model), use_cache=False)
+    return max(
+        relative_error(changed, seen[block.attention.out].input)
+        for block, seen, changed in zip(blocks, calls, mixed)
+    )
+
+
+@torch.no_grad()
+def misplaced_ports(network: Network) -> float:
+    """How much attention depends on values, and at other tokens on the queries of one token.
+
+    It does if queries, keys and values are not the columns that they are taken for. Relative to
+    the largest entry.
+    """
+    calls = watch(network.hf_model, [block.module for block in network.blocks])
+    token, worst = 2, 0.0
+    for port, places in (("v", slice(None)), ("q", slice(token, token + 1))):
+        changed = _changed(network, calls, port, places, slice(None))  # type: ignore[arg-type]
+        for block, seen, (attention, _) in zip(network.blocks, calls, changed):
+            before = seen[block.attention.module].weights
+            assert before is not None
+            if port == "q":
+                attention = attention.clone()
+                attention[:, :, places] = before[:, :, places]
+            worst = max(worst, relative_error(attention, before))
+    return worst
+
+
 def _changed(
-    network: Network, calls: Sequence[Mapping[Any, Call]], port: Port
+    network: Network,
+    calls: Sequence[Mapping[Any, Call]],
+    port: Port,
+    places: slice = slice(None),
+    heads: slice = slice(1),
 ) -> list[tuple[Tensor, Tensor]]:
-    """Attention and mixed values of each layer, with the first head's `port` changed."""
+    """Attention and mixed values of each layer, with some heads' `port` changed (the first's)."""
     attention: list[Tensor] = []
     mixed: list[Tensor] = []
     with ExitStack() as stack:
         for block, seen in zip(network.blocks, calls):
             parts, read = block.attention, seen[block.attention.module].input
-            columns = parts.projections[port].columns[0]
+            columns = parts.projections[port].columns[heads].flatten()
             last = parts.projections[port].modules[-1]
             for handle in (
                 before(parts.module, _always(read)),
-                last.register_forward_hook(_turner(columns)),
+                last.register_forward_hook(_turner(columns, places)),
                 before(parts.out, mixed.append),
                 parts.module.register_forward_hook(lambda m, a, out: attention.append(out[1])),
             ):
@@ -129,10 +181,10 @@ def _always(value: Tensor) -> Function:
     return lambda read: value
 
 
-def _turner(columns: Tensor) -> Any:
+def _turner(columns: Tensor, places: slice) -> Any:
     def turn(module: Any, args: Any, output: Tensor) -> Tensor:
         changed = output.clone()
-        changed[..., columns] *= -2
+        changed[:, places, columns] *= -2
         return changed
 
     return turn

@@ -58,6 +58,8 @@ def ungroup(hf_model: Any) -> None:
 
 def _ungroup_heads(attention: Any, times: int) -> None:
     """For modules with `q_proj`, `k_proj` and `v_proj`, or with all three in `qkv_proj`."""
+    if getattr(attention, "v_proj", attention) is None:
+        raise UnsupportedModel("its values are its keys, so that they are no ports of their own")
     if hasattr(attention, "k_proj") and hasattr(attention, "v_proj"):
         d_head = attention.head_dim
         for linear in (attention.k_proj, attention.v_proj):
