@@ -49,38 +49,52 @@ class Proof:
         return None
 
 
-_PROOFS: WeakKeyDictionary[Model, Proof] = WeakKeyDictionary()
+_FAST: WeakKeyDictionary[Model, Proof] = WeakKeyDictionary()
+_REFERENCE: WeakKeyDictionary[Model, Proof] = WeakKeyDictionary()
 
 
 def prove(contrast: Contrast) -> Proof:
-    """Check both engines on two examples. Each loaded model is checked once."""
-    if contrast.model not in _PROOFS:
-        _PROOFS[contrast.model] = _prove(contrast.take(2))
-    return _PROOFS[contrast.model]
-
-
-def reference_trouble(contrast: Contrast) -> str | None:
-    """Why cutting edges by hooks is not exact for a model, in a few words; None if it is."""
-    return prove(contrast).trouble("reference")
+    """Every check of both engines, on two examples."""
+    contrast = _prepared(contrast)
+    fast = _prove_fast(contrast, thorough=True)
+    return Proof((*_reference_checks(contrast), *fast.checks), fast.not_fast)
 
 
 def fast_trouble(contrast: Contrast) -> str | None:
-    """Why the fast engine is not exact for a model, in a few words; None if it is."""
-    proof = prove(contrast)
+    """Why the fast engine is not exact for a model, in a few words; None if it is.
+
+    Each loaded model is checked once, with everything and with a random half of the edges cut.
+    """
+    if contrast.model not in _FAST:
+        _FAST[contrast.model] = _prove_fast(_prepared(contrast), thorough=False)
+    proof = _FAST[contrast.model]
     return proof.not_fast or proof.trouble("fast")
 
 
-@torch.no_grad()
-def _prove(contrast: Contrast) -> Proof:
-    contrast = contrast.with_metric("kl")  # it needs no foils
+def reference_trouble(contrast: Contrast) -> str | None:
+    """Why cutting edges by hooks is not exact for a model, in a few words; None if it is.
+
+    Each loaded model is checked once.
+    """
+    if contrast.model not in _REFERENCE:
+        checks = tuple(_reference_checks(_prepared(contrast)))
+        _REFERENCE[contrast.model] = Proof(checks, None)
+    return _REFERENCE[contrast.model].trouble("reference")
+
+
+def _prepared(contrast: Contrast) -> Contrast:
+    """Two examples, with a metric and an ablation that suit the checks."""
+    contrast = contrast.take(2).with_metric("kl")  # it needs no foils
     if _is_aligned(contrast):  # zero streams, as `zero` leaves them, would amplify rounding errors
         contrast = contrast.with_ablation("corrupt")
-    checks = list(_reference_checks(contrast))
+    return contrast
+
+
+def _prove_fast(contrast: Contrast, *, thorough: bool) -> Proof:
     try:
-        checks += _fast_checks(contrast)
+        return Proof(tuple(_fast_checks(contrast, thorough=thorough)), None)
     except UnsupportedModel as reason:
-        return Proof(tuple(checks), str(reason))
-    return Proof(tuple(checks), None)
+        return Proof((), str(reason))
 
 
 def _is_aligned(contrast: Contrast) -> bool:
@@ -91,6 +105,7 @@ def _is_aligned(contrast: Contrast) -> bool:
 # --- the reference engine ------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def _reference_checks(contrast: Contrast) -> Iterator[Check]:
     engine, limit = ReferenceEngine(contrast), contrast.model.limit
     clean, ablated = contrast.clean_run.logits, contrast.ablated_logits
@@ -141,29 +156,32 @@ def _patching_error(engine: ReferenceEngine, kind: str) -> float:
 # --- the fast engine -----------------------------------------------------------------------------
 
 
-def _fast_checks(contrast: Contrast) -> Iterator[Check]:
-    """Against the model itself with nothing and everything cut, and the reference engine.
+@torch.no_grad()
+def _fast_checks(contrast: Contrast, *, thorough: bool) -> Iterator[Check]:
+    """Against the model itself with everything cut, and the reference engine with half.
 
-    With that, random halves of the edges are cut: of all, and of those into each kind of port.
+    Args:
+        contrast: The prompts.
+        thorough: Also with nothing cut, and with half of the edges into each kind of port.
     """
     fast, reference = Engine(contrast), ReferenceEngine(contrast)
-    limit = contrast.model.limit
-    for what, cut, expected in (
-        ("nothing", reference.cut_none(), contrast.clean_run.logits),
-        ("everything", reference.cut_all(), contrast.ablated_logits),
-        *((what, cut, reference.logits(cut)) for what, cut in _random_cuts(reference)),
-    ):
+    cuts = [("everything", reference.cut_all(), contrast.ablated_logits)]
+    if thorough:
+        cuts.append(("nothing", reference.cut_none(), contrast.clean_run.logits))
+    for what, cut in _random_cuts(reference, thorough=thorough):
+        cuts.append((what, cut, reference.logits(cut)))
+    for what, cut, expected in cuts:
         error = relative_error(fast.logits(reference.kept(cut)), expected, LOGITS)
-        yield Check("fast", f"the logits with {what} cut", error, limit)
+        yield Check("fast", f"the logits with {what} cut", error, contrast.model.limit)
 
 
-def _random_cuts(engine: ReferenceEngine) -> Iterator[tuple[str, Cut]]:
+def _random_cuts(engine: ReferenceEngine, *, thorough: bool) -> Iterator[tuple[str, Cut]]:
     everything = engine.cut_all()
     generator = torch.Generator().manual_seed(SEED)
     random_half = torch.rand(everything.shape, generator=generator).to(everything.device) < 0.5
     yield "a random half of the edges", everything & random_half
     kinds = [*PORTS, *(["mlp_in"] if engine.graph.has_mlps else []), "final"]
-    for kind in kinds:
+    for kind in kinds if thorough else ():
         cut = engine.cut_none()
         for rows, point, _ in readers(engine.graph):
             if point.kind == kind:
