@@ -33,12 +33,14 @@ def check_same(here: Run, there: Run) -> None:
     assert found.random_share == pytest.approx(expected.random_share, abs=1e-4)
 
 
+@pytest.mark.slow_after(1)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mixtral"])
 def test_all_but_discovery(
-    simulated: SimulatedDevice, small_model: Any, model_folder: Any, tmp_path: Path
+    simulated: SimulatedDevice, small_model: Any, model_folder: Any, tmp_path: Path, family: str
 ) -> None:
     """The circuit is in the store already."""
-    here, there = small_model("gpt2"), on_device(str(model_folder("gpt2")))
-    options = {**QUICK, "max_edges": 4, "judges": ("role_card", "transfer")}
+    here, there = small_model(family), on_device(str(model_folder(family)))
+    options = {**QUICK, "max_edges": 6, "judges": ("role_card", "transfer")}
     expected = ax.explain(word_task(2), here, store=tmp_path / "here.duckdb", **options)
     store = ax.Store(tmp_path / "there.duckdb")
     store.add_circuit(expected.circuit)
