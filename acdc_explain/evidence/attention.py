@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product, repeat
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def diagonal(
     patterns: Float[Tensor, "layer batch head query key"], offset: int, queries: range
 ) -> Float[Tensor, "layer head batch"]:
     """Mean attention from each of `queries` to the key `offset` (negative: back) from it."""
-    rows = torch.tensor([q for q in queries if q + offset >= 0])
+    rows = torch.arange(max(queries.start, -offset), queries.stop, device=patterns.device)
     picked = patterns[..., rows, rows + offset]  # [layer batch head row]
     return picked.mean(-1).transpose(1, 2)
 
@@ -51,7 +52,7 @@ def other_keys(
     patterns: Float[Tensor, "layer batch head query key"], offset: int, queries: range
 ) -> Float[Tensor, "layer head batch"]:
     """Mean attention to the other keys: `diagonal` if the key did not matter."""
-    rows = torch.tensor([q for q in queries if q + offset >= 0 and q > 0])
+    rows = torch.arange(max(queries.start, -offset, 1), queries.stop, device=patterns.device)
     picked = patterns[..., rows, rows + offset]
     return ((1 - picked) / rows.to(picked.dtype)).mean(-1).transpose(1, 2)
 
@@ -170,16 +171,20 @@ def named_attention(contrast: Contrast) -> dict[Node, dict[str, float]]:
         For each head, attention by "QUERY to KEY", for keys that are never after the query.
     """
     patterns, rows = contrast.clean_run.patterns, contrast.clean.rows
-    between: dict[Node, dict[str, float]] = {node: {} for node in contrast.model.graph.heads}
-    positions = {name: contrast.position(name) for name in contrast.position_names}
-    for query_name, query in positions.items():
-        for key_name, key in positions.items():
-            if not bool((key <= query).all()):
-                continue
-            mean = patterns[:, rows, :, query, key].mean(0)  # [layer head]
-            for node, attention in between.items():
-                attention[f"{query_name} to {key_name}"] = round(float(mean[head_index(node)]), 3)
-    return between
+    pairs = [
+        (query, key)
+        for query, key in product(contrast.position_names, repeat=2)
+        if all(x.positions[key] <= x.positions[query] for x in contrast.examples)
+    ]
+    means = [
+        patterns[:, rows, :, contrast.position(query), contrast.position(key)].mean(0)
+        for query, key in pairs
+    ]
+    by_head = torch.stack(means, -1).flatten(0, 1).tolist() if means else repeat([])
+    return {
+        node: {f"{query} to {key}": round(x, 3) for (query, key), x in zip(pairs, values)}
+        for node, values in zip(contrast.model.graph.heads, by_head)
+    }
 
 
 def example_attention(contrast: Contrast, node: Node) -> dict[str, list[Any]]:
@@ -188,13 +193,20 @@ def example_attention(contrast: Contrast, node: Node) -> dict[str, list[Any]]:
     Returns:
         `tokens`, and `attention` with a row for each of them: to each shown token up to itself.
     """
+    tokens, patterns = contrast.once(_first_example, EXAMPLE_TOKENS)
+    pattern = patterns[head_index(node)].tolist()
+    rows = [[round(x, 2) for x in row[: i + 1]] for i, row in enumerate(pattern)]
+    return {"tokens": tokens, "attention": rows}
+
+
+def _first_example(
+    contrast: Contrast, most: int
+) -> tuple[list[str], Float[Tensor, "layer head query key"]]:
+    """The last tokens of the first example, and the attention among them, on the CPU."""
     end = int(contrast.clean.end[0]) + 1
-    start = max(0, end - EXAMPLE_TOKENS)
-    layer, head = head_index(node)
-    pattern = contrast.clean_run.patterns[layer, 0, head, start:end, start:end]
-    ids = contrast.clean.tokens[0, start:end].tolist()
-    rows = [[round(x, 2) for x in row[: i + 1]] for i, row in enumerate(pattern.tolist())]
-    return {"tokens": [contrast.model.piece(i) for i in ids], "attention": rows}
+    shown = slice(max(0, end - most), end)
+    tokens = [contrast.model.piece(i) for i in contrast.clean.tokens[0, shown].tolist()]
+    return tokens, contrast.clean_run.patterns[:, 0, :, shown, shown].cpu()
 
 
 def occurrences(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:

@@ -38,4 +38,4 @@ def behavior_of(contrast: Contrast) -> Behavior:
 
 
 def _mean(values: Tensor) -> float:
-    return round(float(values.double().mean()), 6)
+    return round(float(values.cpu().double().mean()), 6)

@@ -138,7 +138,8 @@ def _composition(
         senders = [node for node in paths.senders(receiver) if node.kind == "head"]
         for start in range(0, len(senders), CHUNK):
             part = senders[start : start + CHUNK]
-            for sender, samples in zip(part, effect_on(contrast, receiver)(paths.cut(part))):
+            effects = effect_on(contrast, receiver)(paths.cut(part)).cpu()
+            for sender, samples in zip(part, effects):
                 if sender not in best or samples.mean() > best[sender].mean():
                     best[sender], receiver_of[sender] = samples, receiver
     if not best:
@@ -178,7 +179,7 @@ def k_effect(contrast: Contrast, receiver: Node) -> Effect:
 
     The continuation is what followed the present token at its earlier occurrence (`repeated`).
     """
-    paths, weights = contrast.once(PathPatching), repeated(contrast)
+    paths, weights = contrast.once(PathPatching), contrast.once(repeated)
     layer, head = head_index(receiver)
     clean = (contrast.clean_run.patterns[layer, :, head] * weights).sum((1, 2))
 

@@ -96,20 +96,23 @@ def staircase(contrast: Contrast) -> Measurement:
 
 
 @torch.no_grad()
-def top_logits(contrast: Contrast, node: Node, most: int) -> tuple[list[str], list[str]]:
-    """The `most` tokens that a node's output at the last token promotes and suppresses most.
+def top_logits(
+    contrast: Contrast, nodes: Sequence[Node], most: int
+) -> dict[Node, tuple[list[str], list[str]]]:
+    """The `most` tokens that each node's output at the last token promotes and suppresses most.
 
     Returns:
-        Promoted and suppressed tokens as text, the strongest first, on average over the prompts.
+        By node, promoted and suppressed tokens as text, the strongest first, on average over the
+        prompts.
     """
-    model = contrast.model
-    written = contrast.clean_run.writers[model.graph.writer_index[node]]
-    at_end = contrast.clean.at_end(written) * norm_weight(contrast)
+    model, strongest = contrast.model, []
     vocabulary = model.unembedding[:, : len(model.tokenizer)]  # without a model's padding rows
-    logits = (at_end.mean(0) @ vocabulary).float()
-    best = logits.topk(most).indices.tolist()
-    worst = (-logits).topk(most).indices.tolist()
-    return [model.piece(i) for i in best], [model.piece(i) for i in worst]
+    for node in nodes:
+        at_end = contrast.clean.at_end(clean_output(contrast, node)) * norm_weight(contrast)
+        logits = (at_end.mean(0) @ vocabulary).float()
+        strongest += [logits.topk(most).indices, (-logits).topk(most).indices]
+    tokens = [[model.piece(i) for i in ids] for ids in torch.stack(strongest).tolist()]
+    return dict(zip(nodes, zip(tokens[::2], tokens[1::2])))
 
 
 # --- interventions -----------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def ablated_output(
     index, clean = contrast.model.graph.writer_index[node], clean_output(contrast, node)
     corrupt = contrast.corrupt_run.writers[index]
     if how == "mean":
-        corrupt = corrupt[contrast.within].mean(0).expand_as(clean)
+        corrupt = corrupt[contrast.within_indices].mean(0).expand_as(clean)
     if not positions:
         return corrupt
     mask = torch.stack([at_position(contrast, name) for name in positions]).amax(0).bool()
@@ -235,13 +238,13 @@ def of_nodes(name: str, contrast: Contrast, nodes: Iterable[Node]) -> Measuremen
         NotMeasurable: It has no meaning for the contrast's task or model.
     """
     chosen, function = tuple(nodes), NODE_MEASURES[name]
-    samples = torch.stack([contrast.once(function, node) for node in chosen])
-    return Measurement(name, chosen, samples, torch.zeros_like(samples), gaps(contrast))
+    samples = torch.stack([contrast.once(function, node) for node in chosen]).cpu()
+    return Measurement(name, chosen, samples, torch.zeros_like(samples), contrast.once(gaps))
 
 
 def gaps(contrast: Contrast) -> Float[Tensor, "sample"]:
-    """Each prompt's gap between clean and ablated metric, over the mean gap."""
+    """Each prompt's gap between clean and ablated metric, over the mean gap; on the CPU."""
     clean, ablated = (
         contrast.metric(x) for x in (contrast.clean_run.logits, contrast.ablated_logits)
     )
-    return (clean - ablated) / (clean - ablated).mean()
+    return ((clean - ablated) / (clean - ablated).mean()).cpu()

@@ -5,7 +5,7 @@ The share of the head's effect that survives is the label's sufficiency.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,8 +35,9 @@ def _last_same(batch: Batch) -> Keys:
 
 
 def _previous(contrast: Contrast) -> Keys:
-    n, length = contrast.clean.tokens.shape
-    return torch.eye(length, dtype=torch.bool).roll(-1, 1).tril(-1).expand(n, -1, -1)
+    tokens = contrast.clean.tokens
+    each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    return each.roll(-1, 1).tril(-1).expand(len(tokens), -1, -1)
 
 
 def _duplicate(contrast: Contrast) -> Keys:
@@ -118,33 +119,36 @@ def loss(contrast: Contrast, role: str, node: Node) -> Callable[[Tensor], Float[
 
 
 def losses(
-    contrast: Contrast, role: str, node: Node, keys: Keys
-) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    contrast: Contrast, role: str, node: Node, keys: Sequence[Keys]
+) -> tuple[Float[Tensor, "keys batch"], Float[Tensor, "batch"]]:
     """How much of a head's effect is lost with only some keys, and how much in all.
 
     Args:
         contrast: The prompts.
         role: Decides where the effect is taken (see `loss`).
         node: A head.
-        keys: Those that it reads clean; it reads all others corrupted.
+        keys: Sets of those that it reads clean; it reads all others corrupted.
 
     Returns:
-        The loss with these keys and the loss when the head is ablated, by example.
+        The losses with each set of keys and the loss when the head is ablated, by example and on
+        the CPU.
 
     Raises:
         NotMeasurable: The head has no effect to keep, or the effect has no meaning for the task.
     """
     loss_of = loss(contrast, role, node)
-    whole = loss_of(ablated_output(contrast, node))
+    whole = loss_of(ablated_output(contrast, node)).cpu()
     if abs(float(whole.mean())) < 1e-6:
         raise NotMeasurable("there is no effect to keep")
-    return loss_of(kept_output(contrast, node, keys)), whole
+    kept = [loss_of(kept_output(contrast, node, each)) for each in keys]
+    return torch.stack(kept).cpu(), whole
 
 
-def random_keys(contrast: Contrast, keys: Keys, seed: int) -> Keys:
+def random_keys(keys: Keys, seeds: Iterable[int]) -> Bool[Tensor, "seed batch query key"]:
     """As many keys for each query as `keys` has, drawn from all that the query sees."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(keys.shape, generator=generator).to(keys.device)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    order = torch.stack([torch.rand(keys.shape, generator=each) for each in generators])
+    order = order.to(keys.device)
     visible = torch.ones_like(keys).tril()
     ranks = order.masked_fill(~visible, 2.0).argsort(-1).argsort(-1)
     return (ranks < keys.sum(-1, keepdim=True)) & visible

@@ -25,7 +25,7 @@ class NotMeasurable(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """Samples of one measure for several nodes.
+    """Samples of one measure for several nodes, on the CPU wherever they were measured.
 
     Attributes:
         measure: Its name.
@@ -43,6 +43,11 @@ class Measurement:
     samples: Float[Tensor, "node sample"]
     control: Float[Tensor, "node sample"] | None = None
     gaps: Float[Tensor, " sample"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "control", "gaps"):  # once, not number by number
+            numbers = getattr(self, name)
+            object.__setattr__(self, name, None if numbers is None else numbers.cpu())
 
     def value(self, node: Node) -> float:
         """The mean of a node's samples. Raises ValueError if the node is not in `nodes`."""
@@ -96,11 +101,11 @@ class Measurement:
         weights.scatter_add_(1, draws, torch.ones_like(weights))
         weights /= weights.sum(1, keepdim=True)
         if self.gaps is not None:
-            weights /= (weights @ self.gaps.double().cpu()).clamp_min(1e-3)[:, None]
-        index, samples = self.nodes.index(node), self.samples.double().cpu()
+            weights /= (weights @ self.gaps.double()).clamp_min(1e-3)[:, None]
+        index, samples = self.nodes.index(node), self.samples.double()
         values = weights @ samples[index]
         if self.control is not None:
-            return values, weights @ self.control[index].double().cpu()
+            return values, weights @ self.control[index].double()
         others = self._others(node)
         if not others:
             return values, torch.zeros_like(values)
@@ -111,7 +116,7 @@ class Measurement:
     def facts(self, node: Node) -> dict[str, Any]:
         """`value`, `percentile` and the five quartiles of the `null`, as collectors store them."""
         null = self.null(node).double()
-        shares = torch.linspace(0, 1, 5, dtype=torch.double, device=null.device)
+        shares = torch.linspace(0, 1, 5, dtype=torch.double)
         quartiles = torch.quantile(null, shares).tolist() if len(null) else []
         return {
             "value": round(self.value(node), 5),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -77,6 +80,20 @@ def neuron_effects(contrast: Contrast, node: Node) -> Float[Tensor, "batch d_mlp
     x = contrast.clean.at_end(stream)
     neurons = mlp.neurons(mlp.mapped(x))
     return neurons * (final_direction(contrast) @ mlp.out.matrix.T)
+
+
+def mean_neuron_effects(
+    contrast: Contrast, nodes: Sequence[Node]
+) -> dict[Node, Float[Tensor, "d_mlp"]]:
+    """The means of `neuron_effects` over the prompts, on the CPU, for MLPs that have them."""
+    means = {}
+    for node in nodes:
+        with contextlib.suppress(NotMeasurable):
+            means[node] = neuron_effects(contrast, node).mean(0)
+    if not means:
+        return {}
+    widths = [len(mean) for mean in means.values()]
+    return dict(zip(means, torch.split(torch.cat([*means.values()]).cpu(), widths)))
 
 
 def few_neurons(contrast: Contrast) -> Measurement:

@@ -96,13 +96,13 @@ def generated_text(model: Model, *, seed: int = 0) -> Batch | None:
     Returns:
         The texts without duplicates; None if the vocabulary has no ordinary token.
     """
-    generator = torch.Generator(model.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # of the CPU: the same text on every device
     ordinary = _ordinary(model)
     if not len(ordinary):
         return None
     rows = [[start] for start in _starts(model, ordinary, seed)]
     while len(rows[0]) < _length(model):
-        probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1)
+        probabilities = model.forward(model.batch_ids(rows)).float().softmax(-1).cpu()
         allowed = torch.zeros_like(probabilities)
         allowed[:, ordinary] = probabilities[:, ordinary]
         allowed[allowed.sum(-1) == 0] = torch.zeros_like(allowed[0]).index_fill(0, ordinary, 1.0)
@@ -118,7 +118,7 @@ def _ordinary(model: Model) -> Tensor:
     no_words = {tokenizer.unk_token_id, tokenizer.pad_token_id} - ends - {None}
     size = min(len(tokenizer), model.unembedding.shape[1])
     ids = [i for i in range(size) if i not in no_words]
-    return torch.tensor(ids if set(ids) - ends else [], dtype=torch.long, device=model.device)
+    return torch.tensor(ids if set(ids) - ends else [], dtype=torch.long)
 
 
 def _starts(model: Model, ordinary: Tensor, seed: int) -> list[int]:
@@ -146,8 +146,9 @@ def strongest_places(
         for heads also the token it `attends_to` and its `distance`.
     """
     sizes, patterns = _sizes_and_patterns(model, batch)
+    ids = batch.tokens.tolist()
     first = max(1, len(model.prefix))  # the first token is an attention sink: large everywhere
-    inside = torch.arange(batch.tokens.shape[1], device=model.device) <= batch.end[:, None]
+    inside = torch.arange(batch.tokens.shape[1]) <= batch.end.cpu()[:, None]
     places: dict[Node, list[dict[str, Any]]] = {}
     for node in nodes:
         size = sizes[model.graph.writer_index[node]].masked_fill(~inside, 0.0)
@@ -159,7 +160,7 @@ def strongest_places(
             if node.kind == "head":
                 layer, head = head_index(node)
                 key = int(patterns[layer, row, head, query, : query + 1].argmax())
-            place = _place(model, batch, row, query, key)
+            place = _place(model, ids[row], query, key)
             place["size"] = round(float(size[row, query]), 3)
             distinct.setdefault((place["token"], place.get("attends_to")), place)
             if len(distinct) == most:
@@ -168,9 +169,8 @@ def strongest_places(
     return places
 
 
-def _place(model: Model, batch: Batch, row: int, query: int, key: int | None) -> dict[str, Any]:
+def _place(model: Model, ids: Sequence[int], query: int, key: int | None) -> dict[str, Any]:
     """The token at `query`, the text before it, and the token at `key`, marked in the text."""
-    ids = batch.tokens[row].tolist()
     start = max(len(model.prefix), min(query - SHOWN, query if key is None else key))
     pieces = {i: model.piece(ids[i]) for i in range(start, query + 1)}
     if key is not None and key in pieces:
@@ -186,7 +186,7 @@ def _place(model: Model, batch: Batch, row: int, query: int, key: int | None) ->
 def _sizes_and_patterns(
     model: Model, batch: Batch
 ) -> tuple[Float[Tensor, "writer batch pos"], Float[Tensor, "layer batch head query key"]]:
-    """The norm of every node's output, without keeping the outputs, and attention patterns."""
+    """The norm of every node's output, and attention patterns, on the CPU. Outputs are not kept."""
     sizes = torch.zeros(len(model.graph.writers), *batch.tokens.shape, device=model.device)
     patterns: list[Tensor] = []
 
@@ -195,4 +195,4 @@ def _sizes_and_patterns(
 
     hooks = [*writer_hooks(model.graph, record), *pattern_hooks(model.graph, patterns.append)]
     model.forward(batch, hooks)
-    return sizes, torch.stack(patterns)
+    return sizes.cpu(), torch.stack(patterns).cpu()

@@ -23,7 +23,7 @@ from .contrasts import node_named
 
 @dataclass(frozen=True)
 class Effect:
-    """The metric on each clean prompt, untouched and after an intervention.
+    """The metric on each clean prompt, untouched and after an intervention; on the CPU.
 
     Attributes:
         intervention: What was done, in words.
@@ -171,16 +171,14 @@ def path_patch(
     effect = _effect(contrast, f"{sender}->{receiver}<{port}> patched", logits)
     return PathEffect(
         **vars(effect),
-        attention_moved=contrast.clean.at_end(moved),
-        output_changed=contrast.clean.at_end(size),
+        attention_moved=contrast.clean.at_end(moved).cpu(),
+        output_changed=contrast.clean.at_end(size).cpu(),
     )
 
 
 def _effect(contrast: Contrast, intervention: str, logits: Tensor) -> Effect:
-    before = contrast.metric(contrast.clean_run.logits)
-    return Effect(
-        intervention, contrast.metric_name, before, contrast.metric(logits), contrast.sign
-    )
+    before, after = (contrast.metric(x).cpu() for x in (contrast.clean_run.logits, logits))
+    return Effect(intervention, contrast.metric_name, before, after, contrast.sign)
 
 
 def _check_positions(contrast: Contrast, positions: Sequence[str]) -> None:

@@ -117,7 +117,7 @@ def _attention(component: ComponentExperiments, args: AttentionArguments) -> dic
         raise ValueError(f"the text has {len(pieces)} tokens and no token {query}")
     layer, head = head_index(component.node)
     batch, prefix = model.batch([args.text]), len(model.prefix)
-    row = model.patterns(batch)[layer, 0, head, query + prefix, : query + prefix + 1]
+    row = model.patterns(batch)[layer, 0, head, query + prefix, : query + prefix + 1].cpu()
     keys = [*(["(start)"] * prefix), *pieces]
     best = row.topk(min(TOP, len(row))).indices.tolist()
     return {
@@ -146,9 +146,8 @@ def _keep_only(component: ComponentExperiments, args: KeepOnlyArguments) -> dict
         raise ValueError(f"{args.role!r} does not say where a head looks; these do: {[*CLAIMS]}")
     contrast, node = component.contrast, component.node
     keys = CLAIMS[args.role](contrast)
-    kept, ablated = losses(contrast, args.role, node, keys)
-    random, _ = losses(contrast, args.role, node, random_keys(contrast, keys, 0))
-    shares = [1 - float(loss.mean() / ablated.mean()) for loss in (kept, random)]
+    kept, ablated = losses(contrast, args.role, node, [keys, *random_keys(keys, [0])])
+    shares = [1 - float(loss.mean() / ablated.mean()) for loss in kept]
     return {"survives": _round(shares[0]), "random_places": _round(shares[1]), "n": len(ablated)}
 
 

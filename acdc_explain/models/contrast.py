@@ -138,7 +138,8 @@ class Contrast:
         if self.ablation == "zero":
             return torch.zeros_like(corrupt)
         if self.ablation == "mean":
-            mean = corrupt[:, self.within].mean(1)
+            rows, places = self.within_indices
+            mean = corrupt[:, rows, places].mean(1)
             return mean[:, None, None].expand_as(corrupt)
         return corrupt
 
@@ -147,6 +148,12 @@ class Contrast:
         """True at all tokens, prefix included, and False at padding."""
         places = torch.arange(self.clean.tokens.shape[1], device=self.clean.end.device)
         return places <= self.clean.end[:, None]
+
+    @cached_property
+    def within_indices(self) -> tuple[Int[Tensor, "token"], Int[Tensor, "token"]]:
+        """Row and place of every token that is no padding: an index that a GPU need not count."""
+        rows, places = self.within.nonzero(as_tuple=True)
+        return rows, places
 
     @cached_property
     def ablated_logits(self) -> Float[Tensor, "batch vocab"]:

@@ -24,12 +24,12 @@ class TokenSets:
     def of(sets: Sequence[Sequence[int]], device: torch.device) -> TokenSets:
         """From the token ids of each example."""
         size = max(1, *(len(tokens) for tokens in sets)) if sets else 1
-        ids = torch.zeros(len(sets), size, dtype=torch.long, device=device)
-        present = torch.zeros(len(sets), size, dtype=torch.bool, device=device)
+        ids = torch.zeros(len(sets), size, dtype=torch.long)
+        present = torch.zeros(len(sets), size, dtype=torch.bool)
         for row, tokens in enumerate(sets):
             ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
             present[row, : len(tokens)] = True
-        return TokenSets(ids, present)
+        return TokenSets(ids.to(device), present.to(device))
 
     def total(self, values: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         """The sum of `values` over each example's set."""

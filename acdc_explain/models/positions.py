@@ -38,8 +38,15 @@ class Positions:
 
     def index(self, name: str) -> Int[Tensor, "batch"]:
         """The index of a named position in each row of the batch, prefix included."""
-        indices = [example.positions[name] + self._n_prefix for example in self._examples]
-        return torch.tensor(indices, device=self._batch.end.device)
+        return self._indices[name]
+
+    @cached_property
+    def _indices(self) -> dict[str, Int[Tensor, "batch"]]:
+        rows = [
+            [example.positions[name] + self._n_prefix for example in self._examples]
+            for name in self.names
+        ]
+        return dict(zip(self.names, torch.tensor(rows, device=self._batch.end.device)))
 
     def mask(self, name: str) -> Bool[Tensor, "batch pos"]:
         """The token at a named position of each row.

@@ -85,8 +85,7 @@ class Tokens:
                 f"{self._model_name} has other rotary positions for prompts of more than {limit} "
                 "tokens, and some prompts have more and some do not; use prompts of one kind."
             )
-        tokens = torch.zeros(len(full), longest, dtype=torch.long, device=device)
-        for index, row in enumerate(full):
-            tokens[index, : len(row)] = torch.tensor(row)
-        end = torch.tensor([len(row) - 1 for row in full], device=device)
-        return Batch(tokens, end)
+        padded = [row + [0] * (longest - len(row)) for row in full]
+        tokens = torch.tensor(padded, dtype=torch.long)
+        end = torch.tensor([len(row) - 1 for row in full])
+        return Batch(tokens.to(device), end.to(device))

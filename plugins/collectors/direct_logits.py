@@ -21,8 +21,9 @@ def direct_logits(
     from acdc_explain.evidence.measures import measure
 
     direct = measure("direct_effect", contrast)
+    strongest = top_logits(contrast, nodes, tokens)
     for node in nodes:
-        promoted, suppressed = top_logits(contrast, node, tokens)
+        promoted, suppressed = strongest[node]
         yield (
             node,
             {

@@ -23,22 +23,19 @@ def mlps(
     Args:
         neurons: How many to list, those with the largest direct effect on answers minus foils.
     """
-    from acdc_explain.evidence.measurement import NotMeasurable
     from acdc_explain.evidence.measures import measure_all
-    from acdc_explain.evidence.mlps import neuron_effects
+    from acdc_explain.evidence.mlps import mean_neuron_effects
 
     measurements = measure_all(SCORES, contrast)
+    effects_of = mean_neuron_effects(contrast, [node for node in nodes if node.kind == "mlp"])
     for node in nodes:
         if node.kind != "mlp":
             yield node, {}
             continue
         measures = {name: m.facts(node) for name, m in measurements.items()}
         facts: dict[str, object] = {"measures": measures}
-        try:
-            effects = neuron_effects(contrast, node).mean(0)
-        except NotMeasurable:
-            pass
-        else:
+        if node in effects_of:
+            effects = effects_of[node]
             largest = effects.abs().topk(min(neurons, len(effects))).indices.tolist()
             facts["neurons"] = {str(n): round(float(effects[n]), 4) for n in largest}
         yield node, facts

@@ -54,14 +54,9 @@ def interchange(
 def _verdict(
     contrast: Contrast, label: Label, partners: Sequence[Node], strangers: Sequence[Node]
 ) -> Verdict:
-    from acdc_explain.evidence.effects import standing_in
-
-    def distance(other: Node) -> float:
-        both_ways = (label.node, other), (other, label.node)
-        return sum(float(standing_in(contrast, *pair).mean()) for pair in both_ways) / 2
-
-    among_partners = sum(map(distance, partners)) / len(partners)
-    distances = [distance(stranger) for stranger in strangers]
+    all_distances = _distances(contrast, label.node, [*partners, *strangers])
+    distances = all_distances[len(partners) :]
+    among_partners = sum(all_distances[: len(partners)]) / len(partners)
     among_strangers, lower = upper_median(distances), share_below(among_partners, distances)
     return Verdict(
         label_id=label.id,
@@ -81,6 +76,17 @@ def _verdict(
         measure="interchangeability",
         unit="1 - distance / ln 2",
     )
+
+
+def _distances(contrast: Contrast, node: Node, others: Sequence[Node]) -> list[float]:
+    """The mean distance that a component and each other one make by standing in for each other."""
+    import torch
+
+    from acdc_explain.evidence.effects import standing_in
+
+    both_ways = [pair for other in others for pair in ((node, other), (other, node))]
+    means = torch.stack([standing_in(contrast, *pair).mean() for pair in both_ways]).tolist()
+    return [(one + other) / 2 for one, other in zip(means[::2], means[1::2])]
 
 
 @hookimpl

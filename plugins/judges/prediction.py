@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from acdc_explain.llm.session import Session
     from acdc_explain.models.contrast import Contrast
+    from acdc_explain.records.circuit import Node
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
@@ -40,7 +41,7 @@ Change = Literal["raises", "lowers", "neither"]
 
 @dataclass(frozen=True)
 class Game:
-    """A prediction of some rows of a head's attention pattern.
+    """A prediction of some rows of a head's attention pattern, on the CPU.
 
     Attributes:
         examples: The example of each row [row].
@@ -63,11 +64,9 @@ class Game:
         import torch
 
         from acdc_explain.evidence.measurement import Measurement
-        from acdc_explain.models.activations import head_index
 
-        layer, head = head_index(label.node)
-        rows = contrast.clean_run.patterns[layer, self.examples, head, self.queries]
-        keys = torch.arange(rows.shape[1], device=rows.device)
+        rows = contrast.once(_pattern, label.node)[self.examples, self.queries]
+        keys = torch.arange(rows.shape[1])
         first = max(1, len(contrast.model.prefix))
         candidates = (keys >= first) & (keys <= self.queries[:, None])
         best = rows.masked_fill(~candidates, -1).argmax(1, keepdim=True)
@@ -77,6 +76,14 @@ class Game:
         row_auc = (wins * others).sum(1) / others.sum(1).clamp_min(1)
         measurement = Measurement("auc", (label.node,), row_auc[None])
         return measurement.value(label.node), measurement.interval(label.node)
+
+
+def _pattern(contrast: Contrast, node: Node) -> Tensor:
+    """A head's attention [batch query key], on the CPU."""
+    from acdc_explain.models.activations import head_index
+
+    layer, head = head_index(node)
+    return contrast.clean_run.patterns[layer, :, head].cpu()
 
 
 # --- by rules, from the role's words -----------------------------------------------------------
@@ -96,11 +103,12 @@ def prediction(
         if label.role not in CLAIMS or label.node.kind != "head":
             continue
         try:
-            keys = CLAIMS[label.role](contrast)
+            claims = contrast.once(_claims)
+            keys = claims[label.role]
             game = _claimed(keys, keys)
             shuffled = [
-                _claimed(keys, CLAIMS[role](contrast)).auc(contrast, label)[0]
-                for role in CLAIMS
+                _claimed(keys, others).auc(contrast, label)[0]
+                for role, others in claims.items()
                 if role != label.role
             ]
         except NotMeasurable:
@@ -108,6 +116,13 @@ def prediction(
         if len(game.examples):
             change: Change = "raises" if label.role in RAISES else "lowers"
             yield _verdict("prediction", contrast, label, game, shuffled, change)
+
+
+def _claims(contrast: Contrast) -> dict[str, Tensor]:
+    """By role, the keys that a head of that role attends to [batch query key], on the CPU."""
+    from acdc_explain.evidence.keep_only import CLAIMS
+
+    return {role: keys(contrast).cpu() for role, keys in CLAIMS.items()}
 
 
 def _claimed(claimed: Tensor, keys: Tensor) -> Game:

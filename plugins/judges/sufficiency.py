@@ -45,11 +45,8 @@ def sufficiency(
             continue
         try:
             keys = CLAIMS[label.role](contrast)
-            kept, whole = losses(contrast, label.role, label.node, keys)
-            others = [
-                losses(contrast, label.role, label.node, random_keys(contrast, keys, seed + n))[0]
-                for n in range(RANDOM)
-            ]
+            random = random_keys(keys, range(seed, seed + RANDOM))
+            (kept, *others), whole = losses(contrast, label.role, label.node, [keys, *random])
         except NotMeasurable:
             continue
         shares = shares_kept(kept, whole, others)
@@ -116,7 +113,7 @@ def _outcome(shares: Shares) -> tuple[Outcome, str] | None:
 
 
 def shares_kept(kept: Tensor, whole: Tensor, others: Sequence[Tensor]) -> Shares:
-    """The shares of an effect that survive, from losses per prompt.
+    """The shares of an effect that survive, from losses per prompt on the CPU.
 
     Args:
         kept: The loss when only the places that the label names are kept.
@@ -134,7 +131,7 @@ def shares_kept(kept: Tensor, whole: Tensor, others: Sequence[Tensor]) -> Shares
         return low, high
 
     def resampled(loss: Tensor) -> Tensor:
-        return 1 - loss.double().cpu()[drawn].mean(1) / whole.double().cpu()[drawn].mean(1)
+        return 1 - loss.double()[drawn].mean(1) / whole.double()[drawn].mean(1)
 
     random = torch.stack([resampled(other) for other in others])
     return Shares(
@@ -142,7 +139,7 @@ def shares_kept(kept: Tensor, whole: Tensor, others: Sequence[Tensor]) -> Shares
         tuple(1 - float(other.mean() / whole.mean()) for other in others),
         interval(resampled(kept)),
         interval(resampled(kept) - random.median(0).values.clamp_min(0)),
-        interval(whole.double().cpu()[drawn].mean(1)),
+        interval(whole.double()[drawn].mean(1)),
         len(whole),
     )
 

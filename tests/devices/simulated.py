@@ -9,9 +9,8 @@ PyTorch itself sees the tensors on a device of the type "lazy": autograd accepts
 driver, and nothing else uses it. `DeviceTensor.device` and the calls to PyTorch translate. The key
 "Meta" beside it gives the tensors the kernels that change their form in place.
 
-What it does not do: a second process or thread, `copy.deepcopy` and pickles of its tensors, pinned
-memory, `torch.cuda.is_available()`, and calls to PyTorch that a function of PyTorch written in
-Python makes with `device=` itself.
+What it does not do: other processes and threads, `copy.deepcopy` and pickles of its tensors,
+`torch.cuda.is_available()`, and calls with `device=` in those parts of PyTorch that are Python.
 """
 
 from __future__ import annotations
@@ -142,9 +141,11 @@ class DeviceTensor(torch.Tensor):
 
     @data.setter
     def data(self, new: Tensor) -> None:
-        if not isinstance(new, DeviceTensor) or rules.form(new) != rules.form(self):
-            raise NotImplementedError("the simulated device sets data of the same form only")
-        self.numbers = new.numbers
+        if not isinstance(new, DeviceTensor) or new.dtype != self.dtype:
+            raise NotImplementedError("the simulated device sets data of the same kind only")
+        other = DeviceTensor(new.numbers)
+        vars(other).update(vars(self), numbers=new.numbers)  # a parameter says so there
+        torch.utils.swap_tensors(self, other.requires_grad_(self.requires_grad))
 
     def numpy(self, *, force: bool = False) -> Any:
         if force:
@@ -196,6 +197,8 @@ class _Calls(TorchFunctionMode):
             return _from_numbers(func, args, kwargs)
         if func is torch.Tensor.cuda:
             return args[0].to(STAND_IN)
+        if func is torch.Tensor.pin_memory:
+            return args[0]
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
             args = _indexed(*args)
         as_text = func is torch.Tensor.to  # elsewhere, a text is no device

@@ -124,14 +124,22 @@ def test_a_gradient_goes_from_the_device_to_the_cpu(simulated: SimulatedDevice) 
     assert torch.equal(leaf.grad, 2 * six("cpu"))
 
 
-def test_data_is_set(simulated: SimulatedDevice) -> None:
-    x = six().requires_grad_()
-    x.data = 2 * x.data
-    assert same(x.detach(), 2 * six("cpu"))
-    with pytest.raises(NotImplementedError, match="same form"):
-        x.data = x.data.double()
-    with pytest.raises(NotImplementedError, match="same form"):
-        x.data = six("cpu")
+@pytest.mark.parametrize("change", [lambda x: 2 * x, lambda x: x[[0, 0, 1]], lambda x: x.T])
+def test_data_is_set(simulated: SimulatedDevice, change: Callable[[Tensor], Tensor]) -> None:
+    x = torch.nn.Parameter(six())
+    x.data = change(x.data)
+    assert same(x.detach(), change(six("cpu")))
+    assert (type(x), x.requires_grad) == (type(six()), True)
+    assert isinstance(x, torch.nn.Parameter)
+    for other in (x.data.double(), six("cpu")):
+        with pytest.raises(NotImplementedError, match="same kind"):
+            x.data = other
+
+
+def test_memory_is_pinned(simulated: SimulatedDevice) -> None:
+    x = six("cpu")
+    assert same(x.pin_memory().to("cuda", non_blocking=True), x)
+    assert not simulated.uploads
 
 
 def test_modules_move_with_buffers_and_shared_parameters(simulated: SimulatedDevice) -> None:

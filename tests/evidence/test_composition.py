@@ -132,13 +132,13 @@ class TestClaims:
         )
         nowhere = kept_output(contrast, node, ~everywhere)
         assert torch.allclose(nowhere[within], corrupt[within], atol=1e-5)
-        kept, whole = losses(contrast, "other", node, everywhere)
+        (kept,), whole = losses(contrast, "other", node, [everywhere])
         assert kept.abs().max() < 1e-4 < whole.abs().max()
 
     def test_random_keys_are_as_many_and_before(self, small_model):
         contrast = subject_of(small_model("gpt2"))
         keys = _last_same(contrast.clean) | _previous(contrast)
-        found = random_keys(contrast, keys, 1)
+        (found,) = random_keys(keys, [1])
         assert (found.sum(-1) == keys.sum(-1)).all()
         assert not found.triu(1).any()
         assert (found != keys).any()

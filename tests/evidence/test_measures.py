@@ -251,7 +251,7 @@ class TestAgainstPlainRuns:
 
     def test_top_logits(self, small_model, family):
         contrast = self.make(small_model, family)
-        promoted, suppressed = top_logits(contrast, Node("mlp", 1), 4)
+        promoted, suppressed = top_logits(contrast, [Node("mlp", 1)], 4)[Node("mlp", 1)]
         assert len(promoted) == len(suppressed) == 4
         assert not set(promoted) & set(suppressed)
 

@@ -1,0 +1,70 @@
+"""Experiments of a notebook and of an LLM on a device: the CPU's numbers, which come to the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import acdc_explain as ax
+from acdc_explain.labeling.experiments import EXPERIMENTS, ComponentExperiments
+from acdc_explain.models.contrast import Contrast
+from acdc_explain.records.circuit import Node
+
+from .placed import on_device, prompts
+from .simulated import SimulatedDevice, simulated_device
+
+NOTEBOOK: dict[str, Callable[[Contrast], Any]] = {
+    "cut": lambda contrast: ax.cut(contrast, "a0.h1->a1.h1<q>"),
+    "cut at a position": lambda contrast: ax.cut(contrast, "a0.h1@END->a1.h1@END<q>"),
+    "ablate": lambda contrast: ax.ablate(contrast, "a1.h1"),
+    "ablate at a position": lambda contrast: ax.ablate(contrast, "m0", "END", how="mean"),
+    "path_patch": lambda contrast: ax.path_patch(contrast, "a0.h1", "a1.h1", "q"),
+    "attention": lambda contrast: ax.attention(contrast.model, "a1.h1", "When Tom and Ann left"),
+}
+REQUESTED: dict[str, dict[str, Any]] = {
+    "measure": {"measure": "copying"},
+    "attention": {"text": "When Tom and Ann left", "query": -1},
+    "ablate": {"positions": ["END"], "how": "mean", "scheme": ""},
+    "keep_only": {"role": "induction"},
+    "cut_path": {"receiver": "B", "port": "q"},
+    "stand_in": {"other": "B"},
+}
+
+
+@pytest.fixture(scope="module")
+def contrasts(mini: Any) -> Iterator[tuple[Contrast, Contrast, SimulatedDevice]]:
+    """Prompts on the CPU and on a simulated device."""
+    with simulated_device() as simulated:
+        yield prompts(mini), prompts(on_device("mini")), simulated
+
+
+@pytest.mark.parametrize("name", NOTEBOOK)
+def test_in_a_notebook(contrasts: Any, name: str) -> None:
+    here, there = (NOTEBOOK[name](contrast) for contrast in contrasts[:2])
+    contrasts[2].clear()
+    assert repr(there) == repr(here)
+    numbers = {key: x for key, x in vars(there).items() if isinstance(x, torch.Tensor)}
+    assert numbers
+    assert all(torch.equal(x, getattr(here, key)) for key, x in numbers.items())
+    assert not contrasts[2].waits  # nothing of it is on the device
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_requested_by_an_llm(contrasts: Any, name: str) -> None:
+    shown = {Node.parse("a0.h1"): "A", Node.parse("a1.h1"): "B"}
+
+    def found(contrast: Contrast) -> dict[str, Any]:
+        of_a = ComponentExperiments(Node.parse("a0.h1"), shown, contrast.task, lambda: contrast)
+        return of_a._run_alone(
+            EXPERIMENTS[name], EXPERIMENTS[name].arguments.model_validate(REQUESTED[name])
+        )  # in this thread: a simulated device has one
+
+    here, there, simulated = contrasts
+    expected = found(here)
+    found(there)
+    simulated.clear()
+    assert found(there) == expected
+    assert max(simulated.waits.values(), default=0) <= 4
