@@ -79,6 +79,11 @@ class Model:
         return self.network.context_length
 
     @property
+    def n_tokens(self) -> int:
+        """The size of the tokenizer's vocabulary."""
+        return len(self.tokenizer)
+
+    @property
     def d_model(self) -> int:
         """The width of the residual stream."""
         return len(self.network.norm.weight)

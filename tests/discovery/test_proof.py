@@ -32,10 +32,10 @@ SeeProof = Callable[[str], "tuple[Contrast, Proof]"]
 @pytest.fixture(autouse=True)
 def _unchecked() -> Iterator[None]:
     """No model has been checked, before and after."""
-    for known in (proof._PROOFS, layers._LAYERS):
+    for known in (proof._FAST, proof._REFERENCE, layers._LAYERS):
         known.clear()
     yield
-    for known in (proof._PROOFS, layers._LAYERS):
+    for known in (proof._FAST, proof._REFERENCE, layers._LAYERS):
         known.clear()
 
 
@@ -120,7 +120,7 @@ def test_a_window_that_is_lost_in_long_prompts_alone(broken, small_model, monkey
     monkeypatch.setattr(places, "_mask", lambda *args: (mask if args[2] < LONG else _causal)(*args))
     contrast, found = broken("mistral")
     assert "the logits with nothing cut" in failed(found, "fast")
-    assert_falls_back(contrast, "the logits with nothing cut are off")
+    assert_falls_back(contrast, "the logits with a random half of the edges cut are off")
 
 
 def _causal(attention: Any, given: Any, length: int, like: torch.Tensor) -> torch.Tensor:
@@ -151,7 +151,7 @@ def test_rotary_positions_of_the_other_form_that_are_not_seen_at_first(
     monkeypatch.setattr(Attention, "gives", lambda *args: True)
     contrast, found = broken("llama")
     assert "a random half of the edges into queries" in " ".join(failed(found, "fast"))
-    assert_falls_back(contrast, "the logits with nothing cut are off")
+    assert_falls_back(contrast, "the logits with a random half of the edges cut are off")
 
 
 # --- loading ---------------------------------------------------------------------------------------

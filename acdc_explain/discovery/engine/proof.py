@@ -1,4 +1,4 @@
-"""Proof, on a few prompts, that cutting edges in a model does what it should.
+"""Proof, on a few random prompts, that cutting edges in a model does what it should.
 
 No model is searched on trust: each check compares what an engine computes with something computed
 another way, and has a number.
@@ -6,8 +6,9 @@ another way, and has a number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +22,7 @@ from .fast import Engine
 from .reference import Cut, ReferenceEngine, readers
 
 SEED = 0
+LENGTH = 12  # tokens, if the prompts are not longer
 LOGITS = 0.1  # logits that are all smaller than this differ by noise alone
 
 
@@ -49,45 +51,64 @@ class Proof:
         return None
 
 
-_FAST: WeakKeyDictionary[Model, Proof] = WeakKeyDictionary()
-_REFERENCE: WeakKeyDictionary[Model, Proof] = WeakKeyDictionary()
+Proven: TypeAlias = WeakKeyDictionary[Model, tuple[int, Proof]]
+"""By model, how many tokens the prompts had, and what was found."""
+_FAST: Proven = WeakKeyDictionary()
+_REFERENCE: Proven = WeakKeyDictionary()
 
 
 def prove(contrast: Contrast) -> Proof:
-    """Every check of both engines, on two examples."""
-    contrast = _prepared(contrast)
-    fast = _prove_fast(contrast, thorough=True)
-    return Proof((*_reference_checks(contrast), *fast.checks), fast.not_fast)
+    """Every check of both engines, on random tokens in prompts as long as those of a contrast."""
+    random = _random_contrast(contrast)
+    fast = _prove_fast(random, thorough=True)
+    return Proof((*_reference_checks(random), *fast.checks), fast.not_fast)
 
 
 def fast_trouble(contrast: Contrast) -> str | None:
     """Why the fast engine is not exact for a model, in a few words; None if it is.
 
-    Each loaded model is checked once, with everything and with a random half of the edges cut.
+    Each loaded model is checked once, with everything and with a random half of the edges cut;
+    again for longer prompts.
     """
-    if contrast.model not in _FAST:
-        _FAST[contrast.model] = _prove_fast(_prepared(contrast), thorough=False)
-    proof = _FAST[contrast.model]
+    proof = _once(_FAST, contrast, lambda: _prove_fast(_random_contrast(contrast), thorough=False))
     return proof.not_fast or proof.trouble("fast")
 
 
 def reference_trouble(contrast: Contrast) -> str | None:
     """Why cutting edges by hooks is not exact for a model, in a few words; None if it is.
 
-    Each loaded model is checked once.
+    Each loaded model is checked once; again for longer prompts.
     """
-    if contrast.model not in _REFERENCE:
-        checks = tuple(_reference_checks(_prepared(contrast)))
-        _REFERENCE[contrast.model] = Proof(checks, None)
-    return _REFERENCE[contrast.model].trouble("reference")
+
+    def check() -> Proof:
+        return Proof(tuple(_reference_checks(_random_contrast(contrast))), None)
+
+    return _once(_REFERENCE, contrast, check).trouble("reference")
 
 
-def _prepared(contrast: Contrast) -> Contrast:
-    """Two examples, with a metric and an ablation that suit the checks."""
-    contrast = contrast.take(2).with_metric("kl")  # it needs no foils
-    if _is_aligned(contrast):  # zero streams, as `zero` leaves them, would amplify rounding errors
-        contrast = contrast.with_ablation("corrupt")
-    return contrast
+def _once(proven: Proven, contrast: Contrast, check: Callable[[], Proof]) -> Proof:
+    """What was found for a model on prompts as long as these, or longer ones."""
+    length = contrast.clean.tokens.shape[1]
+    if contrast.model not in proven or proven[contrast.model][0] < length:
+        proven[contrast.model] = length, check()
+    return proven[contrast.model][1]
+
+
+def _random_contrast(contrast: Contrast) -> Contrast:
+    """Two pairs of prompts of random tokens, as long as those of a contrast, one shorter.
+
+    The task's own prompts may differ in few tokens, or in none that the tokenizer knows.
+    """
+    model = contrast.model
+    longest = contrast.clean.tokens.shape[1] - len(model.prefix)
+    length = max(longest, min(LENGTH, model.context_length - len(model.prefix)))
+    generator = torch.Generator().manual_seed(SEED)
+    size = min(model.unembedding.shape[1], model.n_tokens)
+    rows = torch.randint(0, size, (4, length), generator=generator).tolist()
+    rows = [row[: length - (number % 2) * (length // 4)] for number, row in enumerate(rows)]
+    random = contrast.take(2).with_metric("kl").with_ablation("corrupt")
+    random.clean, random.corrupt = model.batch_ids(rows[:2]), model.batch_ids(rows[2:])
+    return random
 
 
 def _prove_fast(contrast: Contrast, *, thorough: bool) -> Proof:
@@ -95,11 +116,6 @@ def _prove_fast(contrast: Contrast, *, thorough: bool) -> Proof:
         return Proof(tuple(_fast_checks(contrast, thorough=thorough)), None)
     except UnsupportedModel as reason:
         return Proof((), str(reason))
-
-
-def _is_aligned(contrast: Contrast) -> bool:
-    """Whether clean and corrupted prompts have the same lengths."""
-    return torch.equal(contrast.clean.end, contrast.corrupt.end)
 
 
 # --- the reference engine ------------------------------------------------------------------------
@@ -112,7 +128,7 @@ def _reference_checks(contrast: Contrast) -> Iterator[Check]:
     error = relative_error(engine.logits(engine.cut_none()), clean, LOGITS)
     yield Check("reference", "the logits with nothing cut", error, limit)
     kinds = (*PORTS, *(["mlp_in"] if engine.graph.has_mlps else []))
-    for kind in kinds if _is_aligned(contrast) else ():
+    for kind in kinds:
         error = _patching_error(engine, kind)
         yield Check("reference", f"the logits with all edges into {_WORDS[kind]} cut", error, limit)
     error = _last_stream_error(engine)
@@ -178,7 +194,7 @@ def _fast_checks(contrast: Contrast, *, thorough: bool) -> Iterator[Check]:
 def _random_cuts(engine: ReferenceEngine, *, thorough: bool) -> Iterator[tuple[str, Cut]]:
     everything = engine.cut_all()
     generator = torch.Generator().manual_seed(SEED)
-    random_half = torch.rand(everything.shape, generator=generator).to(everything.device) < 0.5
+    random_half = torch.rand(everything.shape, generator=generator) < 0.5
     yield "a random half of the edges", everything & random_half
     kinds = [*PORTS, *(["mlp_in"] if engine.graph.has_mlps else []), "final"]
     for kind in kinds if thorough else ():

@@ -52,7 +52,7 @@ class ReferenceEngine:
     def cut_none(self) -> Cut:
         """No edge cut."""
         size = (len(self.places), len(self.graph.receivers), len(self.graph.writers))
-        return torch.zeros(size, dtype=torch.bool, device=self.model.device)
+        return torch.zeros(size, dtype=torch.bool)  # on the CPU: what is done depends on it
 
     def cut_all(self) -> Cut:
         """Every edge cut."""
@@ -121,7 +121,8 @@ class ReferenceEngine:
     def _remove(self, cut: Cut, change: Tensor, stacked: bool) -> Function:
         """A hook that removes the change of the cut senders from what some receivers read."""
         senders = cut.flatten(0, 1).any(0).nonzero().flatten()
-        weights = cut[:, :, senders].to(change.dtype)
+        weights = cut[:, :, senders].to(change.device, change.dtype)
+        senders = senders.to(change.device)
         places = self.places.to(change.dtype)
 
         def hook(value: Tensor) -> Tensor:

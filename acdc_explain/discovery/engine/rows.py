@@ -98,9 +98,9 @@ class StreamRows:
 
     def on_device(self, index: Tensor) -> Tensor:
         """An index or a mask where the streams are. The device is not waited for."""
-        if self.device.type == "cpu":
-            return index
-        return index.pin_memory().to(self.device, non_blocking=True)
+        if self.device.type == "cuda":
+            return index.pin_memory().to(self.device, non_blocking=True)
+        return index.to(self.device)
 
     def number(self, node: Node) -> int:
         """The number of a node, at whatever place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,13 +29,18 @@ class Projection:
     @property
     def weight(self) -> Float[Tensor, "d_model head d_head"]:
         """The linear map of each head; a view of the model's own where columns are in order."""
-        matrix, (n_heads, d_head) = weight_of(self.modules[0]), self.columns.shape
-        first = int(self.columns[0, 0])
-        in_order = torch.arange(first, first + n_heads * d_head, device=self.columns.device)
-        if torch.equal(self.columns.flatten(), in_order):
-            matrix = matrix[:, first : first + n_heads * d_head]
-            return matrix.view(len(matrix), n_heads, d_head)
-        return matrix[:, self.columns]
+        matrix, first = weight_of(self.modules[0]), self._first
+        if first is None:
+            return matrix[:, self.columns]
+        matrix = matrix[:, first : first + self.columns.numel()]
+        return matrix.view(len(matrix), *self.columns.shape)
+
+    @cached_property
+    def _first(self) -> int | None:
+        """The first column, if the others follow in order."""
+        columns = self.columns.flatten().tolist()
+        first: int = columns[0]
+        return first if columns == list(range(first, first + len(columns))) else None
 
     @property
     def bias(self) -> Float[Tensor, "head d_head"] | None:
