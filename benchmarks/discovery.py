@@ -28,11 +28,12 @@ from acdc_explain.discovery.acdc import Search, SearchResult
 from acdc_explain.discovery.attribution import score_edges
 from acdc_explain.discovery.engine.fast import Engine
 from acdc_explain.discovery.engine.reference import ReferenceEngine
-from acdc_explain.models.activations import EMBEDDING
 from acdc_explain.models.contrast import Contrast
+from acdc_explain.models.network.hooks import Point
 from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge
+from benchmarks.estimates import estimates
 from benchmarks.shapes import random_model, random_task
 
 
@@ -102,6 +103,9 @@ def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, An
         result["metric_at_the_end"] = [outcome.metric, independent]
     if args.sample:
         result |= reference_sample(contrast, engine, tau, args.sample, forward)
+    products = sum(p.numel() for p in model.hf_model.parameters() if p.ndim == 2)
+    for name, line in estimates(result, products, contrast.clean.tokens.numel()).items():
+        result[f"estimated for {name}"] = line
     result["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
     return result
 
@@ -164,8 +168,8 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
 
     def both() -> float:
         fresh = contrast_of(model, args, examples)
-        with model.unsplit(), torch.enable_grad():
-            hooks = [(EMBEDDING, lambda value, hook: value.requires_grad_(True))]
+        with torch.enable_grad():
+            hooks = [(Point("input"), lambda value: value.clone().requires_grad_(True))]
             started = time.perf_counter()
             fresh_logits = model.forward(fresh.clean, hooks)
             fresh_logits.sum().backward()
