@@ -51,8 +51,9 @@ def test_the_same_edges_are_kept(places, family, model_folder):
             found.append(kept(engine))
             if device == "cuda":
                 assert not simulated.mixed
-                places_of_waits = {place.rpartition("/")[2] for place in simulated.waits}
-                assert all(place.startswith("fast.py") for place in places_of_waits)
+                files = {place.rpartition("/")[2].partition(":")[0] for place in simulated.waits}
+                routers = {"mlp.py"} if family == "mixtral" else set()  # they choose on the CPU
+                assert files <= {"fast.py", *routers}
     assert found[0] == found[1] != []
 
 
