@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,31 +17,11 @@ from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
 from .model import Model
 from .network.hooks import Point
 from .network.precision import FLOAT32_NOISE, ROUNDINGS, is_half, rounded
-from .options import DEFAULT_MEMORY, Ablation
+from .options import DEFAULT_MEMORY, Ablation, Checkpoints, NoCheckpoints
 from .positions import Positions
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-class Checkpoints(Protocol):
-    """JSON values by name that outlive the process, so that a long search can be resumed."""
-
-    def read(self, name: str, /) -> Any:
-        """What was written under the name; None if nothing was."""
-        ...
-
-    def write(self, name: str, content: Any, /) -> None: ...
-
-
-class NoCheckpoints:
-    """Checkpoints that are not kept."""
-
-    def read(self, name: str, /) -> Any:
-        return None
-
-    def write(self, name: str, content: Any, /) -> None:
-        pass
 
 
 class Contrast:

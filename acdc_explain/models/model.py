@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from .activations import (
     writer_hooks,
 )
 from .network.hooks import Hook, hooked
-from .network.names import short_prompt
+from .network.names import bridge_of, short_prompt
 from .network.parts import Network
 from .network.patch import patched_logits
 from .network.precision import TOLERANCE, Check
@@ -294,14 +293,3 @@ class Model:
             logits[0, 0, 0].item()  # a GPU works on after the call
             seconds.append(time.perf_counter() - started)
         return round(statistics.median(seconds), 6)
-
-
-def bridge_of(hf_model: Any, tokenizer: Any) -> Any:
-    """A TransformerBridge around a copy of a model that shares its weights."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    shared = {id(tensor): tensor for tensor in (*hf_model.parameters(), *hf_model.buffers())}
-    return TransformerBridge.boot_transformers(
-        "acdc-explain/subject", hf_model=copy.deepcopy(hf_model, shared), tokenizer=tokenizer,
-        device=next(hf_model.parameters()).device, trust_remote_code=False,
-    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 Ablation = Literal["corrupt", "mean", "zero"]
 """What a cut edge carries: the corrupted activation, its mean, or zero."""
@@ -31,3 +31,23 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")  # N: a number; auto: cuda or
 
 
 DEFAULT_DEVICE = "auto"
+
+
+class Checkpoints(Protocol):
+    """JSON values by name that outlive the process, so that a long search can be resumed."""
+
+    def read(self, name: str, /) -> Any:
+        """What was written under the name; None if nothing was."""
+        ...
+
+    def write(self, name: str, content: Any, /) -> None: ...
+
+
+class NoCheckpoints:
+    """Checkpoints that are not kept."""
+
+    def read(self, name: str, /) -> Any:
+        return None
+
+    def write(self, name: str, content: Any, /) -> None:
+        pass

@@ -8,8 +8,8 @@ import pytest
 import torch
 from acdc_explain_plugins.discoverers.eap import eap
 
-from acdc_explain.discovery.attribution import Backward, Hooked
 from acdc_explain.discovery.engine.reference import ReferenceEngine
+from acdc_explain.discovery.gradients import Backward, Hooked
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.progress import silent
 from acdc_explain.records.graph import prune

@@ -10,9 +10,9 @@ import pytest
 import torch
 from acdc_explain_plugins.discoverers.acdc import acdc
 
-from acdc_explain.discovery.attribution import Backward
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.discovery.faithfulness import faithfulness
+from acdc_explain.discovery.gradients import Backward
 from acdc_explain.models.activations import port_point
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.network.hooks import Point

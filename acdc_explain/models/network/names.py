@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -129,3 +130,14 @@ def has_part(module: Any, path: str) -> bool:
     return (
         reduce(lambda whole, name: getattr(whole, name, None), path.split("."), module) is not None
     )
+
+
+def bridge_of(hf_model: Any, tokenizer: Any) -> Any:
+    """A TransformerBridge around a copy of a model that shares its weights."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    shared = {id(tensor): tensor for tensor in (*hf_model.parameters(), *hf_model.buffers())}
+    return TransformerBridge.boot_transformers(
+        "acdc-explain/subject", hf_model=copy.deepcopy(hf_model, shared), tokenizer=tokenizer,
+        device=next(hf_model.parameters()).device, trust_remote_code=False,
+    )  # fmt: skip
