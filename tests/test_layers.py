@@ -195,7 +195,7 @@ def test_the_modules_of_a_model_are_used_in_models_alone():
 
 
 HOOKING = {
-    "attribution.py",  # hooks on gradients of tensors, not on modules
+    "gradients.py",  # hooks on gradients of tensors, not on modules
     "measure.py",
     "saved_model.py",  # training and measuring `mini`, with plain Hugging Face alone
 }
