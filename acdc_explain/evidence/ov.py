@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.contrast import Contrast
-from ..models.functional.layers import ov_outputs, projected
+from ..models.functional.layers import ov_outputs, unrotated_scores
 from ..models.model import Model
 from .measurement import Measurement, NotMeasurable, per_head
 
@@ -61,10 +61,8 @@ def qk_affinity(
 
     From the effective embeddings of the tokens, without rotary positions.
     """
-    query = projected(model, "q", layer, head, effective_embedding(model, queries))
-    key = projected(model, "k", layer, head, effective_embedding(model, keys))
-    scores: Tensor = query @ key.T / query.shape[-1] ** 0.5
-    return scores
+    embedded = (effective_embedding(model, words) for words in (queries, keys))
+    return unrotated_scores(model, layer, head, *embedded)
 
 
 @dataclass(frozen=True)

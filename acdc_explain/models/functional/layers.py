@@ -123,10 +123,32 @@ def ov_outputs(
 
 
 @torch.no_grad()
-def projected(
-    model: Model, port: Port, layer: int, head: int, stream: Float[Tensor, "row d_model"]
-) -> Float[Tensor, "row d_head"]:
-    """A head's query (`port` "q") or key ("k") of residual streams, without rotary position."""
+def unrotated_scores(
+    model: Model,
+    layer: int,
+    head: int,
+    queries: Float[Tensor, "query d_model"],
+    keys: Float[Tensor, "key d_model"],
+) -> Float[Tensor, "query key"]:
+    """A head's scores of residual streams, as they would be without any positions.
+
+    With the norms of queries and keys and the scale of the model, where `Layers` supports it; else
+    the product divided by the square root of d_head.
+    """
+    try:
+        attention = Layers.of(model).attention[layer]
+    except UnsupportedModel:
+        q = _projected(model, "q", layer, head, queries)
+        k = _projected(model, "k", layer, head, keys)
+        scores: Tensor = q @ k.T / q.shape[-1] ** 0.5
+        return scores
+    q = attention.project("q", head, queries, None)
+    k = attention.project("k", head, keys, None)
+    scores = q @ k.T * attention.form.scaling
+    return scores
+
+
+def _projected(model: Model, port: Port, layer: int, head: int, stream: Tensor) -> Tensor:
     block = model.network.blocks[layer]
     rows = _normed(model, layer, stream) @ _weight(block, port)[:, head]
     bias = block.attention.projections[port].bias
