@@ -101,11 +101,11 @@ def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, An
     if outcome is not None:
         independent = ReferenceEngine(contrast).measure(outcome.kept)
         result["metric_at_the_end"] = [outcome.metric, independent]
+        products = sum(p.numel() for p in model.hf_model.parameters() if p.ndim == 2)
+        for name, line in estimates(result, products, contrast.clean.tokens.numel()).items():
+            result[f"estimated for {name}"] = line
     if args.sample:
         result |= reference_sample(contrast, engine, tau, args.sample, forward)
-    products = sum(p.numel() for p in model.hf_model.parameters() if p.ndim == 2)
-    for name, line in estimates(result, products, contrast.clean.tokens.numel()).items():
-        result[f"estimated for {name}"] = line
     result["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
     return result
 
