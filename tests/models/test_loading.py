@@ -435,3 +435,20 @@ def test_a_task_needs_foils_for_a_logit_difference(small_model):
     with pytest.raises(UserError, match="Metric 'logit_diff' compares answers with foils"):
         Contrast(small_model("gpt2"), task, bare)
     Contrast(small_model("gpt2"), task, bare, "nll")
+
+
+def test_falcon_with_alibi_is_refused(tmp_path):
+    """Its eager attention, which we need, gives other logits than its usual attention."""
+    from transformers import AutoModelForCausalLM
+
+    from .families import save
+
+    save("falcon-rw", tmp_path)
+    tokens, logits = torch.arange(2, 11)[None], []
+    for attention in ("eager", "sdpa"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=attention)
+        with torch.no_grad():
+            logits.append(model.eval()(tokens).logits)
+    assert not torch.allclose(*logits, atol=0.01)  # when this fails, Falcon need not be refused
+    with pytest.raises(UserError, match="adds its biases by distance .ALiBi. twice"):
+        load_model(str(tmp_path))

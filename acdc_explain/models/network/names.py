@@ -45,6 +45,11 @@ class Names:
     def of(hf_model: Any) -> Names:
         """The names of a model's parts. Raises UnsupportedModel."""
         kind = type(hf_model).__name__
+        if kind == "FalconForCausalLM" and hf_model.config.alibi:
+            raise UnsupportedModel(
+                "transformers adds its biases by distance (ALiBi) twice in eager attention, the "
+                "one that shows attention weights, so its logits there are not the model's"
+            )
         mapping, config = _component_mapping(hf_model, kind)
         for part, words in _NEEDED.items():
             if part not in mapping:
