@@ -452,3 +452,16 @@ def test_falcon_with_alibi_is_refused(tmp_path):
     assert not torch.allclose(*logits, atol=0.01)  # when this fails, Falcon need not be refused
     with pytest.raises(UserError, match="adds its biases by distance .ALiBi. twice"):
         load_model(str(tmp_path))
+
+
+def test_a_soft_cap_within_the_noise_of_half_precision_is_kept(tmp_path):
+    """Its effect on these logits is smaller than what rounding may do to them."""
+    from .families import build, save
+
+    save("gemma2", tmp_path)
+    largest = float(
+        build("gemma2").requires_grad_(False)(torch.arange(2, 9)[None]).logits.abs().max()
+    )
+    change_config(tmp_path, final_logit_softcapping=20 * largest)
+    model = load_model(str(tmp_path), dtype="bfloat16")
+    assert model.network.soft_cap == pytest.approx(20 * largest)

@@ -74,11 +74,12 @@ def _with_logits(network: Network, tokens: Tensor, expected: Tensor) -> Network:
         network.body(tokens, use_cache=False)
     if not final:
         raise UnsupportedModel("its last norm is not what its body ends with")
+    # what the configuration names comes first: a cap may be within the noise of half precision
     named = (getattr(config, name, None) for name in ("logit_scale", "lm_head_multiplier"))
-    scales = [1.0, *(float(scale) for scale in named if isinstance(scale, (int, float)))]
+    scales = [float(scale) for scale in named if isinstance(scale, (int, float))]
     divisor = getattr(config, "logits_scaling", None)
-    scales += [1 / float(divisor)] if divisor else []
-    caps = [None, getattr(config, "final_logit_softcapping", None)]
+    scales += [1 / float(divisor), 1.0] if divisor else [1.0]
+    caps = [getattr(config, "final_logit_softcapping", None), None]
     for scale, cap in product(scales, dict.fromkeys(caps)):
         scaled = replace(network, logit_scale=scale, soft_cap=None if cap is None else float(cap))
         if relative_error(scaled.logits(final[0]), expected) <= noise(expected.dtype):
