@@ -25,6 +25,11 @@ class WrongUsage(UserError):
     """A request that cannot be met: an unknown name, a value out of bounds. Exit code 2."""
 
 
+def first_line(error: Exception, most: int = 300) -> str:
+    """The first line of an error's text, cut to `most` characters; its class if it has no text."""
+    return str(error).strip().split("\n")[0][:most] or type(error).__name__
+
+
 def for_command_line(error: object) -> str:
     """The text of an error with its options as the command line writes them.
 

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from acdc_explain.discovery.engine.rows import search_bytes
 from acdc_explain.records.graph import Graph
+
+BFLOAT16 = 2  # bytes of a number
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,11 @@ def estimates(measured: Mapping[str, Any], products: int, tokens: int) -> dict[s
         forward = measured["forward_seconds"] * shape.products / products
         tested = graph.n_edges * measured["tested"] / measured["edges"]
         hours = tested * measured["forwards_per_edge"] * forward / 3600
-        writers, streams = len(graph.writers), 2 * (2 * shape.layers + 1)
-        runs = 2 * writers * 2  # bytes: two runs in bfloat16
-        search = (runs + (3 * writers + streams) * 4) * tokens * shape.d_model / 1e9
+        search = search_bytes(graph, tokens, shape.d_model, BFLOAT16) / 1e9
+        weights = BFLOAT16 * shape.products / 1e9
         lines[name] = (
             f"{graph.n_edges:,} edges, {tested:,.0f} tested; a forward pass {forward:.3g} s; ACDC "
-            f"{hours:,.1f} h; memory: weights {2 * shape.products / 1e9:.1f} GB in bfloat16, "
+            f"{hours:,.1f} h; memory: weights {weights:.1f} GB in bfloat16, "
             f"search {search:.1f} GB"
         )
     return lines

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UserError
 from ..models.contrast import Contrast
 from ..progress import Progress
 from ..records.circuit import Edge
 from ..records.graph import Graph
-from .engine.proof import fast_trouble, reference_trouble
+from .engine.proof import fast_trouble, require_exact_cuts
 from .gradients import Backward, Hooked, can_differentiate
 
 
@@ -66,8 +65,8 @@ def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Score
         UserError: Neither the fast engine nor hooks on the model are exact.
     """
     graph = contrast.model.graph
-    if fast_trouble(contrast) is not None and (problem := reference_trouble(contrast)) is not None:
-        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
+    if fast_trouble(contrast) is not None:
+        require_exact_cuts(contrast)
     passes = Backward(contrast) if can_differentiate(contrast) else Hooked(contrast)
     device = contrast.model.device
     double = torch.float32 if device.type == "mps" else torch.double  # mps has no float64

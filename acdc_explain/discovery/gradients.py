@@ -57,11 +57,9 @@ class Backward:
         model, batch = contrast.model, contrast.clean
         self.contrast, self.graph = contrast, model.graph
         self.layers = Layers.of(model)
-        tokens = torch.arange(batch.tokens.shape[1])
-        kept = contrast.within.cpu() & (tokens >= contrast.first_change.cpu()[:, None])
-        self.kept: Int[Tensor, "row"] = kept.flatten().nonzero().flatten().to(batch.end.device)
+        self.kept: Int[Tensor, "row"] = contrast.rows_that_change.to(batch.end.device)
         self.clean = precise(model.embed(batch))
-        self.places = self.layers.places(len(tokens))
+        self.places = self.layers.places(batch.tokens.shape[1])
         self.difference = self._ablated()
         self.input_difference = torch.zeros_like(self.clean)
         change = self.difference[0] - self._rows(self.clean)

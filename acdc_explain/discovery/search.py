@@ -39,7 +39,7 @@ def unusual_dtype(contrast: Contrast) -> dict[str, str]:
 
     The same weights have the same id in every type that holds their values.
     """
-    dtype = str(contrast.model.dtype).removeprefix("torch.")
+    dtype = contrast.model.dtype_name
     return {} if dtype == DEFAULT_DTYPE else {"dtype": dtype}
 
 

@@ -62,7 +62,7 @@ def _shape(model: Model) -> dict[str, Any]:
         "architecture": model.architecture,
         "parameters": model.n_parameters,
         "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.dtype_name,
         "layers": graph.n_layers,
         "heads_per_layer": graph.n_heads,
         "edges": graph.n_edges,
@@ -82,14 +82,18 @@ def _engine_name(proof: Proof) -> str:
 
 def _costs(contrast: Contrast, proof: Proof) -> dict[str, Any]:
     """Memory by formula, and the measured seconds of the methods of discovery."""
-    model, tokens = contrast.model, contrast.clean.tokens.shape[1]
+    model = contrast.model
+    memory = search_bytes(
+        model.graph, contrast.clean.tokens.numel(), model.d_model, model.dtype.itemsize,
+        post_norms=model.has_post_norms,
+    )  # fmt: skip
     engine = Engine(contrast) if proof.is_fast else ReferenceEngine(contrast)
     per_edge, n_timed = _seconds_per_edge(engine)
     started = time.perf_counter()
     score_edges(contrast, silent)
     return {
         "weights_gigabytes": round(model.weight_bytes / 1e9, 3),
-        "search_gigabytes": round(search_bytes(model, len(contrast), tokens) / 1e9, 3),
+        "search_gigabytes": round(memory / 1e9, 3),
         "eap_seconds": round(time.perf_counter() - started, 3),
         "acdc_seconds_per_tested_edge": round(per_edge, 6),
         "acdc_edges_timed": n_timed,

@@ -106,7 +106,7 @@ def top_logits(
         prompts.
     """
     model, strongest = contrast.model, []
-    vocabulary = model.unembedding[:, : len(model.tokenizer)]  # without a model's padding rows
+    vocabulary = model.unembedding[:, : model.n_tokens]
     for node in nodes:
         at_end = contrast.clean.at_end(clean_output(contrast, node)) * norm_weight(contrast)
         logits = (at_end.mean(0) @ vocabulary).float()

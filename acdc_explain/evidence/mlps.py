@@ -49,10 +49,9 @@ def _token_share(contrast: Contrast) -> Measurement:
 
 def _words_and_others(contrast: Contrast) -> list[int]:
     """The task's words, and random tokens until there are MOST_WORDS."""
-    words, tokenizer = copying_words(contrast, most=MOST_WORDS), contrast.model.tokenizer
-    size = min(len(tokenizer), contrast.model.unembedding.shape[1])
-    excluded = {*words, *tokenizer.all_special_ids}
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()
+    model, words = contrast.model, copying_words(contrast, most=MOST_WORDS)
+    excluded = {*words, *model.tokenizer.all_special_ids}
+    order = torch.randperm(model.n_tokens, generator=torch.Generator().manual_seed(0)).tolist()
     return [*words, *(i for i in order if i not in excluded)][:MOST_WORDS]
 
 

@@ -116,8 +116,7 @@ def _ordinary(model: Model) -> Tensor:
     tokenizer = model.tokenizer
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     no_words = {tokenizer.unk_token_id, tokenizer.pad_token_id} - ends - {None}
-    size = min(len(tokenizer), model.unembedding.shape[1])
-    ids = [i for i in range(size) if i not in no_words]
+    ids = [i for i in range(model.n_tokens) if i not in no_words]
     return torch.tensor(ids if set(ids) - ends else [], dtype=torch.long)
 
 

@@ -153,6 +153,16 @@ class Contrast:
         last = self.clean.end[:, None].expand(differs.shape)
         return torch.where(differs, places, last).amin(1)
 
+    @cached_property
+    def rows_that_change(self) -> Int[Tensor, "row"]:
+        """The tokens at which a cut can change anything, among all of the padded batch; on the CPU.
+
+        Attention is causal, so none before the first that differs, and no padding.
+        """
+        tokens = torch.arange(self.clean.tokens.shape[1])
+        can_change = (tokens >= self.first_change.cpu()[:, None]) & self.within.cpu()
+        return can_change.flatten().nonzero().flatten()
+
     # --- the metric ----------------------------------------------------------------------------
 
     @cached_property
@@ -206,7 +216,7 @@ class Contrast:
         if not is_half(self.model.dtype):
             return FLOAT32_NOISE
         changes = []
-        for seed in range(ROUNDINGS):
+        for seed in ROUNDINGS:
             logits = self.model.forward(self.clean, [(Point("input"), partial(rounded, seed=seed))])
             changes.append(abs(float(self.metric(logits).mean()) - self.clean_metric))
         return max(changes)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..guard import Unfit, must_work
 from .model import Model
 from .network.find import find_network
@@ -41,7 +41,7 @@ Read = tuple[Any, Any]  # the Hugging Face model and its tokenizer
 def load_model(
     name: str,
     *,
-    device: str = "auto",
+    device: str = "cpu",
     dtype: str = "float32",
     revision: str | None = None,
     sources: Mapping[str, Source],
@@ -50,7 +50,7 @@ def load_model(
 
     Args:
         name: A key of `sources`, a folder, a .gguf file or a name on the Hugging Face hub.
-        device: As PyTorch names it; `auto` is cuda if there is one, else cpu.
+        device: As PyTorch names it.
         dtype: Of the weights, as PyTorch names it.
         revision: A commit, a branch or a tag of a model on the hub; None: its main branch.
         sources: Models of plugins by name.
@@ -63,7 +63,6 @@ def load_model(
         UserError: The model cannot be found, read, or split into heads and MLPs exactly.
     """
     location = str(_location_from(name, sources[name])) if name in sources else name
-    device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(device, device)
     hub = {} if revision is None else {"revision": revision}
     if hub and (location.endswith(".gguf") or Path(location).exists()):
         raise UserError(f"{name} is not read from the hub here, so leave out `revision=`.")
@@ -94,7 +93,7 @@ def _split(name: str, hf_model: Any, tokenizer: Any, digest: str, n_parameters: 
             "lists the families that can."
         ) from reason
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        message = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        message = first_line(error, 200)
         raise UserError(
             f"{name} ({kind}) cannot be split into heads and MLPs here: its layers are built in a "
             f"way that is not known ({message}); docs/models.md lists the families that can."
@@ -144,7 +143,7 @@ def _from_hub(name: str, location: str, names: list[str], dtype: torch.dtype, **
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        message = str(error).strip().split("\n")[0][:200]
+        message = first_line(error, 200)
         reason = (
             f"and it cannot be loaded from the Hugging Face hub ({message})"
             if online
@@ -204,7 +203,7 @@ def _pretrained(name: str, folder: str, dtype: torch.dtype, **options: Any) -> R
                 ) from error
             if not local:
                 raise
-            message = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            message = first_line(error, 200)
             raise UserError(f"{where} cannot be read as a model: {message}") from error
 
 

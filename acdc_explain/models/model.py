@@ -22,7 +22,7 @@ from .activations import (
     post_scale_hooks,
     writer_hooks,
 )
-from .network.hooks import Hook, hooked
+from .network.hooks import Hook, Point, hooked
 from .network.names import bridge_of, short_prompt
 from .network.parts import Network
 from .network.patch import patched_logits
@@ -79,8 +79,8 @@ class Model:
 
     @property
     def n_tokens(self) -> int:
-        """The size of the tokenizer's vocabulary."""
-        return len(self.tokenizer)
+        """The number of tokens that have logits, without the padding rows of a model."""
+        return min(len(self.tokenizer), self.unembedding.shape[1])
 
     @property
     def d_model(self) -> int:
@@ -101,6 +101,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return next(self.hf_model.parameters()).dtype  # type: ignore[no-any-return]
+
+    @property
+    def dtype_name(self) -> str:
+        """The same by the name that `load_model` takes, such as float32."""
+        return str(self.dtype).removeprefix("torch.")
 
     @cached_property
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
@@ -238,17 +243,14 @@ class Model:
     def embed(self, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
         """The stream that the first layer reads."""
 
-        def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            raise _StopForward(args[0] if args else kwargs["hidden_states"])
+        def stop(stream: Tensor) -> None:
+            raise _StopForward(stream)
 
-        first = self.network.blocks[0].module
-        handle = first.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self.network.body(batch.tokens, use_cache=False)
+            with hooked(self.network, [(Point("input"), stop)]):
+                self.network.body(batch.tokens, use_cache=False)
         except _StopForward as stopped:
             return stopped.stream
-        finally:
-            handle.remove()
         raise AssertionError("the first layer was not run")
 
     @torch.no_grad()

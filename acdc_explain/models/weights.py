@@ -27,7 +27,7 @@ from .network.precision import (
     relative_error,
     rounded,
 )
-from .network.watch import PROMPTS, TOKENS, probe_tokens
+from .network.watch import PROMPTS, TOKENS, probe_tokens, watch
 
 NO_WEIGHTS = re.compile(r"\.(masked_bias|inv_freq)$|\.(attn|attention)\.bias$")
 """Masks and tables in old checkpoints that models now compute themselves."""
@@ -169,7 +169,7 @@ def _limit(model: Model) -> float:
     network, tokens = model.network, probe_tokens(model.hf_model)
     plain = model.hf_model(tokens, use_cache=False).logits[:, -1]
     errors = []
-    for seed in range(ROUNDINGS):
+    for seed in ROUNDINGS:
         with hooked(network, [(Point("input"), partial(rounded, seed=seed))]):
             other = model.hf_model(tokens, use_cache=False).logits[:, -1]
         errors.append(relative_error(precise(other), precise(plain)))
@@ -198,9 +198,10 @@ def _split_checks(model: Model) -> Iterator[Check]:
     if network.soft_cap is not None:
         direct = capped(direct, network.soft_cap)
     yield Check("model", "the summed direct effects", relative_error(direct, own), limit)
-    yield Check("model", LEAK, leak_between_heads(network), limit)
-    yield Check("model", MISPLACED, misplaced_ports(network), limit)
-    yield Check("model", BYPASS, bypass_of_ports(network), limit)
+    calls = watch(model.hf_model, [block.module for block in network.blocks])
+    yield Check("model", LEAK, leak_between_heads(network, calls), limit)
+    yield Check("model", MISPLACED, misplaced_ports(network, calls), limit)
+    yield Check("model", BYPASS, bypass_of_ports(network, calls), limit)
 
 
 def no_tokenizer(where: str) -> UserError:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .duck.attach import attached, replacing
 from .duck.connection import Connection
-from .duck.engine import DatabaseError, NotThere, first_line, quoted, stop_engine
+from .duck.engine import DatabaseError, NotThere, quoted, stop_engine
 from .duck.limits import pass_on_interrupt, search_limits
 from .search.index import index_all
 from .tables.catalog import foreign_objects

@@ -47,7 +47,7 @@ def test_gradients_without_hooks_are_those_with_hooks(family, share, metric, sma
 @pytest.mark.slow_after(12)
 @pytest.mark.parametrize("ablation", ["corrupt", "mean", "zero"])
 @pytest.mark.parametrize("family", [*FAMILIES, *SEPARATE])
-def test_what_cuts_change_is_what_the_bridge_records(family, ablation, small_model):
+def test_what_cuts_change_is_what_hooks_record(family, ablation, small_model):
     task = word_task(n=3)
     contrast = Contrast(small_model(family, "float64"), task, task.discover, "logit_diff", ablation)
     fast, hooked = Backward(contrast), Hooked(contrast)

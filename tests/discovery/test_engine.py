@@ -18,7 +18,7 @@ from acdc_explain.discovery.engine.choose import engine_for
 from acdc_explain.discovery.engine.fast import Engine, TooLittleMemory
 from acdc_explain.discovery.engine.proof import fast_trouble
 from acdc_explain.discovery.engine.reference import ReferenceEngine
-from acdc_explain.discovery.engine.rows import StreamRows
+from acdc_explain.discovery.engine.rows import StreamRows, search_bytes
 from acdc_explain.discovery.faithfulness import random_circuit
 from acdc_explain.errors import UserError
 from acdc_explain.models.contrast import Contrast
@@ -186,6 +186,16 @@ def test_only_rows_that_can_change_are_computed(small_model):
         first = int(differs[prompt].nonzero()[0])
         rows = stream_rows.token[stream_rows.prompt == prompt].tolist()
         assert rows == list(range(first, int(contrast.clean.end[prompt]) + 1))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_memory_is_within_the_formula(family, small_model):
+    contrast = contrast_of(small_model(family), "kl", "mean")  # every token can change
+    model, rows = contrast.model, contrast.clean.tokens.numel()
+    most = search_bytes(
+        model.graph, rows, model.d_model, model.dtype.itemsize, post_norms=model.has_post_norms
+    )
+    assert 0.9 * most < Engine(contrast).stream_rows.bytes <= most
 
 
 def test_batches_do_not_change_decisions(small_model, monkeypatch):

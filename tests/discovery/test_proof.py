@@ -127,14 +127,19 @@ def _causal(attention: Any, given: Any, length: int, like: torch.Tensor) -> torc
     return torch.full((1, length, length), -torch.inf).triu(1)
 
 
-def test_rotary_positions_of_the_other_form(broken, small_model, monkeypatch):
-    small_model("llama")
+def _turn_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary positions turn neighbouring dimensions, in every form that is tried."""
     forms = attention._forms
     monkeypatch.setattr(
         attention,
         "_forms",
         lambda *args: (replace(form, rotary="interleaved") for form in forms(*args)),
     )
+
+
+def test_rotary_positions_of_the_other_form(broken, small_model, monkeypatch):
+    small_model("llama")
+    _turn_neighbours(monkeypatch)
     assert_falls_back(broken("llama")[0], "its attention weights are those of no form")
 
 
@@ -142,12 +147,7 @@ def test_rotary_positions_of_the_other_form_that_are_not_seen_at_first(
     broken, small_model, monkeypatch
 ):
     small_model("llama")
-    forms = attention._forms
-    monkeypatch.setattr(
-        attention,
-        "_forms",
-        lambda *args: (replace(form, rotary="interleaved") for form in forms(*args)),
-    )
+    _turn_neighbours(monkeypatch)
     monkeypatch.setattr(Attention, "gives", lambda *args: True)
     contrast, found = broken("llama")
     assert "a random half of the edges into queries" in " ".join(failed(found, "fast"))

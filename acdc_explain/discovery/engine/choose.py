@@ -9,7 +9,7 @@ from ...models.contrast import Contrast
 from ...progress import Progress, silent
 from ...records.graph import SearchGraph
 from .fast import Engine
-from .proof import fast_trouble, reference_trouble
+from .proof import fast_trouble, require_exact_cuts
 from .reference import ReferenceEngine
 
 AnyEngine: TypeAlias = Engine | ReferenceEngine
@@ -35,7 +35,6 @@ def engine_for(
         return Engine(contrast, search_graph)
     if name == "fast":
         raise UserError(f"The fast engine cannot do {contrast.model.name}: {trouble}.")
-    if (problem := reference_trouble(contrast)) is not None:
-        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
+    require_exact_cuts(contrast)
     progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")
     return ReferenceEngine(contrast, search_graph)

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from ...errors import UserError
 from ...models.contrast import Contrast
 from ...models.model import Model
 from ...models.network.norm import UnsupportedModel
@@ -59,9 +60,11 @@ _REFERENCE: Proven = WeakKeyDictionary()
 
 def prove(contrast: Contrast) -> Proof:
     """Every check of both engines, on random tokens in prompts as long as those of a contrast."""
-    random = _random_contrast(contrast)
-    fast = _prove_fast(random, thorough=True)
-    return Proof((*_reference_checks(random), *fast.checks), fast.not_fast)
+    random, length = _random_contrast(contrast), contrast.clean.tokens.shape[1]
+    fast, model = _prove_fast(random, thorough=True), contrast.model
+    reference = Proof(tuple(_reference_checks(random)), None)
+    _FAST[model], _REFERENCE[model] = (length, fast), (length, reference)
+    return Proof((*reference.checks, *fast.checks), fast.not_fast)
 
 
 def fast_trouble(contrast: Contrast) -> str | None:
@@ -86,6 +89,12 @@ def reference_trouble(contrast: Contrast) -> str | None:
     return _once(_REFERENCE, contrast, check).trouble("reference")
 
 
+def require_exact_cuts(contrast: Contrast) -> None:
+    """Raise UserError unless cutting edges by hooks is exact for a model."""
+    if (problem := reference_trouble(contrast)) is not None:
+        raise UserError(f"{contrast.model.name}: cutting edges is not exact: {problem}.")
+
+
 def _once(proven: Proven, contrast: Contrast, check: Callable[[], Proof]) -> Proof:
     """What was found for a model on prompts as long as these, or longer ones."""
     length = contrast.clean.tokens.shape[1]
@@ -103,8 +112,7 @@ def _random_contrast(contrast: Contrast) -> Contrast:
     longest = contrast.clean.tokens.shape[1] - len(model.prefix)
     length = max(longest, min(LENGTH, model.context_length - len(model.prefix)))
     generator = torch.Generator().manual_seed(SEED)
-    size = min(model.unembedding.shape[1], model.n_tokens)
-    rows = torch.randint(0, size, (4, length), generator=generator).tolist()
+    rows = torch.randint(0, model.n_tokens, (4, length), generator=generator).tolist()
     rows = [row[: length - (number % 2) * (length // 4)] for number, row in enumerate(rows)]
     random = contrast.take(2).with_metric("kl").with_ablation("corrupt")
     random.clean, random.corrupt = model.batch_ids(rows[:2]), model.batch_ids(rows[2:])
@@ -182,10 +190,10 @@ def _fast_checks(contrast: Contrast, *, thorough: bool) -> Iterator[Check]:
     """
     fast, reference = Engine(contrast), ReferenceEngine(contrast)
     cuts = [("everything", reference.cut_all(), contrast.ablated_logits)]
-    if thorough:
-        cuts.append(("nothing", reference.cut_none(), contrast.clean_run.logits))
     for what, cut in _random_cuts(reference, thorough=thorough):
         cuts.append((what, cut, reference.logits(cut)))
+    if thorough:
+        cuts.append(("nothing", reference.cut_none(), contrast.clean_run.logits))
     for what, cut, expected in cuts:
         error = relative_error(fast.logits(reference.kept(cut)), expected, LOGITS)
         yield Check("fast", f"the logits with {what} cut", error, contrast.model.limit)

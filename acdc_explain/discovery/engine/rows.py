@@ -16,10 +16,9 @@ from ...models.contrast import Contrast
 from ...models.functional.attention import Attention
 from ...models.functional.layers import Layers
 from ...models.functional.mlp import Mlp, MlpModule
-from ...models.model import Model
-from ...models.network.precision import is_half, precise
+from ...models.network.precision import precise
 from ...records.circuit import PORTS, Node, Port
-from ...records.graph import SearchGraph
+from ...records.graph import Graph, SearchGraph
 
 Mask = Bool[Tensor, "row"]
 Rows = Int[Tensor, "some"]  # numbers of rows
@@ -37,18 +36,26 @@ class Queries:
     bias: Float[Tensor, "batch query key"]  # added to scores: masks, and biases by distance
 
 
-def search_bytes(model: Model, prompts: int, tokens: int) -> int:
-    """The most memory that these prompts take in a search, besides the model's weights.
+def search_bytes(
+    graph: Graph, rows: int, d_model: int, itemsize: int, *, post_norms: bool = False
+) -> int:
+    """The most memory that prompts take in a search, besides the model's weights.
 
     What every node writes, clean and corrupted, in the model's type; what it writes when ablated,
     as a change, and now; what every layer reads, clean and with everything cut; and what heads mix
-    before a norm after them. These are in float32 if the model has 16 bits.
+    before a norm after them. All but the first are in float32 if the model has 16 bits.
+
+    Args:
+        graph: The nodes.
+        rows: Tokens of all prompts, with padding.
+        d_model: The width of the stream.
+        itemsize: Bytes of a number of the model.
+        post_norms: Whether norms follow the heads.
     """
-    writers, layers = len(model.graph.writers), model.graph.n_layers
-    mixed = layers * model.graph.n_heads if model.has_post_norms else 0
-    runs, size = 2 * writers, 4 if is_half(model.dtype) else model.dtype.itemsize
-    rows = 3 * writers + 2 * (2 * layers + 1) + mixed
-    return (runs * model.dtype.itemsize + rows * size) * prompts * tokens * model.d_model
+    writers = len(graph.writers)
+    mixed = graph.n_layers * graph.n_heads if post_norms else 0
+    in_search = 3 * writers + 2 * (2 * graph.n_layers + 1) + mixed
+    return (2 * writers * itemsize + in_search * max(itemsize, 4)) * rows * d_model
 
 
 class StreamRows:
@@ -71,10 +78,7 @@ class StreamRows:
         self.graph, self.layers = search_graph.graph, layers
         self.device = contrast.clean.tokens.device
         self.n_prompts, self.length = contrast.clean.tokens.shape
-        tokens = torch.arange(self.length)
-        first, within = contrast.first_change.cpu(), contrast.within.cpu()
-        can_change = (tokens >= first[:, None]) & within
-        self.flat: Rows = can_change.flatten().nonzero().flatten()
+        self.flat: Rows = contrast.rows_that_change
         self.prompt, self.token = self.flat // self.length, self.flat % self.length
         self.end_mask: Mask = self.token == contrast.clean.end.cpu()[self.prompt]
         self.end_rows: Rows = self.end_mask.nonzero().flatten()

@@ -7,7 +7,6 @@ be slow, as for each head's W_O.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -92,9 +91,3 @@ def rotate(y: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
         first, second = turned[..., :n], turned[..., n:]
         both = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
     return torch.cat([both, rest], -1)
-
-
-def bias_of(module: Any) -> Tensor | None:
-    """The bias of a linear layer, if it has one."""
-    bias = getattr(module, "bias", None)
-    return None if bias is None else bias.detach()

@@ -175,7 +175,7 @@ def _without_form(block: Block, norm: Norm) -> Attention:
     for port, projection in parts.projections.items():
         bias = projection.bias
         ports[port] = Affine.of(
-            norm, projection.weight.flatten(1), None if bias is None else bias.detach().flatten()
+            norm, projection.weight.flatten(1), None if bias is None else bias.flatten()
         )
         if len(projection.modules) > 1:
             width = ports[port].weight.matrix[0]

@@ -99,7 +99,7 @@ def _read_layers(network: Network) -> Layers:
         tuple(attention),
         tuple(read_mlp(block, seen) for block, seen in zip(blocks, calls)),
         network.norm,
-        Affine.of(network.norm, network.unembedding, None if bias is None else bias.detach()),
+        Affine.of(network.norm, network.unembedding, bias),
         network.soft_cap,
         network,
     )
@@ -117,7 +117,7 @@ def ov_outputs(
     values = torch.einsum("wd,dhe->hwe", _normed(model, layer, stream), _weight(block, "v"))
     bias = block.attention.projections["v"].bias
     if bias is not None:
-        values = values + bias.detach()[:, None]
+        values = values + bias[:, None]
     outputs: Tensor = torch.einsum("hwe,hed->hwd", values, block.attention.out_weight)
     return outputs * block.multiplier * block.attention_post.weight
 
@@ -152,7 +152,7 @@ def _projected(model: Model, port: Port, layer: int, head: int, stream: Tensor) 
     block = model.network.blocks[layer]
     rows = _normed(model, layer, stream) @ _weight(block, port)[:, head]
     bias = block.attention.projections[port].bias
-    return rows if bias is None else rows + bias[head].detach()
+    return rows if bias is None else rows + bias[head]
 
 
 def _normed(model: Model, layer: int, stream: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..network.norm import Norm, UnsupportedModel
-from ..network.parts import Block, MlpParts, weight_of
+from ..network.parts import Block, MlpParts, bias_of, weight_of
 from ..network.precision import noise, relative_error
 from ..network.watch import Call
-from .affine import Affine, Weight, bias_of
+from .affine import Affine, Weight
 
 ACTIVATIONS = ("act", "act_fn", "activation_fn", "activation", "gelu_impl")
 

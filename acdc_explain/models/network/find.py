@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .hooks import Point, hooked
-from .names import Names, has_part, part_of
+from .names import Names, find_part, part_of
 from .norm import Norm, UnsupportedModel
 from .parts import AttentionParts, Block, MlpParts, Network, Projection
 from .precision import noise, relative_error
@@ -36,7 +36,7 @@ def find_network(hf_model: Any, names: Names, tokens: Tensor, logits: Tensor) ->
     calls = watch(hf_model, modules)
     like = calls[0][modules[0]].input[0, 0]
     for number, module in enumerate(modules):
-        if not has_part(module, names.attention):
+        if find_part(module, names.attention) is None:
             raise UnsupportedModel(f"layer {number} has no attention heads")
     blocks = [_block(module, names, seen, like) for module, seen in zip(modules, calls)]
     for number, ((block, _), seen) in enumerate(zip(blocks, calls)):
@@ -153,14 +153,13 @@ def _projections(module: Any, names: Names, n_heads: int) -> dict[Any, Projectio
         if size % n_heads:
             raise UnsupportedModel(f"its {name} has {size} outputs for {n_heads} heads")
         numbers = torch.arange(size, device=linear.weight.device).view(n_heads, -1)
-        projections[port] = Projection((linear, *_joint_norm(module, names, port, size)), numbers)
+        projections[port] = Projection((linear, *_joint_norm(module, port, size)), numbers)
     return projections
 
 
-def _joint_norm(module: Any, names: Names, port: str, size: int) -> tuple[Any, ...]:
+def _joint_norm(module: Any, port: str, size: int) -> tuple[Any, ...]:
     """The norm over the queries or keys of all heads together, if there is one (OLMo 2)."""
-    name = names.norms.get(f"{port}_norm", f"{port}_norm")
-    norm = getattr(module, name, None)
+    norm = getattr(module, f"{port}_norm", None)
     weight = getattr(norm, "weight", None)
     joint = isinstance(weight, Tensor) and weight.shape == (size,)
     return (norm,) if joint else ()

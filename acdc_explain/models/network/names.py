@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...errors import first_line
 from ...records.circuit import PORTS, Port
 from .norm import UnsupportedModel
 
@@ -35,7 +36,6 @@ class Names:
     ports: dict[Port, str] | None  # the modules of queries, keys and values
     fused: str | None  # queries, keys and values from one module, where `ports` is None
     out: str
-    norms: Mapping[str, str]  # of queries and keys: `q_norm`, `k_norm`
     mlp: str | None  # None where its maps are modules of the block itself
     has_mlp: bool
     mlp_maps: dict[str, str]
@@ -69,7 +69,6 @@ class Names:
             None if fused else {port: maps[port] for port in PORTS},
             fused,
             maps["o"],
-            {name: maps[name] for name in ("q_norm", "k_norm") if name in maps},
             _UNNAMED_MLPS.get(kind) if mlp is None else mlp.name,
             mlp is not None or kind in _UNNAMED_MLPS,
             {} if mlp is None else {k: part.name for k, part in mlp.submodules.items()},
@@ -105,7 +104,7 @@ def _component_mapping(hf_model: Any, kind: str) -> tuple[Mapping[str, Any], Any
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
         return adapter.get_component_mapping(), config
     except Exception as error:  # the bridge has no error class of its own
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = first_line(error, 200)
         raise UnsupportedModel(f"TransformerBridge cannot read a {kind} ({reason})") from error
 
 
@@ -124,17 +123,15 @@ def short_prompt(config: Any) -> int | None:
 
 def part_of(module: Any, path: str) -> Any:
     """The part of a module at a dotted path. Raises UnsupportedModel if there is none."""
-    part = reduce(lambda whole, name: getattr(whole, name, None), path.split("."), module)
+    part = find_part(module, path)
     if part is None:
         raise UnsupportedModel(f"its {type(module).__name__} has no {path}")
     return part
 
 
-def has_part(module: Any, path: str) -> bool:
-    """Whether a module has a part at a dotted path."""
-    return (
-        reduce(lambda whole, name: getattr(whole, name, None), path.split("."), module) is not None
-    )
+def find_part(module: Any, path: str) -> Any:
+    """The part of a module at a dotted path; None if there is none."""
+    return reduce(lambda whole, name: getattr(whole, name, None), path.split("."), module)
 
 
 def bridge_of(hf_model: Any, tokenizer: Any) -> Any:

@@ -45,7 +45,7 @@ class Projection:
     @property
     def bias(self) -> Float[Tensor, "head d_head"] | None:
         """The bias of each head, if there is one."""
-        bias = getattr(self.modules[0], "bias", None)
+        bias = bias_of(self.modules[0])
         return None if bias is None else bias[self.columns]
 
     def of_heads(
@@ -81,8 +81,7 @@ class AttentionParts:
     @property
     def out_bias(self) -> Tensor | None:
         """The bias of W_O. It belongs to no head, unless a norm follows (see `head_bias`)."""
-        bias: Tensor | None = getattr(self.out, "bias", None)
-        return None if bias is None else bias.detach()
+        return bias_of(self.out)
 
     @property
     def head_bias(self) -> Tensor | None:
@@ -147,7 +146,7 @@ class Network:
     @property
     def unembedding_bias(self) -> Tensor | None:
         """The bias of the logits, if there is one."""
-        bias: Tensor | None = getattr(self.head, "bias", None)
+        bias = bias_of(self.head)
         return bias if bias is None or self.logit_scale == 1 else bias * self.logit_scale
 
     def logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocab"]:
@@ -176,6 +175,12 @@ def weight_of(linear: Any) -> Float[Tensor, "d_in out"]:
     """The matrix of a linear layer, to multiply rows with, whichever way round it is stored."""
     weight: Tensor = linear.weight.detach()
     return weight if hasattr(linear, "nf") else weight.T  # transformers' Conv1D has `nf`
+
+
+def bias_of(linear: Any) -> Tensor | None:
+    """The bias of a linear layer, if it has one."""
+    bias = getattr(linear, "bias", None)
+    return None if bias is None else bias.detach()
 
 
 def capped(values: Tensor, cap: float) -> Tensor:

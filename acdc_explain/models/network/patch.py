@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,10 @@ from ...records.circuit import PORTS, Port
 from .hooks import Function, before
 from .parts import Block, Network
 from .precision import relative_error
-from .watch import Call, probe_tokens, watch
+from .watch import Call, probe_tokens
+
+Calls: TypeAlias = Sequence[Mapping[Any, Call]]
+"""What the modules of each layer read and wrote on a few tokens (`watch`)."""
 
 
 class Prompts(Protocol):
@@ -80,16 +83,14 @@ def _putter(value: Tensor, columns: Tensor | None) -> Any:
 
 
 @torch.no_grad()
-def leak_between_heads(network: Network) -> float:
+def leak_between_heads(network: Network, calls: Calls) -> float:
     """How much a head's queries, keys or values change what other heads of its layer mix.
 
     In every layer the first head's queries (then keys, then values) are changed, while the layer
     reads what it always reads. What other heads mix, and how they attend, must stay the same.
     Relative to the largest entry.
     """
-    blocks = network.blocks
-    calls = watch(network.hf_model, [block.module for block in blocks])
-    worst = 0.0
+    blocks, worst = network.blocks, 0.0
     for port in PORTS:
         for block, seen, (attention, mixed) in zip(blocks, calls, _changed(network, calls, port)):
             call, before = seen[block.attention.module], seen[block.attention.out].input
@@ -104,14 +105,13 @@ def leak_between_heads(network: Network) -> float:
 
 
 @torch.no_grad()
-def bypass_of_ports(network: Network) -> float:
+def bypass_of_ports(network: Network, calls: Calls) -> float:
     """How much of what heads mix comes from the stream by another way than their ports.
 
     Every layer reads another stream while its queries, keys and values stay as they are. What
     heads mix must stay the same; it does not where they have a gate. Relative to the largest entry.
     """
     blocks = network.blocks
-    calls = watch(network.hf_model, [block.module for block in blocks])
     mixed: list[Tensor] = []
     with ExitStack() as stack:
         for block, seen in zip(blocks, calls):
@@ -131,13 +131,12 @@ def bypass_of_ports(network: Network) -> float:
 
 
 @torch.no_grad()
-def misplaced_ports(network: Network) -> float:
+def misplaced_ports(network: Network, calls: Calls) -> float:
     """How much attention depends on values, and at other tokens on the queries of one token.
 
     It does if queries, keys and values are not the columns that they are taken for. Relative to
     the largest entry.
     """
-    calls = watch(network.hf_model, [block.module for block in network.blocks])
     token, worst = 2, 0.0
     for port, places in (("v", slice(None)), ("q", slice(token, token + 1))):
         changed = _changed(network, calls, port, places, slice(None))  # type: ignore[arg-type]
@@ -153,7 +152,7 @@ def misplaced_ports(network: Network) -> float:
 
 def _changed(
     network: Network,
-    calls: Sequence[Mapping[Any, Call]],
+    calls: Calls,
     port: Port,
     places: slice = slice(None),
     heads: slice = slice(1),

@@ -63,8 +63,8 @@ class Check:
         return self.error <= self.limit
 
 
-ROUNDINGS = 3
-"""How often rounding is tried, to measure what it does."""
+ROUNDINGS = range(3)
+"""Seeds of the roundings that are tried, to measure what rounding does."""
 
 
 def rounded(value: torch.Tensor, seed: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import first_line
 from .norm import UnsupportedModel
 
 PROMPTS, TOKENS = 2, 7
@@ -38,7 +39,7 @@ def plain_logits(hf_model: Any, tokens: Tensor) -> Tensor:
         logits: Tensor = hf_model(tokens, use_cache=False).logits[:, -1]
         return logits
     except Exception as error:  # models raise anything
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        reason = first_line(error, 200)
         raise UnsupportedModel(f"it cannot be run on plain tokens ({reason})") from error
 
 

@@ -87,7 +87,7 @@ def load_for(
     else:
         _check_loaded(model, settings)
         revision = model.revision
-    dtype = _dtype_of(model)
+    dtype = model.dtype_name
     special = {} if dtype == DEFAULT_DTYPE else {"dtype": dtype}
     return model, special if revision is None else {**special, "revision": revision}
 
@@ -114,7 +114,7 @@ def _check_loaded(model: Model, settings: Settings) -> None:
     device = str(model.device)
     has = {
         "device": settings.device if device.split(":")[0] == settings.device else device,
-        "dtype": _dtype_of(model),
+        "dtype": model.dtype_name,
         "revision": model.revision,
     }
     usual = {"device": DEFAULT_DEVICE, "dtype": DEFAULT_DTYPE, "revision": None}
@@ -125,8 +125,3 @@ def _check_loaded(model: Model, settings: Settings) -> None:
                 f"`{name}={asked}` does not fit the loaded model ({value or f'no {name}'}); load "
                 f"it with `{name}={asked}`, or leave it out."
             )
-
-
-def _dtype_of(model: Model) -> str:
-    """The type of a model's weights, by the name that `load_model` takes."""
-    return str(model.dtype).removeprefix("torch.")

@@ -14,9 +14,9 @@ from typing import Any
 
 import duckdb
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from .connection import Connection
-from .engine import engine_for, first_line, quoted, stop_engine
+from .engine import engine_for, quoted, stop_engine
 from .limits import interrupts, pass_on_interrupt
 
 LOCK_SECONDS = 60.0  # longer than a search may take: a writer waits until it ends

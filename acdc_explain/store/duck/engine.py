@@ -98,8 +98,3 @@ def memory(extension: str | None = None) -> Iterator[Connection]:
 def quoted(text: str | Path) -> str:
     """A text as SQL; ATTACH takes no parameters before DuckDB 2."""
     return "'" + str(text).replace("'", "''") + "'"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, cut to 300 characters."""
-    return str(error).strip().split("\n")[0][:300]
