@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..discovery.engine.proof import require_exact_cuts
 from ..discovery.engine.reference import ReferenceEngine
 from ..errors import UserError, unknown
 from ..evidence.effects import ablated_output, clean_output, logits_with
@@ -91,12 +92,14 @@ def cut(contrast: Contrast, edge: str | Edge) -> Effect:
         The metric before and after.
 
     Raises:
-        UserError: for an edge that this model does not have.
+        UserError: for an edge that this model does not have, and for a model in which cutting
+            edges is not exact.
     """
     edge = _edge(edge) if isinstance(edge, str) else edge
     graph = SearchGraph.of(contrast.model.graph, [edge], contrast.place_names)
     if edge.src not in graph.senders(edge.dst) or (edge.dst, edge.port) not in _receivers(graph):
         raise UserError(f"{contrast.model.name} has no edge {edge}.")
+    require_exact_cuts(contrast)
     engine = ReferenceEngine(contrast, graph)
     chosen = engine.cut_none()
     chosen[engine.index(edge)] = True

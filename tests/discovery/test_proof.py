@@ -16,6 +16,7 @@ from acdc_explain.discovery.engine.choose import engine_for
 from acdc_explain.discovery.engine.proof import Proof, prove
 from acdc_explain.errors import UserError
 from acdc_explain.evaluation.doctor import examine
+from acdc_explain.experiments.patching import cut
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.functional import attention, layers, places
 from acdc_explain.models.functional.attention import Attention
@@ -82,6 +83,8 @@ def test_a_port_that_does_not_listen(kind, word, broken, small_model, monkeypatc
     )
     with pytest.raises(UserError, match="cutting edges is not exact"):
         engine_for(contrast, SearchGraph(contrast.model.graph), name="reference")
+    with pytest.raises(UserError, match="cutting edges is not exact"):
+        cut(contrast, "input->logits")
     assert examine(contrast.model)["self_check"].startswith("failed: ")
 
 
