@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +32,7 @@ class Layers:
     unembedding: Affine
     soft_cap: float | None  # of logits
     network: Network
+    _places: dict[int, list[Places]] = field(default_factory=dict)  # of the last length
 
     @staticmethod
     def of(model: Model) -> Layers:
@@ -81,7 +82,10 @@ class Layers:
 
     def places(self, length: int) -> list[Places]:
         """Masks and rotary tables of each layer, for prompts of a number of tokens."""
-        return places_of(self.network, length)
+        if length not in self._places:
+            self._places.clear()
+            self._places[length] = places_of(self.network, length)
+        return self._places[length]
 
 
 _LAYERS: WeakKeyDictionary[Model, Layers] = WeakKeyDictionary()
