@@ -106,8 +106,13 @@ def measure(model: Any, args: argparse.Namespace, examples: int) -> dict[str, An
             result[f"estimated for {name}"] = line
     if args.sample:
         result |= reference_sample(contrast, engine, tau, args.sample, forward)
-    result["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+    result["peak_gb"] = peak_gb()
     return result
+
+
+def peak_gb() -> float:
+    """The most memory that this process has had, loading included."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
 
 
 def search(engine: TimedEngine, tau: float) -> SearchResult | None:
@@ -181,7 +186,9 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
         score_edges(fresh, silent, steps)
         return time.perf_counter() - started
 
-    both(), one(1)
+    one(1)
+    peak = peak_gb()  # before the plain passes, which hold all layers at once
+    both()
     units, ratios = [both()], {1: [], 5: []}
     for _ in range(4):  # units before and after, as the machine's speed changes
         for steps, passes in ratios.items():
@@ -194,6 +201,7 @@ def attribution(model: Any, args: argparse.Namespace, examples: int) -> dict[str
         "forward_backward_seconds": round(unit, 3),
         "eap_passes": round(eap, 2),
         "eap_ig_5_passes": round(ig, 2),
+        "eap_peak_gb": peak,
     }
 
 

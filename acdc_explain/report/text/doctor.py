@@ -56,13 +56,14 @@ def _show_costs(findings: Mapping[str, Any], console: Console) -> None:
     )
     console.print(f"eap on these prompts: {spoken(findings['eap_seconds'])}")
     seconds = findings["acdc_seconds_if_every_edge_is_tested"]
+    rate = findings["acdc_seconds_per_tested_edge"]
+    slower = ", and earlier layers take longer" if findings["engine"] == "fast" else ""
     console.print(
-        f"acdc on these prompts: {spoken(seconds)} if every edge is tested, at the "
-        f"{findings['acdc_seconds_per_tested_edge']:.2g} s an edge of the first "
-        f"{findings['acdc_edges_timed']}"
+        f"acdc on these prompts: at least {spoken(seconds)} if every edge is tested; the first "
+        f"{findings['acdc_edges_timed']:,} took {rate:.2g} s each{slower}"
     )
     if seconds > DAY:
-        console.print("that is long: use --discoverer eap, or a smaller graph (--granularity)")
+        console.print("that is long: use --discoverer eap, or whole layers (--level layer)")
 
 
 def spoken(seconds: float) -> str:
@@ -70,4 +71,4 @@ def spoken(seconds: float) -> str:
     for size, word in ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {word}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
