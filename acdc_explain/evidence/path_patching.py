@@ -83,12 +83,13 @@ class PathPatching:
             Attention and output, by variant of the change (senders, if it is from `cut`).
         """
         layer, head = head_index(receiver)
-        attention, clean, tables = (
+        attention, clean, places = (
             self.layers.attention[layer],
             self.streams[layer],
-            self._tables(layer),
+            self.places[layer],
         )
-        q_stream, q_tables, bias = clean, tables, self._bias(layer, head)
+        q_stream, tables = clean, places.tables
+        q_tables, bias = tables, places.bias_of_head(attention.form.distance_scaling, head)
         if query is not None:
             rows = torch.arange(len(query), device=query.device)
             q_stream, bias = clean[rows, query][:, None], bias[query][:, None]
@@ -104,13 +105,6 @@ class PathPatching:
         pattern = attention.pattern(q @ k.transpose(-1, -2), bias, head)
         written = self._write(layer, head, pattern, v, query)
         return ReceiverOutput(pattern.expand(len(written), -1, -1, -1), written)
-
-    def _tables(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        return self.places[layer].tables
-
-    def _bias(self, layer: int, head: int) -> Float[Tensor, "query key"]:
-        bias = self.places[layer].bias(self.layers.attention[layer].form.distance_scaling)
-        return bias[head if len(bias) > 1 else 0]
 
     def _write(
         self, layer: int, head: int, pattern: Tensor, v: Tensor, query: Tensor | None = None
@@ -133,5 +127,5 @@ class PathPatching:
         """What a head would write with this attention and the values of the run."""
         layer, index = head_index(head)
         attention = self.layers.attention[layer]
-        v = attention.project("v", index, self.streams[layer], self._tables(layer))
+        v = attention.project("v", index, self.streams[layer], self.places[layer].tables)
         return self._write(layer, index, pattern.to(v.dtype), v)

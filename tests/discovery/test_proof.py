@@ -126,6 +126,16 @@ def test_a_window_that_is_lost_in_long_prompts_alone(broken, small_model, monkey
     assert_falls_back(contrast, "the logits with a random half of the edges cut are off")
 
 
+def test_longer_prompts_are_checked_again(small_model, monkeypatch):
+    """A window that is lost beyond the prompts of a first run is found by a later one."""
+    mask, model = places._mask, small_model("mistral")
+    monkeypatch.setattr(places, "_mask", lambda *args: (mask if args[2] < 18 else _causal)(*args))
+    for length, trouble in ((6, False), (20, True), (6, True)):
+        task = word_task(length=length)
+        contrast = Contrast(model, task, task.discover, "kl")
+        assert (proof.fast_trouble(contrast) is not None) == trouble
+
+
 def _causal(attention: Any, given: Any, length: int, like: torch.Tensor) -> torch.Tensor:
     return torch.full((1, length, length), -torch.inf).triu(1)
 

@@ -157,11 +157,11 @@ class StreamRows:
         writer = self.node(node)
         assert writer.layer is not None
         assert writer.head is not None
-        if writer.layer not in self._biases:
+        if node not in self._biases:
             scaling = self.layers.attention[writer.layer].form.distance_scaling
-            self._biases[writer.layer] = self.places_of_layers[writer.layer].bias(scaling)
-        bias = self._biases[writer.layer]
-        return bias[writer.head if len(bias) > 1 else 0]
+            places = self.places_of_layers[writer.layer]
+            self._biases[node] = places.bias_of_head(scaling, writer.head)
+        return self._biases[node]
 
     def attention(self, node: int) -> Attention:
         """The attention of a head's layer."""

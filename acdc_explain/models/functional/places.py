@@ -36,6 +36,11 @@ class Places:
         """What is added to the scores of heads."""
         return self.mask if self.distance is None else self.mask + self.distance * distance_scaling
 
+    def bias_of_head(self, distance_scaling: float, head: int) -> Float[Tensor, "query key"]:
+        """The same for one head."""
+        mask = self.mask[head if len(self.mask) > 1 else 0]
+        return mask if self.distance is None else mask + self.distance[head] * distance_scaling
+
     @staticmethod
     def of(attention: Any, arguments: Mapping[str, Any], like: Tensor, n_heads: int) -> Places:
         """From what an attention layer takes beside the stream.
