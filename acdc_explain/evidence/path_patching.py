@@ -83,13 +83,10 @@ class PathPatching:
             Attention and output, by variant of the change (senders, if it is from `cut`).
         """
         layer, head = head_index(receiver)
-        attention, clean, places = (
-            self.layers.attention[layer],
-            self.streams[layer],
-            self.places[layer],
-        )
-        q_stream, tables = clean, places.tables
-        q_tables, bias = tables, places.bias_of_head(attention.form.distance_scaling, head)
+        attention, clean = self.layers.attention[layer], self.streams[layer]
+        tables = self.places[layer].tables
+        q_stream, q_tables = clean, tables
+        bias = self.places[layer].bias_of_head(attention.form.distance_scaling, head)
         if query is not None:
             rows = torch.arange(len(query), device=query.device)
             q_stream, bias = clean[rows, query][:, None], bias[query][:, None]
