@@ -10,9 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-from ..models.network.precision import FLOAT32_NOISE
+from ..models.contrast import Contrast
+from ..models.network.hooks import Hook, Point
+from ..models.network.precision import FLOAT32_NOISE, ROUNDINGS, is_half, rounded
 from ..records.circuit import LOGITS, Edge, Node
 from ..records.graph import Receiver, SearchGraph, prune
 from .engine.reference import Decision, ReceiverGroup
@@ -34,6 +37,22 @@ class Decider(Protocol):
     def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]: ...
 
     def drop(self, receivers: Sequence[Receiver]) -> None: ...
+
+
+def metric_noise(contrast: Contrast) -> float:
+    """Effects that differ by less cannot be told apart.
+
+    In float32 that is 1e-6. In half precision it is measured: the largest change of the mean
+    metric when the first stream is rounded in other ways.
+    """
+    if not is_half(contrast.model.dtype):
+        return FLOAT32_NOISE
+    changes = []
+    for seed in ROUNDINGS:
+        hook: Hook = (Point("input"), partial(rounded, seed=seed))
+        logits = contrast.model.forward(contrast.clean, [hook])
+        changes.append(abs(float(contrast.metric(logits).mean()) - contrast.clean_metric))
+    return max(changes)
 
 
 @dataclass

@@ -163,7 +163,7 @@ def repeated(contrast: Contrast) -> Float[Tensor, "batch query key"]:
     length = clean.shape[1]
     same = (clean[:, :, None] == clean[:, None]) & ~(corrupt[:, :, None] == corrupt[:, None])
     same = same.tril(-2)  # the token after must lie before the query
-    same &= contrast.within[:, :, None]
+    same &= contrast.clean.within[:, :, None]
     weights = torch.zeros(
         len(clean), length, length, dtype=contrast.model.dtype, device=same.device
     )

@@ -162,7 +162,7 @@ def ablated_output(
     index, clean = contrast.model.graph.writer_index[node], clean_output(contrast, node)
     corrupt = contrast.corrupt_run.writers[index]
     if how == "mean":
-        corrupt = corrupt[contrast.within_indices].mean(0).expand_as(clean)
+        corrupt = corrupt[contrast.clean.within_indices].mean(0).expand_as(clean)
     if not positions:
         return corrupt
     mask = torch.stack([at_position(contrast, name) for name in positions]).amax(0).bool()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..records.circuit import Node, Port
@@ -26,6 +27,18 @@ class Batch:
     @property
     def rows(self) -> Int[Tensor, "batch"]:
         return torch.arange(len(self.end), device=self.end.device)
+
+    @property
+    def within(self) -> Bool[Tensor, "batch pos"]:
+        """True at all tokens, prefix included, and False at padding."""
+        places = torch.arange(self.tokens.shape[1], device=self.end.device)
+        return places <= self.end[:, None]
+
+    @cached_property
+    def within_indices(self) -> tuple[Int[Tensor, "token"], Int[Tensor, "token"]]:
+        """Row and place of every token that is no padding: an index that a GPU need not count."""
+        rows, places = self.within.nonzero(as_tuple=True)
+        return rows, places
 
     def at_end(self, values: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch *rest"]:
         """`values` at each prompt's last token."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -15,8 +15,6 @@ from ..records.task import Example, Task
 from .activations import Activations, LayerInputs
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
 from .model import Model
-from .network.hooks import Point
-from .network.precision import FLOAT32_NOISE, ROUNDINGS, is_half, rounded
 from .options import DEFAULT_MEMORY, Ablation, Checkpoints, NoCheckpoints
 from .positions import Positions
 
@@ -118,22 +116,10 @@ class Contrast:
         if self.ablation == "zero":
             return torch.zeros_like(corrupt)
         if self.ablation == "mean":
-            rows, places = self.within_indices
+            rows, places = self.clean.within_indices
             mean = corrupt[:, rows, places].mean(1)
             return mean[:, None, None].expand_as(corrupt)
         return corrupt
-
-    @property
-    def within(self) -> Bool[Tensor, "batch pos"]:
-        """True at all tokens, prefix included, and False at padding."""
-        places = torch.arange(self.clean.tokens.shape[1], device=self.clean.end.device)
-        return places <= self.clean.end[:, None]
-
-    @cached_property
-    def within_indices(self) -> tuple[Int[Tensor, "token"], Int[Tensor, "token"]]:
-        """Row and place of every token that is no padding: an index that a GPU need not count."""
-        rows, places = self.within.nonzero(as_tuple=True)
-        return rows, places
 
     @cached_property
     def ablated_logits(self) -> Float[Tensor, "batch vocab"]:
@@ -155,12 +141,9 @@ class Contrast:
 
     @cached_property
     def rows_that_change(self) -> Int[Tensor, "row"]:
-        """The tokens at which a cut can change anything, among all of the padded batch; on the CPU.
-
-        Attention is causal, so none before the first that differs, and no padding.
-        """
+        """All tokens at which a cut can change anything, in the padded batch; on the CPU."""
         tokens = torch.arange(self.clean.tokens.shape[1])
-        can_change = (tokens >= self.first_change.cpu()[:, None]) & self.within.cpu()
+        can_change = (tokens >= self.first_change.cpu()[:, None]) & self.clean.within.cpu()
         return can_change.flatten().nonzero().flatten()
 
     # --- the metric ----------------------------------------------------------------------------
@@ -205,21 +188,6 @@ class Contrast:
     def corrupt_metric(self) -> float:
         """The mean metric with every edge cut (of the corrupted prompts, if `ablation` says so)."""
         return float(self.metric(self.ablated_logits).mean())
-
-    @cached_property
-    def metric_noise(self) -> float:
-        """Effects that differ by less cannot be told apart.
-
-        In float32 that is 1e-6. In half precision it is measured: the largest change of the mean
-        metric when the first stream is rounded in other ways.
-        """
-        if not is_half(self.model.dtype):
-            return FLOAT32_NOISE
-        changes = []
-        for seed in ROUNDINGS:
-            logits = self.model.forward(self.clean, [(Point("input"), partial(rounded, seed=seed))])
-            changes.append(abs(float(self.metric(logits).mean()) - self.clean_metric))
-        return max(changes)
 
     @cached_property
     def direction(self) -> Float[Tensor, "batch d_model"]:

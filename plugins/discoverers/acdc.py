@@ -141,7 +141,7 @@ class _Searches:
         self, search_graph: SearchGraph, tau: float, max_edges: int | None, note: str = ""
     ) -> SearchResult:
         """The result for a threshold or a number of edges. Raises UserError if there is none."""
-        from acdc_explain.discovery.acdc import Search, Trace, best_of_size
+        from acdc_explain.discovery.acdc import Search, Trace, best_of_size, metric_noise
         from acdc_explain.discovery.engine.choose import engine_for
 
         contrast = self.contrast
@@ -155,7 +155,7 @@ class _Searches:
             traces=traces,
             save=lambda traces: checkpoints.write(key, [vars(trace) for trace in traces]),
             screen=self.screen,
-            noise=contrast.metric_noise,
+            noise=metric_noise(contrast),
         )
         if max_edges is None:
             result = search.run(tau)

@@ -52,7 +52,10 @@ def test_what_cuts_change_is_what_hooks_record(family, ablation, small_model):
     contrast = Contrast(small_model(family, "float64"), task, task.discover, "logit_diff", ablation)
     fast, hooked = Backward(contrast), Hooked(contrast)
     gathered(fast, fast.kept, 1.0)
-    differences, elsewhere = hooked.difference.flatten(1, 2), contrast.within.flatten().clone()
+    differences, elsewhere = (
+        hooked.difference.flatten(1, 2),
+        contrast.clean.within.flatten().clone(),
+    )
     assert torch.allclose(fast.difference, differences[:, fast.kept], atol=1e-5)
     elsewhere[fast.kept] = False
     assert not (differences[:, elsewhere].abs() > 1e-12).any()

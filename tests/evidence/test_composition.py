@@ -62,7 +62,7 @@ class TestPaths:
             ]
             with torch.no_grad():
                 model.forward(contrast.clean, hooks)
-            within = contrast.within
+            within = contrast.clean.within
             pattern = values["pattern"][:, 2]
             assert torch.allclose(received.pattern[place][within], pattern[within], atol=1e-5)
             written = values["result"][:, :, 2]
@@ -126,7 +126,7 @@ class TestClaims:
             run.writers[contrast.model.graph.writer_index[node]]
             for run in (contrast.clean_run, contrast.corrupt_run)
         )
-        within = contrast.within
+        within = contrast.clean.within
         assert torch.allclose(
             kept_output(contrast, node, everywhere)[within], clean[within], atol=1e-5
         )

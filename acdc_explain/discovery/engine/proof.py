@@ -159,7 +159,7 @@ def _last_stream_error(engine: ReferenceEngine) -> float:
     cut[:, 0] = False  # the logits' edges
     ablated, clean = contrast.ablated, contrast.clean_run.writers
     expected = ablated.sum(0) - ablated[0] + clean[0] + engine.model.output_biases
-    within = contrast.within
+    within = contrast.clean.within
     return relative_error(engine.last_stream(cut)[within], expected[within])
 
 
