@@ -61,7 +61,7 @@ class Store:
     def runs(self) -> list[RunHeader]:
         """The headers of all runs, the newest first."""
         with self.database.reading() as connection:
-            return read.read_headers(connection, "ORDER BY created_at DESC, id")
+            return read.read_headers(connection, "ORDER BY created_at DESC, number DESC")
 
     def header(self, run: str) -> RunHeader:
         """The header of a run. Raises UserError if there is no such run."""

@@ -280,6 +280,18 @@ class TestForks:
         assert out == "1 1\n", err
         assert process.returncode == 0
 
+    def test_a_child_of_a_process_that_used_the_store_ends_in_peace(self, store):
+        """At its exit DuckDB must not wait for threads that only the parent has."""
+        process = start(
+            "assert Store(sys.argv[1]).runs()\n"
+            "child = os.fork()\n"
+            "if child == 0: sys.exit(len(Store(sys.argv[1]).runs()))\n"
+            "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n",
+            str(store.path),
+        )
+        out, err = process.communicate(timeout=30)
+        assert out == "1\n", err
+
     @pytest.mark.slow
     def test_children_write_and_leave_in_peace(self, store):
         process = start(

@@ -79,7 +79,8 @@ def test_a_contradicted_label_is_downgraded(tmp_path):
 
 
 def test_match_finds_named_patterns_in_one_run(store):
-    motifs = store.match(store.header("last").id, {"chain": "previous_token -> induction -> *"})
+    (ioi,) = (run.id for run in store.runs() if run.task == "ioi")
+    motifs = store.match(ioi, {"chain": "previous_token -> induction -> *"})
     assert len(motifs) == 2
     assert {motif.pattern for motif in motifs} == {"chain"}
     assert {str(motif.nodes["*"]) for motif in motifs} == {"m1", "a2.h1"}

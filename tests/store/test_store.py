@@ -248,6 +248,15 @@ class TestNamingRuns:
         assert store.header(old.id[:6]).id == old.id
         assert [header.id for header in store.runs()] == [new.id, old.id]
 
+    def test_the_last_of_one_second_is_the_one_stored_last(self, store):
+        runs = [make_run(task, created="2026-01-01T00:00:00Z") for task in "abcdef"]
+        for n, run in enumerate(runs, 1):
+            store.add_run(run)
+            assert store.header("last").id == run.id
+            newest = [run.id for run in reversed(runs[:n])]
+            assert [header.id for header in store.runs()] == newest
+            assert [listed.header.id for listed in store.list_runs()] == newest
+
     def test_ambiguous(self, store):
         for task in ("ioi", "induction"):
             store.add_run(make_run(task))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -28,6 +29,20 @@ Reach = tuple[str, str | None]  # a store's path, and a folder for other files
 
 _engines: list[tuple[int, Reach, duckdb.DuckDBPyConnection]] = []
 """The last belongs to this process; those of the processes it was forked from are kept."""
+
+
+def _keep_engines_of_parent() -> None:
+    """Never destroy the engine of the parent, not even at the exit of this process.
+
+    Its threads are not in this process, and DuckDB ends a process that destroys an engine whose
+    threads it cannot wait for.
+    """
+    for _, _, connection in _engines:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_engines_of_parent)
 
 
 def engine_for(reach: Reach) -> duckdb.DuckDBPyConnection:

@@ -45,7 +45,8 @@ def labels_query(
         )
     sql = f"""{with_clause(query)} SELECT {COLUMNS}, {score} AS score, count(*) OVER () AS total
         FROM standings AS s JOIN runs AS r ON r.number = s.run {joined} WHERE {query.where()}
-        ORDER BY score DESC NULLS LAST, r.created_at DESC, r.id, s.confidence DESC, s.key, s.role
+        ORDER BY score DESC NULLS LAST, r.created_at DESC, r.number DESC, s.confidence DESC,
+            s.key, s.role
         {limit_clause(limit)}"""
     return sql, query.values
 

@@ -121,7 +121,7 @@ def runs_query(filters: Filters) -> tuple[str, Mapping[str, Any]]:
     query = Query(conditions=["r.circuit_id IS NOT NULL"])
     filters.on_run(query)
     sql = f"""SELECT r.number, r.id, r.task, r.model FROM runs AS r WHERE {query.where()}
-        ORDER BY r.created_at DESC, r.id"""
+        ORDER BY r.created_at DESC, r.number DESC"""
     return sql, query.values
 
 
@@ -134,7 +134,8 @@ def labeled_runs(connection: Connection) -> dict[tuple[str, str], list[str]]:
     rows = connection.execute(
         "SELECT task, model, id FROM runs "
         "WHERE number IN (SELECT run FROM standings WHERE role IS NOT NULL) "
-        "ORDER BY task, model, status = 'done' DESC, origin IS NULL DESC, created_at DESC, id"
+        "ORDER BY task, model, status = 'done' DESC, origin IS NULL DESC, "
+        "created_at DESC, number DESC"
     ).fetchall()
     groups: dict[tuple[str, str], list[str]] = {}
     for task, model, run_id in rows:

@@ -38,7 +38,7 @@ HEADER_COLUMNS = columns_of(codec.HEADER).replace(
 def find_run(connection: Connection, path: Path, run: str) -> RunHeader:
     """A run by id, name, unique prefix of an id, or `last`. Raises UserError."""
     if run == "last":
-        headers = read_headers(connection, "ORDER BY created_at DESC, id LIMIT 1")
+        headers = read_headers(connection, "ORDER BY created_at DESC, number DESC LIMIT 1")
     else:
         headers = read_headers(connection, "WHERE name = $name", {"name": run}) or read_headers(
             connection, "WHERE starts_with(id, $name) ORDER BY id", {"name": run}
@@ -262,7 +262,7 @@ def read_list(
         connection,
         "WHERE ($task IS NULL OR task = $task) AND ($status IS NULL OR status = $status) "
         "AND ($model IS NULL OR model = $model OR model_id = $model) "
-        "ORDER BY runs.created_at DESC, id",
+        "ORDER BY runs.created_at DESC, runs.number DESC",
         {"task": task, "model": model, "status": status},
     )
     circuits = {
