@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from acdc_explain.discovery.engine.rows import search_bytes
+from acdc_explain.models.activations import search_bytes
 from acdc_explain.records.graph import Graph
 
 BFLOAT16 = 2  # bytes of a number
@@ -55,7 +55,7 @@ def estimates(measured: Mapping[str, Any], products: int, tokens: int) -> dict[s
         forward = measured["forward_seconds"] * shape.products / products
         tested = graph.n_edges * measured["tested"] / measured["edges"]
         hours = tested * measured["forwards_per_edge"] * forward / 3600
-        search = search_bytes(graph, tokens, shape.d_model, BFLOAT16) / 1e9
+        search = search_bytes(graph, tokens * shape.d_model, BFLOAT16) / 1e9
         weights = BFLOAT16 * shape.products / 1e9
         lines[name] = (
             f"{graph.n_edges:,} edges, {tested:,.0f} tested; a forward pass {forward:.3g} s; ACDC "

@@ -49,6 +49,18 @@ class Scores:
         return edges
 
 
+def _products(
+    gradients: Float[Tensor, "receiver *row d_model"],
+    difference: Float[Tensor, "writer *row d_model"],
+) -> Float[Tensor, "receiver writer"]:
+    """The estimates of edges; differences that the host's memory holds come one by one."""
+    read = gradients.flatten(1)
+    if difference.device == read.device:
+        return read @ difference.flatten(1).T
+    one_by_one = [read @ each.to(read.device).flatten() for each in difference]
+    return torch.stack(one_by_one, 1)
+
+
 def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Scores:
     """Estimate the effect of every edge.
 
@@ -76,7 +88,7 @@ def score_edges(contrast: Contrast, progress: Progress, steps: int = 1) -> Score
         progress("discover", done, steps, f"gradient {done + 1} of {steps}")
         for rows, gradients in passes.gradients(step / steps):
             n = graph.n_senders(graph.receivers[rows[0]][0])
-            estimates = gradients.flatten(1) @ passes.difference[:n].flatten(1).T
+            estimates = _products(gradients, passes.difference[:n])
             effects[torch.tensor(rows, device=device), :n] += estimates
     effects = effects.cpu()
     effects *= -contrast.sign / (steps * len(contrast))

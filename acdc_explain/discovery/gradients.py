@@ -7,6 +7,7 @@ port of each head follows without another pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -62,19 +63,22 @@ class Backward:
         self.places = self.layers.places(batch.tokens.shape[1])
         self.difference = self._ablated()
         self.input_difference = torch.zeros_like(self.clean)
-        change = self.difference[0] - self._rows(self.clean)
+        change = self.difference[0].to(self.clean.device) - self._rows(self.clean)
         self.input_difference.flatten(0, 1).index_copy_(0, self.kept, change)
         self._complete = False
 
     @torch.no_grad()
     def _ablated(self) -> Float[Tensor, "writer row d_model"]:
-        """What every writer writes when ablated."""
+        """What every writer writes when ablated; in the host's memory if it takes too much."""
         size = len(self.graph.writers), len(self.kept), self.clean.shape[-1]
-        ablated, ablation = self.clean.new_zeros(size), self.contrast.ablation
+        too_large = math.prod(size) * self.clean.element_size() > self.contrast.memory * 1e9
+        keep_on = torch.device("cpu") if too_large else self.clean.device
+        ablated, ablation = self.clean.new_zeros(size, device=keep_on), self.contrast.ablation
         if ablation != "zero":
             corrupt = precise(self.contrast.model.embed(self.contrast.corrupt))
             for writers, output in self._outputs(corrupt, []):
-                ablated[writers] = output.mean(1, keepdim=True) if ablation == "mean" else output
+                mean = output.mean(1, keepdim=True) if ablation == "mean" else output
+                ablated[writers] = mean.to(keep_on)
         return ablated
 
     def _rows(self, value: Float[Tensor, "batch pos *d"]) -> Float[Tensor, "row *d"]:
@@ -126,7 +130,7 @@ class Backward:
         ):
             if not self._complete:
                 assert share == 1
-                self.difference[writers] -= output
+                self.difference[writers] -= output.to(self.difference.device)
         self._complete = True
         with torch.enable_grad():
             last = streams.pop().requires_grad_(True)
@@ -237,7 +241,8 @@ class Hooked:
 
     def __init__(self, contrast: Contrast) -> None:
         self.contrast = contrast
-        self.difference = contrast.ablated - contrast.clean_run.writers
+        clean = contrast.clean_run.written(slice(None))
+        self.difference = contrast.ablated.to(clean.device) - clean
 
     def gradients(self, share: float = 1.0) -> Iterator[Gradients]:
         """The gradients of the summed metric as in `Backward`, but at all tokens."""

@@ -15,7 +15,7 @@ from ..discovery.engine.choose import AnyEngine
 from ..discovery.engine.fast import Engine
 from ..discovery.engine.proof import Proof, prove
 from ..discovery.engine.reference import ReferenceEngine
-from ..discovery.engine.rows import search_bytes
+from ..models.activations import search_bytes
 from ..models.contrast import Contrast
 from ..models.model import Model
 from ..progress import silent
@@ -83,10 +83,8 @@ def _engine_name(proof: Proof) -> str:
 def _costs(contrast: Contrast, proof: Proof) -> dict[str, Any]:
     """Memory by formula, and the measured seconds of the methods of discovery."""
     model = contrast.model
-    memory = search_bytes(
-        model.graph, contrast.clean.tokens.numel(), model.d_model, model.dtype.itemsize,
-        post_norms=model.has_post_norms,
-    )  # fmt: skip
+    stream = contrast.clean.tokens.numel() * model.d_model
+    memory = search_bytes(model.graph, stream, model.dtype.itemsize, model.has_post_norms)
     engine = Engine(contrast) if proof.is_fast else ReferenceEngine(contrast)
     per_edge, n_timed = _seconds_per_edge(engine)
     started = time.perf_counter()

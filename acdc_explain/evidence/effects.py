@@ -47,7 +47,7 @@ def direct_effect(contrast: Contrast) -> Measurement:
     The control is what the same output adds to the answers and foils of the other prompts: an
     effect that does not depend on the prompt is a bias.
     """
-    written = _at_end(contrast, contrast.clean_run.writers)[1:]
+    written = contrast.clean_run.written_at_end(contrast.clean)[1:]
     samples = direct_logits(contrast, written)
     return Measurement(
         "direct_effect", contrast.model.graph.writers[1:], samples, _on_others(contrast, written)
@@ -61,10 +61,6 @@ def _on_others(
     directions = contrast.direction
     others = (directions.sum(0) - directions) / max(len(contrast) - 1, 1)
     return (written * through_final_norm(contrast, others)).sum(-1)
-
-
-def _at_end(contrast: Contrast, writers: Float[Tensor, "writer batch pos d_model"]) -> Tensor:
-    return writers[:, contrast.clean.rows, contrast.clean.end]
 
 
 def direct_logits(
@@ -84,7 +80,7 @@ def staircase(contrast: Contrast) -> Measurement:
     answers, foils = contrast.answers, contrast.foils
     if min(int(answers.present.sum(1).min()), int(foils.present.sum(1).min())) < 3:
         raise NotMeasurable("it takes three right and three wrong tokens in every prompt")
-    written = _at_end(contrast, contrast.clean_run.writers) * norm_weight(contrast)
+    written = contrast.clean_run.written_at_end(contrast.clean) * norm_weight(contrast)
     right, wrong = (
         torch.einsum("wbd,btd->wbt", written, contrast.model.unembedding.T[sets.ids])
         for sets in (answers, foils)
@@ -137,7 +133,7 @@ def logits_with(
 
 def clean_output(contrast: Contrast, node: Node) -> Float[Tensor, "batch pos d_model"]:
     """What a node writes on the clean prompts."""
-    return contrast.clean_run.writers[contrast.model.graph.writer_index[node]]
+    return contrast.clean_run.written(contrast.model.graph.writer_index[node])
 
 
 def ablated_output(
@@ -160,7 +156,7 @@ def ablated_output(
         NotMeasurable: The task names no such position.
     """
     index, clean = contrast.model.graph.writer_index[node], clean_output(contrast, node)
-    corrupt = contrast.corrupt_run.writers[index]
+    corrupt = contrast.corrupt_run.written(index)
     if how == "mean":
         corrupt = corrupt[contrast.clean.within_indices].mean(0).expand_as(clean)
     if not positions:
@@ -205,7 +201,7 @@ def restored_at_subject(contrast: Contrast, node: Node) -> Float[Tensor, "sample
     Everything else runs on the corrupted prompts (causal tracing, Meng et al. 2022).
     """
     mask = at_position(contrast, "subject").bool()[..., None]
-    corrupt = contrast.corrupt_run.writers[contrast.model.graph.writer_index[node]]
+    corrupt = contrast.corrupt_run.written(contrast.model.graph.writer_index[node])
     hook = replacement(node, torch.where(mask, clean_output(contrast, node), corrupt))
     logits = contrast.model.run_from(layer_of(node), contrast.corrupt_inputs, [hook])
     return 1 - share_lost(contrast, logits)

@@ -20,6 +20,7 @@ from ..models.model import Model
 from .measurement import Measurement, NotMeasurable, per_head
 
 OTHER_WORDS = 5  # other words of the task, for each attended word: the control
+LOGIT_BYTES = 256 << 20  # the logits that are held at a time
 TOP = 5  # a token is copied if its logit is among the TOP highest
 
 
@@ -87,14 +88,36 @@ def word_logits(contrast: Contrast) -> tuple[WordLogits, list[WordLogits]]:
     attended = torch.tensor(words, device=model.device)
     shifts = range(1, min(OTHER_WORDS, len(words) - 1) + 1) or range(1)
     scored_words = (attended, *(attended.roll(shift) for shift in shifts))
-    by_layer: list[list[tuple[Tensor, ...]]] = [[] for _ in scored_words]
-    for layer in range(model.graph.n_layers):
-        logits = model.unembed(ov_outputs(model, layer, stream))
+
+    def compare(logits: Tensor, some: slice) -> Float[Tensor, "3 scored head some"]:
         spread = _Spread.of(logits)
-        for ids, layers in zip(scored_words, by_layer):
-            layers.append(spread.compare(logits, ids))
-    itself, *others = (WordLogits(*map(torch.stack, zip(*layers))) for layers in by_layer)
+        fields = [torch.stack(spread.compare(logits, ids[some])) for ids in scored_words]
+        return torch.stack(fields, 1)
+
+    highest, lowest, z = _of_all_heads(model, stream, compare).unbind(1)
+    itself, *others = map(
+        WordLogits, *(fields.unbind(1) for fields in (highest > 0, lowest > 0, z))
+    )
     return itself, others
+
+
+def _of_all_heads(
+    model: Model,
+    stream: Float[Tensor, "word d_model"],
+    of: Callable[[Float[Tensor, "head some vocab"], slice], Float[Tensor, "*any head some"]],
+) -> Float[Tensor, "layer *any head word"]:
+    """A function of the logits of every head that attends to each word, for some words at a time.
+
+    Few enough words for LOGIT_BYTES: a vocabulary may have 262,144 tokens.
+    """
+    vocab = model.unembedding.shape[1] * model.unembedding.element_size()
+    step = max(1, LOGIT_BYTES // (vocab * model.graph.n_heads))
+    pieces = [slice(at, at + step) for at in range(0, len(stream), step)]
+    layers = []
+    for layer in range(model.graph.n_layers):
+        outputs = ov_outputs(model, layer, stream)
+        layers.append(torch.cat([of(model.unembed(outputs[:, some]), some) for some in pieces], -1))
+    return torch.stack(layers)
 
 
 @dataclass(frozen=True)
@@ -188,22 +211,31 @@ def _pairs(model: Model, words: Sequence[str]) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def _ranks(model: Model, pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "layer head pair"]:
-    """How many logits are above the second word's, when a head attends to the first of a pair."""
-    stream = effective_embedding(model, [first for first, _ in pairs])
-    index = torch.tensor([second for _, second in pairs], device=model.device)[None, :, None]
-    ranks = []
-    for layer in range(model.graph.n_layers):
-        logits = model.unembed(ov_outputs(model, layer, stream))
-        ranks.append((logits > logits.gather(-1, index.expand(len(logits), -1, -1))).sum(-1))
-    return torch.stack(ranks)
+def _ranks(
+    model: Model, pairs: Sequence[tuple[int, int]], most: int | None = None
+) -> tuple[Float[Tensor, "layer head pair"], Float[Tensor, "layer head pair"]]:
+    """How many logits are above the second word's, when a head attends to the first of a pair.
 
+    Args:
+        model: The model.
+        pairs: Tokens.
+        most: The number of pairs to measure; all by default.
 
-def _mismatched(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first words with the second words of other pairs, as a control."""
+    Returns:
+        The ranks, and as a control those of the second words of other pairs.
+    """
     seconds = [second for _, second in pairs]
     half = len(pairs) // 2
-    return [(first, second) for (first, _), second in zip(pairs, seconds[half:] + seconds[:half])]
+    others = seconds[half:] + seconds[:half]
+    stream = effective_embedding(model, [first for first, _ in pairs])[:most]
+    chosen = torch.tensor([seconds[:most], others[:most]], device=model.device)
+
+    def rank(logits: Tensor, some: slice) -> Float[Tensor, "2 head some"]:
+        ids = chosen[:, None, some, None].expand(-1, len(logits), -1, -1)
+        return torch.stack([(logits > logits.gather(-1, i)).sum(-1) for i in ids])
+
+    ranks, control = _of_all_heads(model, stream, rank).unbind(1)
+    return ranks, control
 
 
 def successor_score(contrast: Contrast) -> Measurement:
@@ -212,7 +244,7 @@ def successor_score(contrast: Contrast) -> Measurement:
     pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
     if len(pairs) < FEWEST_ORDERED:
         raise NotMeasurable(f"the tokenizer has {len(pairs)} pairs of ordinal words")
-    ranks, control = _ranks(model, pairs), _ranks(model, _mismatched(pairs))
+    ranks, control = _ranks(model, pairs)
     return per_head("successor_score", model.graph, (ranks < 1).float(), (control < 1).float())
 
 
@@ -227,10 +259,7 @@ def relation_score(contrast: Contrast) -> Measurement:
         pairs = [p for i in range(0, len(words), 2) for p in _pairs(model, words[i : i + 2])]
         if len(pairs) < FEWEST_PAIRS:
             continue
-        hits, control = (
-            (_ranks(model, chosen) < 10).float()[..., :FEWEST_PAIRS]
-            for chosen in (pairs, _mismatched(pairs))
-        )
+        hits, control = ((ranks < 10).float() for ranks in _ranks(model, pairs, FEWEST_PAIRS))
         if best is not None:
             better = hits.mean(-1, keepdim=True) > best[0].mean(-1, keepdim=True)
             hits, control = (

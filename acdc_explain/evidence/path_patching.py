@@ -50,9 +50,8 @@ class PathPatching:
             raise NotMeasurable(f"no head can be run alone: {reason}") from reason
         self.graph = contrast.model.graph
         self.run = run or contrast.clean_run
-        self.writers = self.run.writers
-        self.change = contrast.ablated - self.writers  # [writer batch pos d_model]
-        streams = self.layers.streams(self.graph, self.writers)
+        self.ablated = contrast.ablated
+        streams = self.layers.streams(self.graph, self.run.writers)
         self.streams, self.mlp_streams = streams[:-1:2], streams[1::2]
         self.places = self.layers.places(contrast.clean.tokens.shape[1])
 
@@ -62,7 +61,9 @@ class PathPatching:
 
     def cut(self, senders: Sequence[Node]) -> Change:
         """What cutting each sender's edge adds to the stream: ablated minus clean output."""
-        return self.change[[self.graph.writer_index[sender] for sender in senders]]
+        writers = [self.graph.writer_index[sender] for sender in senders]
+        written = self.run.written(writers)
+        return self.ablated[writers].to(written.device) - written
 
     @torch.no_grad()
     def receive(

@@ -49,12 +49,27 @@ class Batch:
 class Activations:
     """What one forward pass computed."""
 
-    writers: Float[Tensor, "writer batch pos d_model"]
+    writers: Float[Tensor, "writer batch pos d_model"]  # in the host's memory if it takes too much
     patterns: Float[Tensor, "layer batch head query key"]
     final: Float[Tensor, "batch d_model"]  # residual stream at the last token, before the norm
     logits: Float[Tensor, "batch vocab"]  # at the last token
     post_scales: tuple[Float[Tensor, "batch pos 1"], ...]
     """By layer, one over the scale of the norm after the heads; empty in models without one."""
+
+    def written(self, writers: int | slice | list[int]) -> Float[Tensor, "*some batch pos d_model"]:
+        """What some nodes write, on the model's device wherever it is kept."""
+        return self.writers[writers].to(self.final.device)
+
+    def mean(self, batch: Batch) -> Float[Tensor, "writer d_model"]:
+        """The mean of what every node writes over all tokens, where `writers` are kept."""
+        rows, places = (index.to(self.writers.device) for index in batch.within_indices)
+        return self.writers[:, rows, places].mean(1)
+
+    def written_at_end(self, batch: Batch) -> Float[Tensor, "writer batch d_model"]:
+        """What every node writes at each prompt's last token, on the model's device."""
+        kept_on = self.writers.device
+        at_end = self.writers[:, batch.rows.to(kept_on), batch.end.to(kept_on)]
+        return at_end.to(self.final.device)
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,28 @@ class LayerInputs:
     streams: list[Float[Tensor, "batch pos d_model"]]
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
     """What a layer takes beside the stream, by place and by name: rotary tables, masks."""
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def search_bytes(graph: Graph, stream: int, itemsize: int, post_norms: bool = False) -> int:
+    """The most memory that prompts take in a search, besides the model's weights.
+
+    What every node writes, clean and corrupted, in the model's type; what it writes now; what every
+    layer reads, clean and with everything cut; and what heads mix before a norm after them. All but
+    the first are in float32 if the model has 16 bits.
+
+    Args:
+        graph: The nodes.
+        stream: The numbers of the stream: tokens of all prompts, with padding, times d_model.
+        itemsize: Bytes of a number of the model.
+        post_norms: Whether norms follow the heads.
+    """
+    writers = len(graph.writers)
+    mixed = graph.n_layers * graph.n_heads if post_norms else 0
+    in_search = writers + 2 * (2 * graph.n_layers + 1) + mixed
+    return (2 * writers * itemsize + in_search * max(itemsize, 4)) * stream
 
 
 # --- hooks -------------------------------------------------------------------------------------

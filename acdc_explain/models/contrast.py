@@ -89,12 +89,12 @@ class Contrast:
     @cached_property
     def clean_run(self) -> Activations:
         """One pass over the clean prompts: outputs of all nodes, attention, logits."""
-        return self.model.run(self.clean)
+        return self.model.run(self.clean, self.memory)
 
     @cached_property
     def corrupt_run(self) -> Activations:
         """One pass over the corrupted prompts."""
-        return self.model.run(self.corrupt)
+        return self.model.run(self.corrupt, self.memory)
 
     @cached_property
     def clean_inputs(self) -> LayerInputs:  # for `model.run_from`
@@ -112,13 +112,12 @@ class Contrast:
 
         By `ablation`: what it writes on the corrupted prompts, the mean of that, or zero.
         """
-        corrupt = self.corrupt_run.writers
         if self.ablation == "zero":
-            return torch.zeros_like(corrupt)
+            clean = self.clean_run.writers
+            return clean.new_zeros(()).expand_as(clean)
+        corrupt = self.corrupt_run.writers
         if self.ablation == "mean":
-            rows, places = self.clean.within_indices
-            mean = corrupt[:, rows, places].mean(1)
-            return mean[:, None, None].expand_as(corrupt)
+            return self.corrupt_run.mean(self.clean)[:, None, None].expand_as(corrupt)
         return corrupt
 
     @cached_property
@@ -126,7 +125,9 @@ class Contrast:
         """The logits with every edge cut."""
         if self.ablation == "corrupt":
             return self.corrupt_run.logits
-        final = self.clean.at_end(self.ablated.sum(0)) + self.model.output_biases
+        final = (
+            self.clean.at_end(self.ablated.sum(0).to(self.model.device)) + self.model.output_biases
+        )
         return self.model.unembed(final)
 
     @cached_property

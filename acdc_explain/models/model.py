@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,21 +21,15 @@ from .activations import (
     final_hook,
     pattern_hooks,
     post_scale_hooks,
+    search_bytes,
     writer_hooks,
 )
-from .network.hooks import Hook, Point, hooked
+from .network.hooks import Hook, Point, StopForward, hooked
 from .network.names import bridge_of, short_prompt
 from .network.parts import Network
 from .network.patch import patched_logits
 from .network.precision import TOLERANCE, Check
 from .tokens import Tokens
-
-
-class _StopForward(Exception):
-    """Leaves a forward pass with the stream that a layer was about to read."""
-
-    def __init__(self, stream: Tensor) -> None:
-        self.stream = stream
 
 
 class Model:
@@ -212,10 +207,16 @@ class Model:
         return logits.view(*final.shape[:-1], -1)
 
     @torch.no_grad()
-    def run(self, batch: Batch) -> Activations:
-        """One forward pass that keeps what every node writes."""
+    def run(self, batch: Batch, memory: float = math.inf) -> Activations:
+        """One forward pass that keeps what every node writes.
+
+        In the host's memory if a search would take more than `memory` gigabytes of the device's.
+        """
+        numbers = batch.tokens.numel() * self.d_model
+        most = search_bytes(self.graph, numbers, self.dtype.itemsize, self.has_post_norms)
+        keep_on = self.device if most <= memory * 1e9 else torch.device("cpu")
         size = (len(self.graph.writers), *batch.tokens.shape, self.d_model)
-        writers = torch.zeros(size, dtype=self.dtype, device=self.device)
+        writers = torch.zeros(size, dtype=self.dtype, device=keep_on)
         patterns: list[Tensor] = []
         final: list[Tensor] = []
         scales: list[Tensor] = []
@@ -244,12 +245,12 @@ class Model:
         """The stream that the first layer reads."""
 
         def stop(stream: Tensor) -> None:
-            raise _StopForward(stream)
+            raise StopForward(stream)
 
         try:
             with hooked(self.network, [(Point("input"), stop)]):
                 self.network.body(batch.tokens, use_cache=False)
-        except _StopForward as stopped:
+        except StopForward as stopped:
             return stopped.stream
         raise AssertionError("the first layer was not run")
 

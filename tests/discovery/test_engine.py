@@ -18,9 +18,10 @@ from acdc_explain.discovery.engine.choose import engine_for
 from acdc_explain.discovery.engine.fast import Engine, TooLittleMemory
 from acdc_explain.discovery.engine.proof import fast_trouble
 from acdc_explain.discovery.engine.reference import ReferenceEngine
-from acdc_explain.discovery.engine.rows import StreamRows, search_bytes
+from acdc_explain.discovery.engine.rows import StreamRows
 from acdc_explain.discovery.faithfulness import random_circuit
 from acdc_explain.errors import UserError
+from acdc_explain.models.activations import search_bytes
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.metrics import METRICS
 from acdc_explain.models.options import ABLATIONS
@@ -193,7 +194,7 @@ def test_memory_is_within_the_formula(family, small_model):
     contrast = contrast_of(small_model(family), "kl", "mean")  # every token can change
     model, rows = contrast.model, contrast.clean.tokens.numel()
     most = search_bytes(
-        model.graph, rows, model.d_model, model.dtype.itemsize, post_norms=model.has_post_norms
+        model.graph, rows * model.d_model, model.dtype.itemsize, model.has_post_norms
     )
     assert 0.9 * most < Engine(contrast).stream_rows.bytes <= most
 

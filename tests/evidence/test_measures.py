@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -302,6 +302,33 @@ def test_copying_by_construction(tmp_path):
     assert negative.value(opposes) > 0.6 > 0.2 > copying.value(opposes)
     assert strength.value(copies) == pytest.approx(-strength.value(opposes), abs=0.5)
     assert strength.value(copies) > 1.5
+
+
+@pytest.mark.parametrize("name", ["copying", "negative_copying", "copying_strength"])
+def test_the_logits_of_a_few_words_at_a_time(contrast, name, monkeypatch):
+    whole = measure(name, contrast)
+    monkeypatch.setattr(ov, "LOGIT_BYTES", 1)
+    pieces = measure(name, Contrast(contrast.model, contrast.task, contrast.examples))
+    assert whole.samples.shape[1] > 5
+    torch.testing.assert_close(pieces.samples, whole.samples, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pieces.control, whole.control, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_ranks_against_sorted_logits(contrast, most, monkeypatch):
+    """The control are the second words of the pairs half a list further on."""
+    monkeypatch.setattr(ov, "LOGIT_BYTES", 1)
+    model = contrast.model
+    pairs = [(3, 4), (5, 6), (7, 8), (9, 10), (11, 12)]
+    ranks, control = ov._ranks(model, pairs, most)
+    stream = effective_embedding(model, [first for first, _ in pairs])
+    for layer in range(model.graph.n_layers):
+        order = model.unembed(ov.ov_outputs(model, layer, stream)).argsort(-1, descending=True)
+        for head, pair in product(range(model.graph.n_heads), range(most or len(pairs))):
+            ordered = order[head, pair].tolist()
+            assert ranks[layer, head, pair] == ordered.index(pairs[pair][1])
+            assert control[layer, head, pair] == ordered.index(pairs[(pair + 2) % 5][1])
+    assert ranks.shape[-1] == (most or len(pairs))
 
 
 def test_graph_of_heads_is_the_order_of_samples(contrast):

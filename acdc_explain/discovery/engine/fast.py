@@ -165,12 +165,12 @@ class Engine:
     def _largest_batch(self, receiver_test: ReceiverTest) -> int:
         """How many candidates a batch may hold, by rows and by memory."""
         largest = ROWS // max(1, receiver_test.widest)
-        prompts, width = self.stream_rows.n_prompts, self.stream_rows.change.shape[-1]
+        prompts, width = self.stream_rows.n_prompts, self.state.deviation.shape[-1]
         numbers = (2 * receiver_test.n_rows + 4 * receiver_test.widest + prompts) * width
         if self.readout.n_columns:
             numbers += 3 * prompts * self.readout.n_columns
             largest = min(largest, 128 // prompts)
-        size = numbers * self.stream_rows.change.element_size()
+        size = numbers * self.state.deviation.element_size()
         return max(1, min(largest, int(self.free // size)))
 
     def _test(self, receiver_test: ReceiverTest, changes: Tensor) -> list[float]:
@@ -181,14 +181,17 @@ class Engine:
     def _changes(
         self, cuts: Sequence[Sequence[Node]], rows: Rows
     ) -> Float[Tensor, "cut row d_model"]:
-        """What cutting the edges from each of these sets of senders adds to a port's input."""
+        """What cutting the edges from each of these sets of senders adds to a port's input.
+
+        The senders are not decided yet, so they still write what they write on clean prompts.
+        """
         columns = [
             [c for sender in senders for c in self.search_graph.columns(sender)] for senders in cuts
         ]
-        change, on_device = self.stream_rows.change, self.stream_rows.on_device
+        deviation, on_device = self.state.deviation, self.stream_rows.on_device
         index = on_device(rows)
         if all(len(one) == 1 for one in columns):
             senders = on_device(torch.tensor([one[0] for one in columns]))
-            return change[senders[:, None], index]
-        each = [change[on_device(torch.tensor(one))[:, None], index].sum(0) for one in columns]
-        return torch.stack(each)
+            return deviation[senders[:, None], index].neg_()
+        each = [deviation[on_device(torch.tensor(one))[:, None], index].sum(0) for one in columns]
+        return torch.stack(each).neg_()

@@ -157,8 +157,8 @@ def _last_stream_error(engine: ReferenceEngine) -> float:
     """
     contrast, cut = engine.contrast, engine.cut_all()
     cut[:, 0] = False  # the logits' edges
-    ablated, clean = contrast.ablated, contrast.clean_run.writers
-    expected = ablated.sum(0) - ablated[0] + clean[0] + engine.model.output_biases
+    heads_and_mlps = contrast.ablated[1:].sum(0).to(engine.model.device)
+    expected = contrast.clean_run.written(0) + heads_and_mlps + engine.model.output_biases
     within = contrast.clean.within
     return relative_error(engine.last_stream(cut)[within], expected[within])
 

@@ -180,9 +180,8 @@ class Recomputation:
         """Take what a writer that changes writes now from what a port reads; `read`: of `rows`."""
         on_device, state = self.stream_rows.on_device, self.state
         some = rows if bool(read.all()) else rows[read]
-        at, index = on_device(some), on_device(read.nonzero().flatten())
-        written = state.deviation[writer][at] + self.stream_rows.ablated[writer][at]
-        fixed.index_add_(0, index, written, alpha=-1)
+        written = state.deviation[writer][on_device(some)] + self.stream_rows.ablated(writer, some)
+        fixed.index_add_(0, on_device(read.nonzero().flatten()), written, alpha=-1)
 
     def _contribution(self, writer: int, read: Mask, mask: Mask) -> Contribution:
         """Of the rows `read` that change at the writer, to the rows `mask` of the input."""

@@ -107,7 +107,9 @@ class ReferenceEngine:
 
     def hooks(self, cut: Cut) -> list[Hook]:
         """Hooks that cut the edges of `cut` in the next forward pass on the clean prompts."""
-        change = -self.contrast.ablated  # becomes the present output minus the ablated one
+        change = -self.contrast.ablated.to(
+            self.model.device
+        )  # becomes the present output minus the ablated one
 
         def record(writers: slice, value: Tensor) -> None:
             change[writers] += value

@@ -18,7 +18,7 @@ from ...models.functional.layers import Layers
 from ...models.functional.mlp import Mlp, MlpModule
 from ...models.network.precision import precise
 from ...records.circuit import PORTS, Node, Port
-from ...records.graph import Graph, SearchGraph
+from ...records.graph import SearchGraph
 
 Mask = Bool[Tensor, "row"]
 Rows = Int[Tensor, "some"]  # numbers of rows
@@ -36,28 +36,6 @@ class Queries:
     bias: Float[Tensor, "batch query key"]  # added to scores: masks, and biases by distance
 
 
-def search_bytes(
-    graph: Graph, rows: int, d_model: int, itemsize: int, *, post_norms: bool = False
-) -> int:
-    """The most memory that prompts take in a search, besides the model's weights.
-
-    What every node writes, clean and corrupted, in the model's type; what it writes when ablated,
-    as a change, and now; what every layer reads, clean and with everything cut; and what heads mix
-    before a norm after them. All but the first are in float32 if the model has 16 bits.
-
-    Args:
-        graph: The nodes.
-        rows: Tokens of all prompts, with padding.
-        d_model: The width of the stream.
-        itemsize: Bytes of a number of the model.
-        post_norms: Whether norms follow the heads.
-    """
-    writers = len(graph.writers)
-    mixed = graph.n_layers * graph.n_heads if post_norms else 0
-    in_search = 3 * writers + 2 * (2 * graph.n_layers + 1) + mixed
-    return (2 * writers * itemsize + in_search * max(itemsize, 4)) * rows * d_model
-
-
 class StreamRows:
     """Everything about the rows that stays the same during a search.
 
@@ -68,8 +46,6 @@ class StreamRows:
         prompt, token: The prompt of each row, and its token within the prompt.
         end_mask, end_rows: The last token of each prompt, as a mask and by number.
         places: By named position, its rows; one mask of all rows where nodes are not split.
-        ablated: What each writer writes when ablated.
-        change: What cutting an edge from each writer adds: the ablated output minus the clean one.
         clean_streams, cut_streams: What the heads and the MLP of each layer read, in turn, and
             the final stream; of the clean run at all tokens, and at the rows with everything cut.
     """
@@ -91,14 +67,40 @@ class StreamRows:
         self._biases: dict[int, Tensor] = {}
 
     def _set_streams(self, contrast: Contrast) -> None:
-        clean = precise(contrast.clean_run.writers.flatten(1, 2))
-        self._run_bytes = contrast.clean_run.writers.nbytes + contrast.corrupt_run.writers.nbytes
-        self.ablated: Float[Tensor, "writer row d_model"]
+        self._clean, self._ablated = contrast.clean_run.writers, contrast.ablated
+        runs = [
+            self._clean,
+            *([] if contrast.ablation == "zero" else [contrast.corrupt_run.writers]),
+        ]
+        self._run_bytes = sum(run.nbytes for run in runs if run.device == self.device)
+        clean_streams = self.layers.streams(self.graph, self._clean)
+        self.clean_streams = [stream.flatten(0, 1) for stream in clean_streams]
+        cut_streams = self.layers.streams(self.graph, self._ablated)
         flat = self.on_device(self.flat)
-        self.ablated = precise(contrast.ablated.flatten(1, 2)[:, flat])
-        self.change = self.ablated - clean[:, flat]
-        self.clean_streams = self.layers.streams(self.graph, clean)
-        self.cut_streams = self.layers.streams(self.graph, self.ablated)
+        self.cut_streams = [stream.flatten(0, 1)[flat] for stream in cut_streams]
+
+    def ablated(self, node: int, rows: Rows) -> Float[Tensor, "some d_model"]:
+        """What a writer writes when ablated, at some rows."""
+        return self._stored(self._ablated[node], rows)
+
+    def deviation(self) -> Float[Tensor, "writer row d_model"]:
+        """What each writer writes on clean prompts minus what it writes when ablated."""
+        everything = torch.arange(len(self.flat))
+        size = len(self.graph.writers), *self.cut_streams[0].shape
+        deviation = self.cut_streams[0].new_empty(size)
+        for writer, clean in enumerate(self._clean):
+            deviation[writer] = self._stored(clean, everything)
+            deviation[writer] -= self.ablated(writer, everything)
+        return deviation
+
+    def _stored(
+        self, written: Float[Tensor, "batch pos d_model"], rows: Rows
+    ) -> Float[Tensor, "some d_model"]:
+        """Rows of what a node writes, on the device, wherever that is kept."""
+        prompt, token = self.prompt[rows], self.token[rows]
+        if written.device == self.device:
+            return precise(written[self.on_device(prompt), self.on_device(token)])
+        return precise(self.on_device(written[prompt, token]))
 
     def on_device(self, index: Tensor) -> Tensor:
         """An index or a mask where the streams are. The device is not waited for."""
@@ -228,9 +230,11 @@ class StreamRows:
 
     @property
     def bytes(self) -> int:
-        """The memory of these tensors, of the state of a search, and of the two runs before it."""
-        deviation = self.change  # as large as it (see `SearchState`)
-        tensors = [self.ablated, self.change, deviation, *self.clean_streams, *self.cut_streams]
+        """The memory of these tensors, of the state of a search, and of the two runs before it.
+
+        Without runs that are kept in the host's memory.
+        """
+        streams = sum(stream.nbytes for stream in (*self.clean_streams, *self.cut_streams))
         posts = sum(attention.post.scaled for attention in self.layers.attention)
-        mixed = posts * self.graph.n_heads * self.change[0].nbytes  # see `PostNorms`
-        return sum(x.nbytes for x in tensors) + self._run_bytes + mixed
+        in_state = len(self.graph.writers) + posts * self.graph.n_heads  # see `PostNorms`
+        return self._run_bytes + streams + in_state * self.cut_streams[0].nbytes

@@ -22,7 +22,8 @@ class SearchState:
     Attributes:
         kept: The kept senders of each receiver, a node's number and a port.
         alive: By node, the rows at which something kept reads what it writes.
-        deviation: What each writer writes now minus its ablated output, where it is alive.
+        deviation: What each writer writes now, or on clean prompts where it is not decided or not
+            alive, minus what it writes when ablated.
         values: By decided head, its queries, keys and values now, at all tokens.
         read_from: The writers from which an edge is kept.
         post: What heads before a norm mix now.
@@ -32,7 +33,7 @@ class SearchState:
         self.stream_rows, self.search_graph = stream_rows, search_graph
         self.kept: dict[tuple[int, str | None], list[KeptSender]] = {}
         self.alive: dict[int, Mask] = {stream_rows.logits: stream_rows.end_mask}
-        self.deviation: Float[Tensor, "writer row d_model"] = -stream_rows.change
+        self.deviation = stream_rows.deviation()
         self.values: dict[int, dict[Port, Float[Tensor, "token d_head"]]] = {}
         self.read_from: set[int] = set()
         self.post = PostNorms(stream_rows)
@@ -117,8 +118,9 @@ class SearchState:
         self._set(node, self.stream_rows.mlp(node)(stream))
 
     def _set(self, node: int, output: Float[Tensor, "alive d_model"]) -> None:
-        rows = self.stream_rows.on_device(self.alive[node].nonzero().flatten())
-        self.deviation[node].index_copy_(0, rows, output - self.stream_rows.ablated[node][rows])
+        rows = self.alive[node].nonzero().flatten()
+        deviation = output - self.stream_rows.ablated(node, rows)
+        self.deviation[node].index_copy_(0, self.stream_rows.on_device(rows), deviation)
 
     def _refresh_values(self, node: int) -> None:
         if node not in self.values:

@@ -66,18 +66,21 @@ class Layers:
     def streams(
         self, graph: Graph, writers: Float[Tensor, "writer *row d_model"]
     ) -> list[Float[Tensor, "*row d_model"]]:
-        """The stream that each layer's heads and then its MLP read, and at last the final one."""
-        width = graph.n_heads + graph.has_mlps
-        streams, total = [], writers[0].clone()
+        """The stream that each layer's heads and then its MLP read, and at last the final one.
+
+        On the model's device wherever the writers are, in float32 if they have 16 bits.
+        """
+        width, device = graph.n_heads + graph.has_mlps, self.attention[0].output.matrix.device
+        streams, total = [], precise(writers[0]).to(device, copy=True)
         for layer, attention in enumerate(self.attention):
             streams.append(total.clone())
             start = 1 + layer * width
-            total += writers[start : start + graph.n_heads].sum(0)
+            total += writers[start : start + graph.n_heads].sum(0, dtype=total.dtype).to(device)
             if attention.output_bias is not None:
                 total += attention.output_bias
             streams.append(streams[-1] if graph.parallel else total.clone())
             if graph.has_mlps:
-                total += writers[start + graph.n_heads]
+                total += writers[start + graph.n_heads].to(device)
         return [*streams, total]
 
     def places(self, length: int) -> list[Places]:

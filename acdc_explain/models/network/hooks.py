@@ -33,6 +33,13 @@ Hook = tuple[Point, Function]
 """A place and a function of the value there: it returns a new value, or None to look on."""
 
 
+class StopForward(Exception):
+    """A hook raises it to leave a forward pass with the stream it saw."""
+
+    def __init__(self, stream: Tensor) -> None:
+        self.stream = stream
+
+
 @contextmanager
 def hooked(network: Network, hooks: Sequence[Hook]) -> Iterator[None]:
     """Run the functions of hooks whenever the model is run. Those of one point run in order."""
