@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from ..models.network.hooks import Hook, Point
 from ..models.network.precision import FLOAT32_NOISE, ROUNDINGS, is_half, rounded
 from ..records.circuit import LOGITS, Edge, Node
 from ..records.graph import Receiver, SearchGraph, prune
+from .engine.groups import SMALL
 from .engine.reference import Decision, ReceiverGroup
 
 SAVE_SECONDS = 5.0  # between two checkpoints
@@ -60,10 +61,12 @@ class Trace:
     """The effects measured with one threshold: the checkpoint of a search.
 
     `effects` has a list for every node whose edges were tested, in the order of the search.
+    `estimated`: as many lists, of the places in `effects` that are estimates; none before.
     """
 
     tau: float
     effects: list[list[float]]
+    estimated: list[list[int]] = field(default_factory=list)
 
     def n_agreeing(self, tau: float) -> int:
         """The number of nodes, from the first, with the same decisions for another threshold."""
@@ -72,7 +75,21 @@ class Trace:
         for number, effects in enumerate(self.effects):
             if any((effect < tau) != (effect < self.tau) for effect in effects):
                 return number
+            estimates = self.estimated[number] if number < len(self.estimated) else ()
+            if any(not abs(effects[place]) < SMALL * tau for place in estimates):
+                return number
         return len(self.effects)
+
+    def first(self, n: int, tau: float) -> Trace:
+        """The effects of the first `n` nodes as those of another threshold."""
+        return Trace(tau, self.effects[:n], self.estimated[:n])
+
+    def add(self, decisions: Sequence[Decision]) -> None:
+        """Add the effects of the edges into a node."""
+        missing = len(self.effects) - len(self.estimated)  # in what an earlier version stored
+        places = [place for place, decision in enumerate(decisions) if decision.estimated]
+        self.estimated += [*([[]] * missing), places]
+        self.effects.append([decision.edge.effect for decision in decisions])
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,7 @@ class SearchResult:
     n_tested: int
     n_close: int  # effects nearer to tau than the noise: they could as well be on the other side
     metric: float
+    n_in_groups: int  # edges that were cut in groups, as `engine/groups.py` says
 
     @property
     def circuit(self) -> list[Edge]:
@@ -149,7 +167,7 @@ class Search:
                 if not n_measured:
                     self.engine.load(decisions.nodes, decisions.kept)
                 new = self.engine.decide(group, trace.tau)
-                trace.effects.append([decision.edge.effect for decision in new])
+                trace.add(new)
                 decisions.add(new)
                 n_tested += 1
                 n_measured += 1
@@ -171,7 +189,7 @@ class Search:
             if trace.tau == tau:
                 return trace
         best = max(self.traces, key=lambda trace: trace.n_agreeing(tau), default=None)
-        trace = Trace(tau, best.effects[: best.n_agreeing(tau)] if best else [])
+        trace = best.first(best.n_agreeing(tau), tau) if best else Trace(tau, [])
         self.traces.append(trace)
         return trace
 
@@ -221,17 +239,20 @@ class _Decisions:
         self.kept: list[Edge] = []
         self.read: set[Node] = {LOGITS}  # nodes with a kept outgoing edge
         self.nodes: list[Node] = []
-        self.n_edges = self.n_tested = self.n_close = 0
+        self.n_edges = self.n_tested = self.n_close = self.n_in_groups = 0
 
     def add(self, decisions: Sequence[Decision]) -> None:
         self.n_tested += len(decisions)
-        self.n_close += sum(abs(edge.effect - self.tau) < self.noise for edge, _ in decisions)
-        new = [edge for edge, kept in decisions if kept]
+        self.n_close += sum(abs(d.edge.effect - self.tau) < self.noise for d in decisions)
+        self.n_in_groups += sum(d.estimated for d in decisions)
+        new = [decision.edge for decision in decisions if decision.kept]
         self.kept += new
         self.read |= {edge.src for edge in new}
 
     def result(self, metric: float) -> SearchResult:
-        return SearchResult(self.tau, tuple(self.kept), self.n_tested, self.n_close, metric)
+        return SearchResult(
+            self.tau, tuple(self.kept), self.n_tested, self.n_close, metric, self.n_in_groups
+        )
 
 
 STEPS = 30  # the most searches for a number of edges

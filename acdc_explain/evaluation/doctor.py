@@ -85,7 +85,7 @@ def _costs(contrast: Contrast, proof: Proof) -> dict[str, Any]:
     model = contrast.model
     stream = contrast.clean.tokens.numel() * model.d_model
     memory = search_bytes(model.graph, stream, model.dtype.itemsize, model.has_post_norms)
-    engine = Engine(contrast) if proof.is_fast else ReferenceEngine(contrast)
+    engine = Engine(contrast, in_groups=True) if proof.is_fast else ReferenceEngine(contrast)
     per_edge, n_timed = _seconds_per_edge(engine)
     started = time.perf_counter()
     score_edges(contrast, silent)

@@ -50,7 +50,9 @@ def acdc(
         orders: Repeat the search in so many other orders, to see which edges depend on the order.
         screen: Test only so many edges, those that attribution patching ranks highest. 0: all.
             A screened search is not exact.
-        engine: "auto", "fast" or "reference".
+        engine: "auto": the fast engine where it is exact, which cuts most edges in groups whose
+            effect it measures; "single": the same, but it tests every edge alone; "reference": a
+            forward pass for each edge; "fast": no other than the first.
 
     Returns:
         The kept edges on paths from the input to the logits.
@@ -107,7 +109,7 @@ def _check(
         raise WrongUsage(f"`orders=` ({orders}) and `screen=` ({screen}) must not be negative.")
     for option, value, known in (
         ("level", level, LEVELS),
-        ("engine", engine, ("auto", "fast", "reference")),
+        ("engine", engine, ("auto", "fast", "single", "reference")),
     ):
         if value not in known:
             raise WrongUsage(f"There is no {option} {value!r}; choose {' or '.join(known)}.")
@@ -169,6 +171,8 @@ class _Searches:
 
     def _report(self, done: int, total: int, so_far: SearchResult, note: str) -> None:
         words = f"{len(so_far.kept)} kept, {self.contrast.metric_name} {so_far.metric:.3f}"
+        if so_far.n_in_groups:
+            words += f", {so_far.n_in_groups:,} cut in groups"
         close = ""
         if so_far.n_close:
             close = f", {so_far.n_close} within the noise of tau (undecidable)"

@@ -12,6 +12,7 @@ import torch
 
 from acdc_explain.discovery.acdc import Search
 from acdc_explain.discovery.attribution import score_edges
+from acdc_explain.discovery.engine import fast
 from acdc_explain.discovery.engine.choose import engine_for
 from acdc_explain.discovery.engine.fast import Engine, TooLittleMemory
 from acdc_explain.discovery.engine.proof import fast_trouble, prove
@@ -46,8 +47,9 @@ def kept(engine: Any) -> list[str]:
 
 @pytest.mark.slow_after(2)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("places", [(), ("rest", "END")])
-def test_the_same_edges_are_kept(places, family, model_folder):
+@pytest.mark.parametrize(("places", "in_groups"), [((), True), (("rest", "END"), False)])
+def test_the_same_edges_are_kept(places, in_groups, family, model_folder, monkeypatch):
+    monkeypatch.setattr(fast, "FEWEST", 0)
     folder = str(model_folder(family))
     found = []
     for device in ("cpu", "cuda"):
@@ -56,7 +58,7 @@ def test_the_same_edges_are_kept(places, family, model_folder):
             contrast = contrast_of(model)
             search_graph = SearchGraph(model.graph, "head", places)
             assert fast_trouble(contrast) is None
-            engine = Engine(contrast, search_graph)
+            engine = Engine(contrast, search_graph, in_groups=in_groups)
             simulated.clear()
             found.append(kept(engine))
             if device == "cuda":

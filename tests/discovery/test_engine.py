@@ -294,7 +294,7 @@ class TestTraces:
                 self.n_runs += 1
                 return self.result
 
-        for result in (None, SearchResult(0.1, (), 0, 0, 0.0)):
+        for result in (None, SearchResult(0.1, (), 0, 0, 0.0, 0)):
             search = Constant(result)
             assert best_of_size(search, 5, 0.05, 1.0) is None  # type: ignore[arg-type]
             assert search.n_runs <= STEPS

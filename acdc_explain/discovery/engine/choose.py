@@ -24,7 +24,8 @@ def engine_for(
         contrast: The model and the prompts.
         search_graph: The graph whose edges will be cut.
         progress: Receives the reason if the reference engine is used.
-        name: "auto"; "fast" or "reference" for that engine alone.
+        name: "auto"; "fast" or "reference" for that engine alone; "single" for the fast engine,
+            testing every edge alone (see `groups`).
 
     Raises:
         UserError: The engine is not exact for this model.
@@ -32,8 +33,8 @@ def engine_for(
     """
     trouble = "it was not asked for" if name == "reference" else fast_trouble(contrast)
     if trouble is None:
-        return Engine(contrast, search_graph)
-    if name == "fast":
+        return Engine(contrast, search_graph, in_groups=name != "single")
+    if name in ("fast", "single"):
         raise UserError(f"The fast engine cannot do {contrast.model.name}: {trouble}.")
     require_exact_cuts(contrast)
     progress("reference engine", 1, 1, f"a forward pass an edge; the fast engine: {trouble}")

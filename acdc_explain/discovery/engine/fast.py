@@ -4,12 +4,15 @@ When an edge into a node is tested, everything upstream of the node is clean and
 carries a constant. Only the node and its kept descendants change; of those, only the ports that
 read something that changes; and of those, only the rows that can still reach the metric. Several
 senders are tested in one batch, each with those before it cut as well. Those after the first edge
-that must stay are tested again, so the decisions are those of testing one edge at a time.
+that must stay are tested again, so the decisions are those of testing one edge at a time. Edges
+that surely do little may be cut in groups (see `groups`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from jaxtyping import Float
@@ -20,6 +23,7 @@ from ...models.contrast import Contrast
 from ...models.functional.layers import Layers
 from ...records.circuit import Edge, Node
 from ...records.graph import Receiver, SearchGraph
+from .groups import FEWEST, MEMBERS, SMALL, UNKNOWN, WINDOW, Trial, trials_of
 from .readout import Readout
 from .receiver import ReceiverTest
 from .recompute import Recomputation, rescale_of
@@ -40,9 +44,25 @@ class Engine:
 
     name = "fast"
 
-    def __init__(self, contrast: Contrast, search_graph: SearchGraph | None = None) -> None:
-        """Raises UnsupportedModel for another model, and TooLittleMemory."""
-        self.contrast = contrast
+    def __init__(
+        self,
+        contrast: Contrast,
+        search_graph: SearchGraph | None = None,
+        *,
+        in_groups: bool = False,
+    ) -> None:
+        """Prepare to decide.
+
+        Args:
+            contrast: The model on clean and corrupted prompts.
+            search_graph: The edges; those between heads and MLPs by default.
+            in_groups: Whether edges may be cut in groups, as `groups` says.
+
+        Raises:
+            UnsupportedModel: The model has a part that is not known here.
+            TooLittleMemory: The prompts take more memory than the contrast allows.
+        """
+        self.contrast, self.in_groups = contrast, in_groups
         self.search_graph = search_graph or SearchGraph(contrast.model.graph)
         with torch.no_grad():
             layers = Layers.of(contrast.model)
@@ -124,7 +144,7 @@ class Engine:
 
     @torch.no_grad()
     def decide(self, group: ReceiverGroup, tau: float) -> list[Decision]:
-        """Decide the edges into one node one by one; cut those whose senders are not in `group`."""
+        """Decide the edges into one node; cut those whose senders are not in `group`."""
         receiver_test = ReceiverTest(self.state, group[0][0][0])
         decisions: list[Decision] = []
         for receiver, senders in group:
@@ -142,25 +162,108 @@ class Engine:
     def _decide(
         self, receiver_test: ReceiverTest, receiver: Receiver, senders: Sequence[Node], tau: float
     ) -> Iterator[Decision]:
-        start, size, largest = 0, FIRST_BATCH, self._largest_batch(receiver_test)
+        """Decide the edges from some senders into a port, in groups as `groups` says, or alone."""
+        size, start, trials = FIRST_BATCH, 0, deque[Trial]()
+        largest = self._largest_batch(receiver_test)
+        in_groups = self.in_groups and len(senders) > FEWEST * largest
         while start < len(senders):
-            size = min(size, largest)
-            batch = senders[start : start + size]
-            changes = self._changes([(sender,) for sender in batch], receiver_test.rows).cumsum_(0)
-            cut = 0
-            for sender, metric in zip(batch, self._test(receiver_test, changes)):
-                edge = Edge(sender, *receiver, self.contrast.sign * (self.metric - metric))
-                if not edge.effect < tau:
+            if not trials:
+                window = senders[start : start + WINDOW]
+                estimates = [UNKNOWN] * len(window)
+                if in_groups and len(receiver_test.rows):
+                    estimates = self._estimates(receiver_test, window, tau)
+                trials.extend(trials_of(estimates, tau, start))
+            batch = list(islice(trials, min(size, largest)))
+            n_foreseen, trusted = 0, True
+            for trial, effect, cut in self._try(receiver_test, senders, batch, tau):
+                trials.popleft()
+                n_foreseen += cut != trial.is_likely_kept(tau)
+                if trial.is_group and not cut:
+                    trials.extendleft(reversed(trial.halves()))
+                    continue
+                start = trial.stop
+                if trial.is_group:
+                    yield from trial.cut_unseen(senders, receiver)
+                    continue
+                edge = Edge(senders[trial.start], *receiver, effect)
+                if not cut:
                     self.state.keep(edge)
-                    yield Decision(edge, True)
-                    break
-                self.metric = metric
-                cut += 1
-                yield Decision(edge, False)
+                yield Decision(edge, not cut)
+                trusted &= not trial.audit or trial.fits(effect, tau)
+            if not trusted:
+                in_groups = False
+                trials = deque(one for left in trials for one in left.alone())
+            size = 2 * size if n_foreseen == len(batch) else max(2, n_foreseen)
+
+    def _try(
+        self,
+        receiver_test: ReceiverTest,
+        senders: Sequence[Node],
+        batch: Sequence[Trial],
+        tau: float,
+    ) -> Iterator[tuple[Trial, float, bool]]:
+        """Trials with their measured effects and whether the edges are cut, in one batch.
+
+        Each is measured as if those before it had gone as expected; the first that has not is the
+        last.
+        """
+        cuts = [senders[trial.start : trial.stop] for trial in batch]
+        changes = self._changes(cuts, receiver_test.rows)
+        base = accepted = None
+        for trial, change in zip(batch, changes):
+            if base is not None:
+                change += base
+            if not trial.is_likely_kept(tau):
+                base = change
+        for trial, change, metric in zip(batch, changes, self._test(receiver_test, changes)):
+            effect = self.contrast.sign * (self.metric - metric)
+            cut = trial.fits(effect, tau) if trial.is_group else effect < tau
             if cut:
-                receiver_test.accept(changes[cut - 1])
-            start += min(cut + 1, len(batch))
-            size = 2 * size if cut == len(batch) else max(2, cut)
+                self.metric, accepted = metric, change
+            yield trial, effect, cut
+            if cut == trial.is_likely_kept(tau):
+                break
+        if accepted is not None:
+            receiver_test.accept(accepted)
+
+    def _estimates(
+        self, receiver_test: ReceiverTest, senders: Sequence[Node], tau: float
+    ) -> list[float]:
+        """The effects of cutting edges now, to first order: before and after those of small effect.
+
+        The mean of the two estimates if both are small, else the larger.
+        """
+        rows = receiver_test.rows
+        offset = self.state.deviation.new_zeros(1, len(rows), self.state.deviation.shape[-1])
+        chunks = [senders[at : at + MEMBERS] for at in range(0, len(senders), MEMBERS)]
+        before, after = [], []
+        gradient = self._gradient(receiver_test, offset)
+        for chunk in chunks:
+            changes = self._changes([[sender] for sender in chunk], rows)
+            effects = -self.contrast.sign * (changes.flatten(1) @ gradient.flatten())
+            offset += changes[effects.abs() < SMALL * tau].sum(0)
+            before.append(effects)
+        gradient = self._gradient(receiver_test, offset)
+        for chunk in chunks:
+            changes = self._changes([[sender] for sender in chunk], rows)
+            after.append(-self.contrast.sign * (changes.flatten(1) @ gradient.flatten()))
+        both = torch.stack([torch.cat(before), torch.cat(after)])
+        larger = both.gather(0, both.abs().argmax(0, keepdim=True))[0]
+        small = (both.abs() < SMALL * tau).all(0)
+        estimates: list[float] = torch.where(small, both.mean(0), larger).tolist()
+        return estimates
+
+    def _gradient(
+        self, receiver_test: ReceiverTest, change: Float[Tensor, "1 row d_model"]
+    ) -> Float[Tensor, "row d_model"]:
+        """The gradient of the mean metric in what a port reads, where that is changed."""
+        with torch.enable_grad():
+            probe = change.clone().requires_grad_()
+            final = receiver_test.run(probe)
+            if final is None:  # nothing that these edges change reaches the logits
+                return torch.zeros_like(change[0])
+            (gradient,) = torch.autograd.grad(self.readout(final).double().mean(), probe)
+        return gradient[0]
 
     def _largest_batch(self, receiver_test: ReceiverTest) -> int:
         """How many candidates a batch may hold, by rows and by memory."""

@@ -81,7 +81,7 @@ class Readout:
             return (reference.exp() * (reference - log_probs)).sum(-1)
         if self.name == "nll":
             return -self._at_tokens(log_probs, self.answers, -torch.inf).logsumexp(-1)
-        probs = log_probs.exp_()
+        probs = log_probs.exp()
         answers, foils = (
             self._at_tokens(probs, x, 0.0).sum(-1) for x in (self.answers, self.foils)
         )

@@ -82,7 +82,7 @@ class NodeUpdate:
         if self.queries is not None:
             z = outputs.z[self.node] = self._z(state, streams, self.queries)
             outputs.output[self.node] = state.stream_rows.write(self.node, z)
-        elif self.from_heads is not None:
+        elif self.from_heads is not None and not torch.is_grad_enabled():
             z_of_heads = [part.of(outputs.z) for part in self.inputs[None].contributions]
             output = self.from_heads(torch.cat(z_of_heads, -1), streams[None])
             outputs.output[self.node] = output

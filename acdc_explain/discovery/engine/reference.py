@@ -27,10 +27,14 @@ ReceiverGroup: TypeAlias = Sequence[tuple[Receiver, Sequence[Node]]]
 
 
 class Decision(NamedTuple):
-    """An edge with its effect: how much worse the metric became when it was cut."""
+    """An edge with its effect: how much worse the metric became when it was cut.
+
+    `estimated`: the effect is an estimate, because the edge was cut in a group (see `groups`).
+    """
 
     edge: Edge
     kept: bool
+    estimated: bool = False
 
 
 class ReferenceEngine:
