@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acdc_explain import load_model
-from acdc_explain.discovery.acdc import Search, Trace, best_of_size
+from acdc_explain.discovery.acdc import Search, SearchResult, Trace, best_of_size
 from acdc_explain.discovery.attribution import score_edges
 from acdc_explain.discovery.engine import fast, groups
 from acdc_explain.discovery.engine.choose import engine_for
@@ -20,8 +22,10 @@ from acdc_explain.discovery.engine.fast import Engine
 from acdc_explain.discovery.engine.groups import SMALL, UNKNOWN, Trial, trials_of
 from acdc_explain.discovery.engine.receiver import ReceiverTest
 from acdc_explain.discovery.engine.reference import Decision
+from acdc_explain.errors import UserError
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.metrics import METRICS
+from acdc_explain.plugins import load_plugins
 from acdc_explain.progress import silent
 from acdc_explain.records.circuit import Edge
 from acdc_explain.records.graph import SearchGraph
@@ -42,8 +46,18 @@ def contrast_of(model: Any, metric: str = "logit_diff") -> Contrast:
     return Contrast(model, task, task.discover, metric)
 
 
-def decisions(engine: Engine, tau: float) -> list[Decision]:
+class Enough(Exception):
+    """Ends a search."""
+
+
+def decisions(engine: Engine, tau: float, most: float = math.inf) -> list[Decision]:
+    """The decisions of a search, until more than `most` edges are decided."""
     found: list[Decision] = []
+
+    def report(done: int, total: int, so_far: SearchResult) -> None:
+        if done > most:
+            raise Enough
+
     decide = engine.decide
 
     def record(group: Any, tau: float) -> list[Decision]:
@@ -52,7 +66,8 @@ def decisions(engine: Engine, tau: float) -> list[Decision]:
         return new
 
     engine.decide = record  # type: ignore[method-assign]
-    Search(engine, lambda *_: None).run(tau)
+    with contextlib.suppress(Enough):
+        Search(engine, report).run(tau)
     return found
 
 
@@ -106,6 +121,23 @@ def test_same_decisions_of_other_families(family, metric, small_model):
     contrast = contrast_of(small_model(family, "float64"), metric)
     for share in (0.01, 0.1):
         assert_same_decisions(contrast, (), share)
+
+
+@pytest.mark.slow
+def test_same_decisions_on_a_real_model(monkeypatch):
+    """The edges into the upper layers of SmolLM2, with the groups of a real search."""
+    monkeypatch.undo()
+    try:
+        model = load_model("smollm2-135m")
+    except UserError as error:
+        pytest.skip(str(error))
+    task = load_plugins().tasks()["ioi"](model, examples=2, seed=3)
+    contrast = Contrast(model, task, task.discover, "logit_diff")
+    grouped = decisions(Engine(contrast, in_groups=True), 0.1, 50_000)
+    alone = decisions(Engine(contrast), 0.1, 50_000)
+    assert kept(grouped) == kept(alone)
+    assert sum(decision.kept for decision in alone) > 20
+    assert sum(decision.estimated for decision in grouped) > 0.5 * len(grouped)
 
 
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
