@@ -51,6 +51,10 @@ class StoredCheckpoints:
         self.store.write_checkpoint(self.search_id, name, content)
 
 
+WAYS_TO_MORE = {"max_edges": "allow more edges (`max_edges=`)", "tau": "lower `tau=`"}
+"""How to get more edges, by the settings that a discoverer has."""
+
+
 def discover(run: RunContext) -> Circuit:
     """The run's circuit.
 
@@ -60,9 +64,11 @@ def discover(run: RunContext) -> Circuit:
     """
     circuit = circuit_by(run, run.plan.discoverer_settings)
     if not circuit.edges:
+        known = run.plan.discoverer_settings
+        ways = [way for name, way in WAYS_TO_MORE.items() if name in known]
         raise UserError(
             f"Discoverer {circuit.discoverer!r} found no path from the input to the logits "
-            "that it would keep; allow more edges (`max_edges=`) or a smaller `tau=`."
+            f"that it would keep; {' or '.join(ways) or 'try another'}."
         )
     run.header = replace(run.header, circuit_id=circuit.id)
     run.writer.write_header(run.header)

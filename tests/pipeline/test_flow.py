@@ -65,11 +65,17 @@ def test_every_stage_leaves_its_records(store, model):
     assert run.header.versions["python"]
 
 
-@pytest.mark.parametrize("options", [{"tau": 1e6}, {"discoverer": "eap", "max_edges": 1}])
-def test_a_circuit_without_edges_is_refused(store, model, options):
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ({"tau": 1e6}, r"allow more edges \(`max_edges=`\) or lower `tau=`"),
+        ({"discoverer": "eap", "max_edges": 1}, r"allow more edges \(`max_edges=`\)"),
+    ],
+)
+def test_a_circuit_without_edges_is_refused(store, model, options, way):
     """Nothing is labeled, and the same command says the same again."""
     for _ in range(2):
-        with pytest.raises(UserError, match="found no path from the input to the logits"):
+        with pytest.raises(UserError, match=f"no path from the input to the logits .*; {way}[.]"):
             ax.explain(word_task(4, seed=3), model, store=store, anyway=True, **options)
     (header,) = store.runs()
     assert header.status == "unfinished"
