@@ -77,8 +77,8 @@ class Backward:
         if ablation != "zero":
             corrupt = precise(self.contrast.model.embed(self.contrast.corrupt))
             for writers, output in self._outputs(corrupt, []):
-                mean = output.mean(1, keepdim=True) if ablation == "mean" else output
-                ablated[writers] = mean.to(keep_on)
+                carried = output.mean(1, keepdim=True) if ablation == "mean" else output
+                ablated[writers] = carried.to(keep_on)
         return ablated
 
     def _rows(self, value: Float[Tensor, "batch pos *d"]) -> Float[Tensor, "row *d"]:
