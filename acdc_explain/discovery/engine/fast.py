@@ -233,25 +233,25 @@ class Engine:
 
         The mean of the two estimates if both are small, else the larger.
         """
-        rows = receiver_test.rows
-        offset = self.state.deviation.new_zeros(1, len(rows), self.state.deviation.shape[-1])
-        chunks = [senders[at : at + MEMBERS] for at in range(0, len(senders), MEMBERS)]
-        before, after = [], []
-        gradient = self._gradient(receiver_test, offset)
-        for chunk in chunks:
-            changes = self._changes([[sender] for sender in chunk], rows)
-            effects = -self.contrast.sign * (changes.flatten(1) @ gradient.flatten())
+        before, offset = [], torch.zeros_like(self.state.deviation[:1, : len(receiver_test.rows)])
+        for changes, effects in self._first_order(receiver_test, senders, offset):
             offset += changes[effects.abs() < SMALL * tau].sum(0)
             before.append(effects)
-        gradient = self._gradient(receiver_test, offset)
-        for chunk in chunks:
-            changes = self._changes([[sender] for sender in chunk], rows)
-            after.append(-self.contrast.sign * (changes.flatten(1) @ gradient.flatten()))
+        after = [effects for _, effects in self._first_order(receiver_test, senders, offset)]
         both = torch.stack([torch.cat(before), torch.cat(after)])
         larger = both.gather(0, both.abs().argmax(0, keepdim=True))[0]
         small = (both.abs() < SMALL * tau).all(0)
         estimates: list[float] = torch.where(small, both.mean(0), larger).tolist()
         return estimates
+
+    def _first_order(
+        self, receiver_test: ReceiverTest, senders: Sequence[Node], offset: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some at a time, what cutting edges changes [some row d_model] and its effects [some]."""
+        gradient = self._gradient(receiver_test, offset)
+        for at in range(0, len(senders), MEMBERS):
+            changes = self._changes([(s,) for s in senders[at : at + MEMBERS]], receiver_test.rows)
+            yield changes, -self.contrast.sign * (changes.flatten(1) @ gradient.flatten())
 
     def _gradient(
         self, receiver_test: ReceiverTest, change: Float[Tensor, "1 row d_model"]
