@@ -25,6 +25,7 @@ from ..models.network.precision import is_half, precise
 from ..records.circuit import PORTS, Node, Port
 from .engine.proof import fast_trouble
 from .engine.reference import readers
+from .engine.rows import rows_that_change
 
 Gradients: TypeAlias = tuple[list[int], Float[Tensor, "receiver *row d_model"]]
 
@@ -58,7 +59,7 @@ class Backward:
         model, batch = contrast.model, contrast.clean
         self.contrast, self.graph = contrast, model.graph
         self.layers = Layers.of(model)
-        self.kept: Int[Tensor, "row"] = contrast.rows_that_change.to(batch.end.device)
+        self.kept: Int[Tensor, "row"] = rows_that_change(contrast).to(batch.end.device)
         self.clean = precise(model.embed(batch))
         self.places = self.layers.places(batch.tokens.shape[1])
         self.difference = self._ablated()

@@ -22,7 +22,7 @@ from .attention import answer_attention, foil_attention, induction_attention, oc
 from .effects import ablated_output, clean_output, direct_effect, direct_logits, logits_with
 from .measurement import Measurement, NotMeasurable
 from .ov import copying
-from .path_patching import Change, PathPatching
+from .patching.paths import Change, PathPatching
 
 MOST_RECEIVERS = 6  # the strongest of their kind; more would cost time and change little
 CHUNK = 48  # senders at a time, to bound memory

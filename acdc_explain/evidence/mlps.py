@@ -16,7 +16,7 @@ from ..records.circuit import Node
 from .effects import final_direction
 from .measurement import Measurement, NotMeasurable
 from .ov import copying_words
-from .path_patching import PathPatching
+from .patching.paths import PathPatching
 
 CONTEXTS = 4  # random tokens before each word
 MOST_WORDS = 200

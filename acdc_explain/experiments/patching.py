@@ -15,7 +15,7 @@ from ..discovery.engine.reference import ReferenceEngine
 from ..errors import UserError, unknown
 from ..evidence.effects import ablated_output, clean_output, logits_with
 from ..evidence.measurement import Measurement
-from ..evidence.path_patching import PathPatching
+from ..evidence.patching.paths import PathPatching
 from ..models.contrast import Contrast
 from ..records.circuit import LOGITS, Edge, Node
 from ..records.graph import END, SearchGraph

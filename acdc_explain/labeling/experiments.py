@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import UserError
 from ..evidence.effects import ablation, standing_in
-from ..evidence.keep_only import CLAIMS, losses, random_keys
+from ..evidence.patching.keep_only import CLAIMS, losses, random_keys
 from ..evidence.measurement import Measurement, NotMeasurable
 from ..evidence.measures import MEASURES, measure
-from ..evidence.path_patching import PathPatching
+from ..evidence.patching.paths import PathPatching
 from ..llm.session import one_line
 from ..models.activations import head_index
 from ..models.contrast import Contrast

@@ -92,6 +92,14 @@ class Contrast:
         return self.model.run(self.clean, self.memory)
 
     @cached_property
+    def clean_logits(self) -> Float[Tensor, "batch vocab"]:
+        """The logits of the clean prompts, without a run that keeps what every node writes."""
+        if "clean_run" in vars(self):
+            return self.clean_run.logits
+        with torch.no_grad():
+            return self.model.forward(self.clean)
+
+    @cached_property
     def corrupt_run(self) -> Activations:
         """One pass over the corrupted prompts."""
         return self.model.run(self.corrupt, self.memory)
@@ -140,13 +148,6 @@ class Contrast:
         last = self.clean.end[:, None].expand(differs.shape)
         return torch.where(differs, places, last).amin(1)
 
-    @cached_property
-    def rows_that_change(self) -> Int[Tensor, "row"]:
-        """All tokens at which a cut can change anything, in the padded batch; on the CPU."""
-        tokens = torch.arange(self.clean.tokens.shape[1])
-        can_change = (tokens >= self.first_change.cpu()[:, None]) & self.clean.within.cpu()
-        return can_change.flatten().nonzero().flatten()
-
     # --- the metric ----------------------------------------------------------------------------
 
     @cached_property
@@ -165,7 +166,7 @@ class Contrast:
 
     @cached_property
     def targets(self) -> Targets:
-        return Targets(self.answers, self.foils, lambda: self.clean_run.logits)
+        return Targets(self.answers, self.foils, lambda: self.clean_logits)
 
     def metric(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         """One number per example, differentiable in the logits.
@@ -183,7 +184,7 @@ class Contrast:
     @cached_property
     def clean_metric(self) -> float:
         """The mean metric of the clean prompts."""
-        return float(self.metric(self.clean_run.logits).mean())
+        return float(self.metric(self.clean_logits).mean())
 
     @cached_property
     def corrupt_metric(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..ids import content_id
-from .display import as_html
+from .run.display import as_html
 
 Kind = Literal["input", "head", "attn", "mlp", "logits"]
 Port = Literal["q", "k", "v"]

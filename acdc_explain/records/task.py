@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from ..errors import UserError
-from ..ids import content_id
+from ..ids import content_id, plain
 
 Split = Literal["discover", "held_out"]
 
@@ -42,6 +42,8 @@ class Example:
         foils: Wrong next words to compare with, of the same form.
         positions: Names of tokens in both prompts, counted from 0 without a beginning-of-sequence
             token.
+        variables: Prompts in which only one thing differs from the clean prompt, such as one name,
+            by what differs. They have as many tokens.
     """
 
     clean: str
@@ -49,6 +51,7 @@ class Example:
     answers: tuple[str, ...]
     foils: tuple[str, ...]
     positions: Mapping[str, int] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,11 @@ class Task:
     @property
     def id(self) -> str:
         """A hash of the content."""
-        return content_id("task", self)
+        content = plain(self)
+        for example in (*content["discover"], *content["held_out"]):
+            if not example["variables"]:  # which older tasks do not have
+                del example["variables"]
+        return content_id("task", content)
 
     @staticmethod
     def parse(body: Mapping[str, Any]) -> Task:
@@ -119,6 +126,7 @@ class Task:
                     tuple(e["answers"]),
                     tuple(e["foils"]),
                     dict(e["positions"]),
+                    dict(e.get("variables", {})),
                 )
                 for e in entries
             )
@@ -198,6 +206,13 @@ class Task:
         """The names of positions that every discovery example has."""
         return shared_positions(self.discover)
 
+    @property
+    def variable_names(self) -> tuple[str, ...]:
+        """The variables that every example has, in the order of the first."""
+        examples = (*self.discover, *self.held_out)
+        names = examples[0].variables if examples else ()
+        return tuple(name for name in names if all(name in e.variables for e in examples))
+
     def under(self, scheme: str) -> Task:
         """The same task with another corruption.
 
@@ -259,6 +274,13 @@ def check_example(example: Example, tokenizer: Tokenizer, where: str) -> None:
     for text in (example.clean, example.corrupt, *example.answers, *example.foils):
         _check_text(text, tokenizer, where)
     n_tokens = _check_prompts(example, tokenizer, where)
+    for name, prompt in example.variables.items():
+        _check_text(prompt, tokenizer, where)
+        if (n_other := len(tokenizer.pieces(prompt))) != n_tokens:
+            raise UserError(
+                f"{where}: the prompt of variable {name!r} has {n_other} tokens and the clean one "
+                f"{n_tokens}; make them the same length for this model's tokenizer."
+            )
     _check_words(example, tokenizer, where)
     if len(example.positions) > MOST_POSITIONS:
         raise UserError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..output.files import write_text
 from ..records.circuit import Circuit
-from ..records.display import as_html
+from ..records.run.display import as_html
 from ..records.run.run import Run
 from ..store.store import Store
 from .html import circuit_html, page, render

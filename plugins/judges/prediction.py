@@ -96,7 +96,7 @@ def prediction(
 
     Chance is the prediction from each of the other roles.
     """
-    from acdc_explain.evidence.keep_only import CLAIMS
+    from acdc_explain.evidence.patching.keep_only import CLAIMS
     from acdc_explain.evidence.measurement import NotMeasurable
 
     for label in labels:
@@ -120,7 +120,7 @@ def prediction(
 
 def _claims(contrast: Contrast) -> dict[str, Tensor]:
     """By role, the keys that a head of that role attends to [batch query key], on the CPU."""
-    from acdc_explain.evidence.keep_only import CLAIMS
+    from acdc_explain.evidence.patching.keep_only import CLAIMS
 
     return {role: keys(contrast).cpu() for role, keys in CLAIMS.items()}
 

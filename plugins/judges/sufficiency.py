@@ -37,7 +37,7 @@ def sufficiency(
     matters, but not by attending there. If more than 150 % survives, what the label leaves out
     works against it: `inconclusive`, or no verdict where only the mean is that large.
     """
-    from acdc_explain.evidence.keep_only import CLAIMS, losses, random_keys
+    from acdc_explain.evidence.patching.keep_only import CLAIMS, losses, random_keys
     from acdc_explain.evidence.measurement import NotMeasurable
 
     for label in labels:

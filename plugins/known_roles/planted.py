@@ -92,7 +92,14 @@ def _ioi(rng: random.Random, names: Sequence[str], words: Sequence[str], _: int)
         "IO": clean.index(io), "S1": s1, "S1+1": s1 + 1,
         "S2": clean.index(s, s1 + 1), "END": len(clean) - 1,
     }  # fmt: skip
-    example = Example("".join(clean), "".join(prompt(*others)), (io,), (s,), positions)
+    variables = {
+        "IO": "".join(prompt(others[0], s, s)),
+        "S": "".join(prompt(io, others[1], others[1])),
+        "S2": "".join(prompt(io, s, others[2])),
+        "order": "".join(prompt(s, io, s)),
+    }
+    corrupt = "".join(prompt(*others))
+    example = Example("".join(clean), corrupt, (io,), (s,), positions, variables)
     return example, {
         "swap_s2": "".join(prompt(io, s, io)),
         "random_s2": "".join(prompt(io, s, others[2])),

@@ -15,7 +15,7 @@ from acdc_explain.hookspecs import TaskBuilder
 from acdc_explain.records.task import Example, Task, Tokenizer
 
 from .drawing import Drawn, draw_different, split_sizes, task_of
-from .words import EVENTS, fill, halves, whole_words
+from .words import EVENTS, after, fill, halves, whole_words
 
 TEMPLATES = (
     "The{EVENT} lasted from the year {FROM} to the year {CENTURY}",
@@ -32,6 +32,7 @@ def greater_than(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> 
     If the tokenizer makes a token of each digit, the answer is the next digit (the decade); if it
     has tokens of two digits, both. The corruption names the year 01 of the century, after which
     every answer is right. Scheme `mirror` names the year 99 minus the clean one.
+    Variables: the year YY within the century, the century, and the event.
 
     Raises:
         UserError: The tokenizer cuts years otherwise, or too few prompts fit it.
@@ -84,8 +85,8 @@ def _example(
     template, event, century = rng.choice(templates), rng.choice(events), rng.choice(centuries)
     year = rng.randint(20, 79)
 
-    def prompt(start: int) -> tuple[str, dict[str, int]]:
-        words = {"EVENT": event, "FROM": f"{century}{start:02d}", "CENTURY": century}
+    def prompt(start: int, named: str = century, what: str = event) -> tuple[str, dict[str, int]]:
+        words = {"EVENT": what, "FROM": f"{named}{start:02d}", "CENTURY": named}
         return fill(tokenizer, template, words)
 
     clean, positions = prompt(year)
@@ -93,7 +94,12 @@ def _example(
     digits = [str(digit) for digit in range(10)] if width == 1 else [f"{n:02d}" for n in range(100)]
     start = year // 10 if width == 1 else year
     corrupt, mirror = prompt(1)[0], prompt(99 - year)[0]
-    lengths = {len(tokenizer.pieces(text)) for text in (clean, corrupt, mirror)}
+    variables = {
+        "YY": corrupt,
+        "century": prompt(year, after(centuries, century))[0],
+        "event": prompt(year, century, after(events, event))[0],
+    }
+    lengths = {len(tokenizer.pieces(x)) for x in (clean, corrupt, mirror, *variables.values())}
     if len(lengths) > 1 or tokenizer.pieces(clean)[last] != f"{year:02d}"[-width:]:
         return None
     example = Example(
@@ -102,6 +108,7 @@ def _example(
         answers=tuple(digits[start + 1 :]),
         foils=tuple(digits[:start]),
         positions={"YY": last - (width == 1), "END": positions["END"]},
+        variables=variables,
     )
     return example, {"mirror": mirror}
 

@@ -25,6 +25,7 @@ def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Tas
     The foil is another word of the sequence. The corruption replaces the first part by other
     words, so that nothing is repeated. Scheme `swap_b`: the answer and the foil change places.
     Scheme `other_a`: only the first occurrence of the last word is another word.
+    Variables: the first occurrence A1, the word B1 after it, and the word A both times.
 
     Raises:
         UserError: Too few nouns are one token each in the tokenizer.
@@ -64,6 +65,11 @@ def repeated_beginning(rng: random.Random, pool: Sequence[str], length: int) -> 
         answers=(first[a1 + 1],),
         foils=(first[foil],),
         positions={"A1": a1, "B1": a1 + 1, "END": length + a1},
+        variables={
+            "A1": "".join(other + again),
+            "B1": "".join([*first[: a1 + 1], fresh[1], *first[a1 + 2 :], *again]),
+            "A": "".join([*other, *again[:-1], fresh[0]]),
+        },
     )
     return example, {"swap_b": "".join(swapped + again), "other_a": "".join(other + again)}
 

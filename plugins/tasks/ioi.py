@@ -35,6 +35,7 @@ def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
     In half of the prompts the answer is named first (ABBA), in half second (BABA). The corruption
     names three other people once each. Scheme `swap_s2` repeats the other name instead, so that
     the answer changes; `random_s2` names a third person in place of the repeated one.
+    Variables: the name IO, the name S (both times), S2 (a third name there), the order of IO and S1.
     Names and templates of held-out prompts differ from those of discovery.
 
     Raises:
@@ -93,6 +94,12 @@ def _example(
             "S1+1": s1_position + 1,
             "S2": slots["S2"],
             "END": slots["END"],
+        },
+        variables={
+            "IO": prompt(others[0], s, s)[0],
+            "S": prompt(io, others[1], others[1])[0],
+            "S2": prompt(io, s, others[2])[0],
+            "order": prompt(s, io, s)[0],
         },
     )
     schemes = {"swap_s2": prompt(io, s, io)[0], "random_s2": prompt(io, s, others[2])[0]}

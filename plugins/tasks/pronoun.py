@@ -15,7 +15,7 @@ from acdc_explain.hookspecs import TaskBuilder
 from acdc_explain.records.task import Example, Task, Tokenizer
 
 from .drawing import Drawn, draw_different, split_sizes, task_of
-from .words import FEMALE, MALE, fill, halves, whole_words
+from .words import FEMALE, MALE, after, fill, halves, whole_words
 
 TEMPLATES = (
     "So{NAME} is a really great friend, isn't",
@@ -31,6 +31,7 @@ def gendered_pronoun(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0)
     """A person is named: the answer is the pronoun for them. Female and male names alternate.
 
     The corruption is a name of the other gender. Scheme `neutral`: "this" instead of a name.
+    Variables: the gender (a name of the other), and the name (another of the same gender).
     Names and templates of held-out prompts differ from those of discovery.
 
     Raises:
@@ -71,6 +72,7 @@ def _example(
     she = number % 2 == 0
     template = rng.choice(templates)
     name, other = rng.choice(women if she else men), rng.choice(men if she else women)
+    same = after(women if she else men, name)
     clean, slots = fill(tokenizer, template, {"NAME": name})
     example = Example(
         clean=clean,
@@ -78,6 +80,10 @@ def _example(
         answers=(" she" if she else " he",),
         foils=(" he" if she else " she",),
         positions={"NAME": slots["NAME"], "NAME+1": slots["NAME"] + 1, "END": slots["END"]},
+        variables={
+            "gender": fill(tokenizer, template, {"NAME": other})[0],
+            "name": fill(tokenizer, template, {"NAME": same})[0],
+        },
     )
     return example, {"neutral": fill(tokenizer, template, {"NAME": " this"})[0]}
 

@@ -64,6 +64,11 @@ def fill(
     return text, positions
 
 
+def after(words: Sequence[str], word: str) -> str:
+    """The word after one of several, the first after the last: another one, drawn by no chance."""
+    return words[(words.index(word) + 1) % len(words)]
+
+
 def halves(rng: random.Random, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Two random halves: one to discover on, one to hold out."""
     shuffled = rng.sample(list(words), len(words))

@@ -19,7 +19,7 @@ from acdc_explain.discovery.engine.proof import fast_trouble, prove
 from acdc_explain.discovery.engine.reference import ReferenceEngine
 from acdc_explain.discovery.gradients import Backward, Hooked
 from acdc_explain.evidence.effects import ablated_output, direct_effect
-from acdc_explain.evidence.path_patching import PathPatching
+from acdc_explain.evidence.patching.paths import PathPatching
 from acdc_explain.models.activations import search_bytes
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.loading import load_model

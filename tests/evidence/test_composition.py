@@ -9,7 +9,7 @@ import torch
 
 from acdc_explain.evidence.attention import at_position
 from acdc_explain.evidence.composition import repeated
-from acdc_explain.evidence.keep_only import (
+from acdc_explain.evidence.patching.keep_only import (
     CLAIMS,
     _continuation,
     _last_same,
@@ -19,7 +19,7 @@ from acdc_explain.evidence.keep_only import (
     random_keys,
 )
 from acdc_explain.evidence.measurement import NotMeasurable
-from acdc_explain.evidence.path_patching import PathPatching
+from acdc_explain.evidence.patching.paths import PathPatching
 from acdc_explain.models.activations import Batch
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.network.hooks import Point

@@ -26,6 +26,13 @@ Rows = Int[Tensor, "some"]  # numbers of rows
 them, and a device would have to be waited for. `StreamRows.on_device` sends indices there."""
 
 
+def rows_that_change(contrast: Contrast) -> Rows:
+    """All tokens at which a cut can change anything, in the padded batch; on the CPU."""
+    tokens = torch.arange(contrast.clean.tokens.shape[1])
+    can_change = tokens >= contrast.first_change.cpu()[:, None]
+    return (can_change & contrast.clean.within.cpu()).flatten().nonzero().flatten()
+
+
 @dataclass(frozen=True)
 class Queries:
     """The rows at which a head writes. `single`: they are one token of every prompt."""
@@ -54,7 +61,7 @@ class StreamRows:
         self.graph, self.layers = search_graph.graph, layers
         self.device = contrast.clean.tokens.device
         self.n_prompts, self.length = contrast.clean.tokens.shape
-        self.flat: Rows = contrast.rows_that_change
+        self.flat: Rows = rows_that_change(contrast)
         self.prompt, self.token = self.flat // self.length, self.flat % self.length
         self.end_mask: Mask = self.token == contrast.clean.end.cpu()[self.prompt]
         self.end_rows: Rows = self.end_mask.nonzero().flatten()

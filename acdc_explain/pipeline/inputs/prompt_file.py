@@ -13,6 +13,10 @@ from ...errors import UserError
 from ...ids import plain
 from ...records.task import Example, Split, Task, Tokenizer, check_example
 
+FIELDS = ("clean", "corrupt", "answers", "foils", "positions", "variables")
+"""What an example of a JSONL file may have, besides its split."""
+VARIABLE = "variable:"  # begins the name of a CSV column with the prompts of a variable
+
 Entry = tuple[str, Example, Split | None]
 """Where it stands in the file ("prompts.jsonl, line 3"), the example, and its split if given."""
 
@@ -104,11 +108,11 @@ def _jsonl(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
             raise UserError(f"{where} is no JSON ({error}); write one object a line.") from error
         if not isinstance(entry, dict):
             raise UserError(f"{where} holds no object; write {{'clean': ..., 'corrupt': ...}}.")
-        unknown = set(entry) - {"clean", "corrupt", "answers", "foils", "positions", "split"}
+        unknown = set(entry) - {*FIELDS, "split"}
         if unknown:
             raise UserError(
-                f"{where} has the unknown field {min(unknown)!r}; there are clean, corrupt, "
-                "answers, foils, positions and split."
+                f"{where} has the unknown field {min(unknown)!r}; there are "
+                f"{', '.join(FIELDS)} and split."
             )
         split = entry.get("split")
         if split not in (None, "discover", "held_out"):
@@ -131,11 +135,18 @@ def _example(where: str, entry: Mapping[str, Any], positions: Any) -> Example:
         isinstance(place, int) and not isinstance(place, bool) for place in positions.values()
     ):
         raise UserError(f"{where}: 'positions' must map names to token numbers.")
-    return Example(entry["clean"], entry["corrupt"], lists["answers"], lists["foils"], positions)
+    variables = entry.get("variables", {})
+    if not isinstance(variables, dict) or not all(isinstance(x, str) for x in variables.values()):
+        raise UserError(f"{where}: 'variables' must map names to prompts.")
+    prompts = entry["clean"], entry["corrupt"]
+    return Example(*prompts, lists["answers"], lists["foils"], positions, variables)
 
 
 def _csv(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
-    """Columns clean, corrupted, correct_idx, incorrect_idx: token ids, or JSON lists of them."""
+    """Columns clean, corrupted, correct_idx, incorrect_idx: token ids, or JSON lists of them.
+
+    A column `variable:NAME` has the prompts in which only NAME differs.
+    """
     rows = csv.DictReader(io.StringIO(text))
     columns = {"clean", "corrupted", "correct_idx", "incorrect_idx"}
     missing = columns - set(rows.fieldnames or ())
@@ -160,7 +171,13 @@ def _csv(file: Path, text: str, tokenizer: Tokenizer) -> Iterator[Entry]:
             key: [_piece(where, column, value, tokenizer) for value in _ids(where, column, row)]
             for key, column in (("answers", "correct_idx"), ("foils", "incorrect_idx"))
         }
-        entry = {"clean": row["clean"], "corrupt": row["corrupted"], **words}
+        variables = {
+            column.removeprefix(VARIABLE): prompt
+            for column, prompt in row.items()
+            if column is not None and column.startswith(VARIABLE)
+        }
+        entry = {"clean": row["clean"], "corrupt": row["corrupted"], "variables": variables}
+        entry |= words
         yield where, _example(where, entry, {}), None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import nearest
 from ...llm.exchange import Exchange
 from ..circuit import Circuit, Node
-from ..display import as_html
+from .display import as_html
 from ..evidence import Evidence
 from ..label import Failure, Label
 from ..task import Task

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.activations import Activations, head_index
-from ..models.contrast import Contrast
-from ..models.functional.layers import Layers
-from ..models.network.norm import UnsupportedModel
-from ..records.circuit import Node, Port
-from .measurement import NotMeasurable
+from ...models.activations import Activations, head_index
+from ...models.contrast import Contrast
+from ...models.functional.layers import Layers
+from ...models.network.norm import UnsupportedModel
+from ...records.circuit import Node, Port
+from ..measurement import NotMeasurable
 
 Change = Float[Tensor, "variant batch pos d_model"]  # what is added to the stream a port reads
 

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.activations import Batch, head_index
-from ..models.contrast import Contrast
-from ..records.circuit import Node
-from .attention import last_occurrence, occurrences
-from .composition import Effect, k_effect, kv_effect, q_effect, receivers_by_sender
-from .effects import ablated_output, clean_output, direct_logits, logits_with, share_lost
-from .measurement import NotMeasurable
-from .path_patching import PathPatching
+from ...models.activations import Batch, head_index
+from ...models.contrast import Contrast
+from ...records.circuit import Node
+from ..attention import last_occurrence, occurrences
+from ..composition import Effect, k_effect, kv_effect, q_effect, receivers_by_sender
+from ..effects import ablated_output, clean_output, direct_logits, logits_with, share_lost
+from ..measurement import NotMeasurable
+from .paths import PathPatching
 
 Keys = Bool[Tensor, "batch query key"]
 
