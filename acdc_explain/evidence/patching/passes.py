@@ -159,6 +159,7 @@ class Pass:
         streams: What the heads of each layer read, and at last the final stream.
         attended: Keys, values, attention and mixed values of each layer.
         mlps: What each MLP writes.
+        scales: One over the scale of the norm after the heads of each layer; None without one.
     """
 
     @torch.no_grad()
@@ -168,14 +169,14 @@ class Pass:
         self.streams: list[Float[Tensor, "batch pos d_model"]] = []
         self.attended: list[Attended] = []
         self.mlps: list[Float[Tensor, "batch pos d_model"]] = []
-        self._scales: list[Tensor | None] = []
+        self.scales: list[Tensor | None] = []
         window, x = Window.everything(batch), precise(model.embed(batch))[None]
         for number in range(model.graph.n_layers):
             self.streams.append(x[0])
             self.attended.append(self.runner.attend(number, x, window))
             total, scale = self.runner.added(number, self.attended[-1].z, {})
             after = x + total
-            self._scales.append(None if scale is None else scale[0])
+            self.scales.append(None if scale is None else scale[0])
             output = self.runner.mlp(number, x, after, {})
             if output is not None:
                 self.mlps.append(output[0])
@@ -189,14 +190,16 @@ class Pass:
         if node.kind == "mlp":
             return self.mlps[layer]
         z, attention = self.attended[layer].z[0], self.runner.layers.attention[layer]
-        return written_by(attention, node, z, self._scales[layer])
+        return written_by(attention, node, z, self.scales[layer])
 
-    def written_at(self, node: Node, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_model"]:
-        """What a head or an MLP writes at one token of each prompt."""
-        layer, rows = layer_of(node), self.batch.rows
+    def written_at(
+        self, node: Node, tokens: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, "batch token d_model"]:
+        """What a head or an MLP writes at some tokens of each prompt."""
+        layer, rows = layer_of(node), self.batch.rows[:, None]
         if node.kind == "mlp":
             return self.mlps[layer][rows, tokens]
-        attention, scale = self.runner.layers.attention[layer], self._scales[layer]
+        attention, scale = self.runner.layers.attention[layer], self.scales[layer]
         z = self.attended[layer].z[0][rows, tokens]
         return written_by(attention, node, z, None if scale is None else scale[rows, tokens])
 
@@ -221,6 +224,7 @@ def clean_pass(contrast: Contrast) -> Pass:
 class StreamGradients:
     """The gradient of the metric at the stream: what a change of what a node writes would do."""
 
+    final: Float[Tensor, "batch d_model"]
     after_heads: Sequence[Float[Tensor, "batch pos d_model"]]  # by layer
     after_layer: Sequence[Float[Tensor, "batch pos d_model"]]
 
@@ -240,6 +244,7 @@ def stream_gradients(contrast: Contrast) -> StreamGradients:
         contrast.metric(logits).sum().backward()  # type: ignore[no-untyped-call]
     gradient = last.grad
     assert gradient is not None
+    final = contrast.clean.at_end(gradient)
     after_heads, after_layer = [], []
     for number in reversed(range(runner.graph.n_layers)):
         after_layer.append(gradient)
@@ -255,4 +260,4 @@ def stream_gradients(contrast: Contrast) -> StreamGradients:
         after_heads.append(middle.grad[0])
         gradient = x.grad
         assert gradient is not None
-    return StreamGradients(after_heads[::-1], after_layer[::-1])
+    return StreamGradients(final, after_heads[::-1], after_layer[::-1])
