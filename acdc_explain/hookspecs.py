@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import pluggy
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from .claims.checks import Check
     from .llm.exchange import Ask, Exchange
     from .models.contrast import Contrast
     from .progress import Progress
     from .records.circuit import Node
+    from .records.claim import Claim, Topic
     from .records.graph import Discovery
     from .records.label import Label, LabelerReply
     from .records.question import Question
@@ -76,6 +80,25 @@ class JudgeLabels(Protocol):
         *args: Any,
         **settings: Any,
     ) -> Iterator[Verdict]: ...
+
+
+class TestClaims(Protocol):
+    """Measures claims of one kind, all at once. The contrast is on held-out prompts for verdicts.
+
+    Args:
+        contrast: The prompts.
+        claims: The claims.
+        prompts: The corruption that components are ablated with: `corrupt`, a scheme, a variable.
+        others: Whether to measure other components, too, as the null.
+
+    Returns:
+        For each claim the checks that must hold, or why it cannot be tested. Where `others` is
+        False, the last check alone is needed, of the component alone.
+    """
+
+    def __call__(
+        self, contrast: Contrast, claims: Sequence[Claim], prompts: str, others: bool, /
+    ) -> Sequence[Sequence[Check] | str]: ...
 
 
 class Propose(Protocol):
@@ -162,6 +185,44 @@ class Labeler:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimKind:
+    """A kind of claim about a component.
+
+    Attributes:
+        topic: "where" it acts, what it "reads" or carries, or what it "does".
+        arguments: A pydantic model of the arguments, with a description of each.
+        sentence: A jinja2 template that says the claim in words, given the arguments.
+        test: Measures some claims of this kind on prompts.
+        kinds: The kinds of components that the claim can be about.
+        corrupts: Whether the test depends on how the prompts are corrupted, so that a claim is
+            tested under other corruptions, too.
+    """
+
+    topic: Topic
+    arguments: type[BaseModel]
+    sentence: str
+    test: TestClaims
+    kinds: tuple[str, ...] = ("head", "mlp")
+    corrupts: bool = False
+
+    def claim(self, node: Node, name: str, arguments: Mapping[str, Any]) -> Claim:
+        """A claim of this kind with checked arguments, the defaults filled in.
+
+        Args:
+            node: The component.
+            name: The name of the kind.
+            arguments: What is claimed.
+
+        Raises:
+            pydantic.ValidationError: The arguments do not fit.
+        """
+        from .records.claim import Claim
+
+        checked = self.arguments.model_validate(dict(arguments))
+        return Claim(node, name, checked.model_dump())
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """A way to test labels.
 
@@ -219,6 +280,11 @@ class Hooks(Protocol):
     @hookspec
     def register_roles(self) -> Mapping[str, RoleCard]:
         """Roles, each with the measurements that grant it."""
+        ...
+
+    @hookspec
+    def register_claims(self) -> Mapping[str, ClaimKind]:
+        """Kinds of claims, each with its arguments, its sentence and its test."""
         ...
 
     @hookspec

@@ -17,7 +17,7 @@ import pluggy
 
 from .errors import UserError, unknown
 from .guard import Unfit, must_work, sentence, stdout_to_stderr
-from .hookspecs import PROJECT, Discoverer, Hooks, Judge, Labeler
+from .hookspecs import PROJECT, ClaimKind, Discoverer, Hooks, Judge, Labeler
 from .ids import ID_LENGTH, canonical_json
 from .plugin_settings import function_of, settings_of, with_settings
 from .records.pattern import Pattern
@@ -155,6 +155,9 @@ class Plugins:
     def roles(self) -> dict[str, RoleCard]:
         return self.registered("register_roles")
 
+    def claims(self) -> dict[str, ClaimKind]:
+        return self.registered("register_claims")
+
     def answer_keys(self) -> dict[str, AnswerKey]:
         return self.registered("register_answer_keys")
 
@@ -235,6 +238,8 @@ def _problem(hook: str, thing: Any) -> str | None:
     """Why a thing cannot be what a hook registers."""
     if hook == "register_roles":
         return None if _is_card(thing) else "is no RoleCard, or one with a field of another kind"
+    if hook == "register_claims":
+        return None if isinstance(thing, ClaimKind) else "is no ClaimKind"
     if hook == "register_prompts":
         folder = isinstance(thing, (str, Path)) and Path(thing).is_dir()
         return None if folder else "is no folder"

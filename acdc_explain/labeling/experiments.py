@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import UserError
 from ..evidence.effects import ablation, standing_in
-from ..evidence.patching.keep_only import CLAIMS, losses, random_keys
 from ..evidence.measurement import Measurement, NotMeasurable
 from ..evidence.measures import MEASURES, measure
+from ..evidence.patching.keep_only import CLAIMS, losses, random_keys
 from ..evidence.patching.paths import PathPatching
 from ..llm.session import one_line
 from ..models.activations import head_index

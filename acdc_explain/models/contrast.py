@@ -86,27 +86,30 @@ class Contrast:
 
     # --- runs of the model ---------------------------------------------------------------------
 
-    @cached_property
+    @property
     def clean_run(self) -> Activations:
         """One pass over the clean prompts: outputs of all nodes, attention, logits."""
-        return self.model.run(self.clean, self.memory)
+        return self.once_for_clean(_clean_run)
 
-    @cached_property
+    @property
     def clean_logits(self) -> Float[Tensor, "batch vocab"]:
         """The logits of the clean prompts, without a run that keeps what every node writes."""
-        if "clean_run" in vars(self):
-            return self.clean_run.logits
+        return self.once_for_clean(_clean_logits)
+
+    @cached_property
+    def corrupt_logits(self) -> Float[Tensor, "batch vocab"]:
+        """The logits of the corrupted prompts."""
         with torch.no_grad():
-            return self.model.forward(self.clean)
+            return self.model.forward(self.corrupt)
 
     @cached_property
     def corrupt_run(self) -> Activations:
         """One pass over the corrupted prompts."""
         return self.model.run(self.corrupt, self.memory)
 
-    @cached_property
+    @property
     def clean_inputs(self) -> LayerInputs:  # for `model.run_from`
-        return self.model.layer_inputs(self.clean)
+        return self.once_for_clean(_clean_inputs)
 
     @cached_property
     def corrupt_inputs(self) -> LayerInputs:
@@ -132,7 +135,7 @@ class Contrast:
     def ablated_logits(self) -> Float[Tensor, "batch vocab"]:
         """The logits with every edge cut."""
         if self.ablation == "corrupt":
-            return self.corrupt_run.logits
+            return self.corrupt_logits
         final = (
             self.clean.at_end(self.ablated.sum(0).to(self.model.device)) + self.model.output_biases
         )
@@ -270,7 +273,6 @@ class Contrast:
             task = self.task.under(scheme)
             by_clean = {example.clean: example for example in (*task.discover, *task.held_out)}
             contrast = self._with(task, [by_clean[example.clean] for example in self.examples])
-            contrast.clean_run, contrast.clean_inputs = self.clean_run, self.clean_inputs
             contrast._clean_results = self._clean_results
             contrasts[scheme] = contrast
         return contrasts
@@ -299,3 +301,16 @@ class Contrast:
             self.model, task, examples, metric or self.metric_name, ablation or self.ablation,
             memory=self.memory,
         )  # fmt: skip
+
+
+def _clean_run(contrast: Contrast) -> Activations:
+    return contrast.model.run(contrast.clean, contrast.memory)
+
+
+@torch.no_grad()
+def _clean_logits(contrast: Contrast) -> Float[Tensor, "batch vocab"]:
+    return contrast.model.forward(contrast.clean)
+
+
+def _clean_inputs(contrast: Contrast) -> LayerInputs:
+    return contrast.model.layer_inputs(contrast.clean)

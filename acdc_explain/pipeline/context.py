@@ -19,6 +19,7 @@ from ..models.options import Ablation
 from ..plugins import Plugins
 from ..progress import Progress
 from ..records.circuit import Circuit, Node
+from ..records.claim import ClaimResult, ComponentResult
 from ..records.evidence import Evidence
 from ..records.label import Failure, LabelResult
 from ..records.run.behavior import Behavior, doubt
@@ -44,6 +45,17 @@ class _HasId(Protocol):
 
 
 R = TypeVar("R", bound=_HasId)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stages after the labels found out."""
+
+    claims: Sequence[ClaimResult] = ()
+    components: Sequence[ComponentResult] = ()
+    verdicts: Sequence[Verdict] = ()
+    summary: Summary | None = None
+    motifs: Sequence[Motif] = ()
 
 
 @dataclass
@@ -172,18 +184,19 @@ class RunContext:
         circuit: Circuit,
         evidence: Mapping[Node, Sequence[Evidence]],
         results: Sequence[LabelResult],
-        verdicts: Sequence[Verdict] = (),
-        summary: Summary | None = None,
-        motifs: Sequence[Motif] = (),
+        found: Found | None = None,
         *,
         complete: bool,
     ) -> Run:
         """Store how the run ended, and return it as the stages made it.
 
+        Without `found`, the labels are not tested yet.
+
         A run that is not complete can be repeated: what is missing is asked again.
         """
         self.header = replace(self.header, status="done" if complete else "incomplete")
         self.writer.write_header(self.header)
+        found = found or Found()
         before = self.earlier or Run(self.header, circuit, [], [], [], [], [])
         measured = [*before.evidence, *(item for items in evidence.values() for item in items)]
         measured += [result.evidence for result in results if result.evidence is not None]
@@ -196,14 +209,16 @@ class RunContext:
             circuit=circuit,
             evidence=_merged(measured, cited[0]),
             labels=_merged(before.labels, labels),
-            verdicts=_merged(before.verdicts, verdicts),
-            motifs=sorted(motifs, key=lambda one: (one.pattern, canonical_json(one.nodes))),
+            verdicts=_merged(before.verdicts, found.verdicts),
+            motifs=sorted(found.motifs, key=lambda one: (one.pattern, canonical_json(one.nodes))),
             exchanges=_merged(asked, cited[1]),
             failures=_failures(before, results),
-            summary=summary or before.summary,
+            summary=found.summary or before.summary,
             behavior=self.behavior,
             task=self.task,
             set_aside=tuple(self.set_aside),
+            claims=tuple(found.claims or before.claims),
+            components=tuple(found.components or before.components),
         )
 
     def _cited_elsewhere(

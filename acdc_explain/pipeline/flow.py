@@ -1,4 +1,4 @@
-"""task -> circuit -> evidence -> labels -> verdicts -> summary and motifs.
+"""task -> circuit -> claims -> evidence -> labels -> verdicts -> summary and motifs.
 
 Each stage returns what it makes and stores each record as soon as it exists.
 """
@@ -21,8 +21,9 @@ from ..records.label import LabelResult
 from ..records.run.run import Run
 from ..records.task import Task
 from ..store.store import Store
+from .claims import Explanation, explain_components
 from .collect import collect
-from .context import RunContext
+from .context import Found, RunContext
 from .discover import circuit_by, discover, sweep_points
 from .judge import judge_labels
 from .label import label_components, stage
@@ -67,9 +68,10 @@ def explain(
         return run.reused()
     run.begin(run.check_behavior())
     circuit = discover(run)
+    explanation = explain_components(run, circuit)
     evidence = collect(run, circuit)
     results = label_components(run, circuit, evidence)
-    return _finish(run, circuit, evidence, results)
+    return _finish(run, circuit, evidence, results, explanation)
 
 
 def _finish(
@@ -77,6 +79,7 @@ def _finish(
     circuit: Circuit,
     evidence: Mapping[Node, Sequence[Evidence]],
     results: Sequence[LabelResult],
+    explanation: Explanation,
 ) -> Run:
     """labels -> verdicts -> summary and motifs."""
     labels = [label for result in results for label in result.labels]
@@ -85,7 +88,8 @@ def _finish(
     motifs = run.store.match(run.header.id, run.plugins.patterns())
     run.writer.add_motifs(motifs)
     complete = told and not run.set_aside and all(result.labels for result in results)
-    return run.close(circuit, evidence, results, verdicts, summary, motifs, complete=complete)
+    found = Found(explanation.claims, explanation.components, verdicts, summary, motifs)
+    return run.close(circuit, evidence, results, found, complete=complete)
 
 
 # --- from a stored run on ------------------------------------------------------------------------
@@ -131,7 +135,8 @@ def label(
     now.writer.add_exchanges(taken)
     results = label_components(now, run.circuit, evidence)
     if judge:
-        return _finish(now, run.circuit, evidence, results)
+        explanation = explain_components(now, run.circuit)
+        return _finish(now, run.circuit, evidence, results, explanation)
     return now.close(run.circuit, evidence, results, complete=False)
 
 
@@ -158,7 +163,8 @@ def judge(run: Run, store: Store, settings: Settings, progress: Progress = silen
         now.earlier = replace(run, verdicts=[], motifs=[], summary=None)
     results = [LabelResult("", (label,)) for label in run.labels]
     results += [LabelResult("", ()) for node in run.circuit.components if not run.labels_of(node)]
-    return _finish(now, run.circuit, evidence_of(run, now), results)
+    explanation = explain_components(now, run.circuit)
+    return _finish(now, run.circuit, evidence_of(run, now), results, explanation)
 
 
 def evidence_of(stored: Run, run: RunContext) -> dict[Node, list[Evidence]]:

@@ -20,6 +20,7 @@ from .database import Database
 from .runs.add import write_header
 from .search.index import index_evidence, index_run
 from .tables import pages, write
+from .tables.claims import Tested, add_claims, find_claims
 from .tables.read import find_label_results, find_replies
 
 
@@ -101,6 +102,16 @@ class RunWriter:
         with self.database.writing() as connection:
             write.add_judge_results(connection, self.run_id, results)
             index_run(connection, self.run_id)
+
+    def add_claims(self, question: str, tested: Tested) -> None:
+        """Add the tested claims and what they explain, in place of earlier ones."""
+        with self.database.writing() as connection:
+            add_claims(connection, self.run_id, question, tested)
+
+    def find_claims(self, question: str) -> Tested | None:
+        """The tested claims of an earlier run that tested the same; None if there is none."""
+        with self.database.reading() as connection:
+            return find_claims(connection, question)
 
     def add_motifs(self, motifs: Sequence[Motif]) -> None:
         with self.database.writing() as connection:

@@ -96,8 +96,8 @@ def prediction(
 
     Chance is the prediction from each of the other roles.
     """
-    from acdc_explain.evidence.patching.keep_only import CLAIMS
     from acdc_explain.evidence.measurement import NotMeasurable
+    from acdc_explain.evidence.patching.keep_only import CLAIMS
 
     for label in labels:
         if label.role not in CLAIMS or label.node.kind != "head":

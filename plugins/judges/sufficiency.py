@@ -37,8 +37,8 @@ def sufficiency(
     matters, but not by attending there. If more than 150 % survives, what the label leaves out
     works against it: `inconclusive`, or no verdict where only the mean is that large.
     """
-    from acdc_explain.evidence.patching.keep_only import CLAIMS, losses, random_keys
     from acdc_explain.evidence.measurement import NotMeasurable
+    from acdc_explain.evidence.patching.keep_only import CLAIMS, losses, random_keys
 
     for label in labels:
         if label.role not in CLAIMS or label.node.kind != "head":

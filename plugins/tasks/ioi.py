@@ -35,7 +35,7 @@ def ioi(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
     In half of the prompts the answer is named first (ABBA), in half second (BABA). The corruption
     names three other people once each. Scheme `swap_s2` repeats the other name instead, so that
     the answer changes; `random_s2` names a third person in place of the repeated one.
-    Variables: the name IO, the name S (both times), S2 (a third name there), the order of IO and S1.
+    Variables: the name IO, the name S (both times), S2 (a third name there), the order of the two.
     Names and templates of held-out prompts differ from those of discovery.
 
     Raises:

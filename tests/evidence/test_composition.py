@@ -9,6 +9,7 @@ import torch
 
 from acdc_explain.evidence.attention import at_position
 from acdc_explain.evidence.composition import repeated
+from acdc_explain.evidence.measurement import NotMeasurable
 from acdc_explain.evidence.patching.keep_only import (
     CLAIMS,
     _continuation,
@@ -18,7 +19,6 @@ from acdc_explain.evidence.patching.keep_only import (
     losses,
     random_keys,
 )
-from acdc_explain.evidence.measurement import NotMeasurable
 from acdc_explain.evidence.patching.paths import PathPatching
 from acdc_explain.models.activations import Batch
 from acdc_explain.models.contrast import Contrast

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,7 @@ from ...models.activations import head_index, layer_of
 from ...models.contrast import Contrast
 from ...models.functional.attention import Attention
 from ...records.circuit import Node, Port
+from .direct import What, logit_directions
 from .passes import Pass, clean_pass, stream_gradients
 
 Change = Float[Tensor, "variant batch token d_model"]
@@ -51,7 +53,7 @@ class Response:
 
     Attributes:
         share: The share of the gap that is lost by the changed output at each place of the
-            receiver. The mean gap is the unit of all prompts.
+            receiver. The mean gap is the unit of all prompts, and of logits too.
         attention: Of ports q and k: the change of attention from each place to each place.
     """
 
@@ -61,35 +63,39 @@ class Response:
 
 def unit(contrast: Contrast) -> float:
     """The mean gap between the clean and the corrupted metric; 1 where there is none."""
-    return contrast.clean_metric - contrast.corrupt_metric or 1.0
+    corrupt = float(contrast.metric(contrast.corrupt_logits).mean())
+    return contrast.clean_metric - corrupt or 1.0
 
 
 @torch.no_grad()
 def respond(
-    contrast: Contrast, receiver: Node, port: Port | None, at: str, change: Change
+    contrast: Contrast, receiver: Node, port: str | None, at: str, change: Change
 ) -> Response:
     """What a receiver does when one of its ports reads something else.
 
     Args:
         contrast: The prompts, and the corruption whose gap is the unit.
         receiver: A head, an MLP, or the logits.
-        port: q, k or v of a head; None of the others.
+        port: q, k or v of a head; answers or foils of the logits, for their logits alone; else
+            None.
         at: The place at which the port reads something else.
         change: What is added there to the stream that the port reads.
     """
     tokens = contrast.once(tokens_at, at)
     change = change * tokens.valid[..., None]
     if receiver.kind == "logits":
-        return Response(_by_place(contrast, tokens, -(change * _direction(contrast)).sum(-1)))
+        lost = -(change * _direction(contrast, port)).sum(-1)
+        return Response(_by_place(contrast, tokens, lost))
     if receiver.kind == "mlp":
         return Response(_by_place(contrast, tokens, _of_mlp(contrast, receiver, tokens, change)))
-    assert port is not None
-    return _of_head(contrast, receiver, port, tokens, change)
+    return _of_head(contrast, receiver, cast(Port, port), tokens, change)
 
 
-def _direction(contrast: Contrast) -> Float[Tensor, "batch 1 d_model"]:
-    """What a change of the last stream does to the metric, to first order."""
-    return contrast.once(stream_gradients).final[:, None]
+def _direction(contrast: Contrast, port: str | None) -> Float[Tensor, "batch 1 d_model"]:
+    """What a change of the last stream does: to the metric, to first order, or to some logits."""
+    if port is None:
+        return contrast.once(stream_gradients).final[:, None]
+    return logit_directions(contrast, cast(What, port))[0][:, None]
 
 
 def _by_place(
@@ -186,7 +192,9 @@ def _pulled(contrast: Contrast, head: Node) -> Float[Tensor, "batch pos d_head"]
 def changes(contrast: Contrast, other: Pass, senders: Sequence[Node], at: str) -> Change:
     """What senders write at a place in another run of the prompts, minus what they write now."""
     clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
-    pairs = [(other.written_at(x, tokens.index), clean.written_at(x, tokens.index)) for x in senders]
+    pairs = [
+        (other.written_at(x, tokens.index), clean.written_at(x, tokens.index)) for x in senders
+    ]
     return torch.stack([there - here for there, here in pairs])
 
 

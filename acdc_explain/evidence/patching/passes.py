@@ -59,7 +59,7 @@ class LayerRunner:
     """Runs single layers of a model on a window of the stream, in several variants at once."""
 
     def __init__(self, model: Model, length: int) -> None:
-        """`length`: of the padded prompts. Raises UnsupportedModel where layers are no functions."""
+        """`length`: of the padded prompts. Raises UnsupportedModel: layers are no functions."""
         self.layers, self.graph = Layers.of(model), model.graph
         self.places = self.layers.places(length)
 
@@ -78,7 +78,11 @@ class LayerRunner:
             window: Its tokens.
             clean: Where keys and values before the window come from; None if it is everything.
         """
-        attention, places, n = self.layers.attention[number], self.places[number], self.graph.n_heads
+        attention, places, n = (
+            self.layers.attention[number],
+            self.places[number],
+            self.graph.n_heads,
+        )
         scale, tables = attention.norm.inverse_scale(x), places.tables
         if tables is not None:
             tables = tables[0][window.tokens][:, :, None], tables[1][window.tokens][:, :, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..circuit import Node
+from ..claim import ClaimResult, ComponentResult
 from ..evidence import Evidence
 from ..label import Label
 from ..verdict import Verdict, worst
@@ -20,6 +21,8 @@ class ComponentRecord:
         labels: The proposed roles.
         verdicts: Those on all labels; see `verdicts_of` for those on one.
         failure: Why there is no label; None if there is one, or if an LLM has not answered yet.
+        claims: What is claimed about it, with the outcomes of the tests.
+        result: How much it matters, and whether its claims explain it; None if that is not known.
     """
 
     node: Node
@@ -27,6 +30,8 @@ class ComponentRecord:
     labels: tuple[Label, ...]
     verdicts: tuple[Verdict, ...]
     failure: str | None = None
+    claims: tuple[ClaimResult, ...] = ()
+    result: ComponentResult | None = None
 
     def verdicts_of(self, label: Label) -> tuple[Verdict, ...]:
         """The verdicts on one of the labels."""

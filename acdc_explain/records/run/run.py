@@ -9,13 +9,14 @@ from typing import Any
 from ...errors import nearest
 from ...llm.exchange import Exchange
 from ..circuit import Circuit, Node
-from .display import as_html
+from ..claim import ClaimResult, ComponentResult, Coverage
 from ..evidence import Evidence
 from ..label import Failure, Label
 from ..task import Task
 from ..verdict import Verdict, worst
 from .behavior import Behavior
 from .component import ComponentRecord
+from .display import as_html
 from .header import RunHeader
 from .motif import Motif
 from .summary import Sentence, Summary
@@ -42,6 +43,8 @@ class Run:
         behavior: How the model does on each split of the prompts; empty if not known.
         task: The task with its prompts; None if the store does not have them.
         set_aside: What plugins failed to do just now. It is not stored.
+        claims: What is claimed about the components, with the outcomes of the tests.
+        components: How much each component matters, and whether its claims explain it.
     """
 
     header: RunHeader
@@ -57,6 +60,8 @@ class Run:
     behavior: Mapping[str, Behavior] = field(default_factory=dict)
     task: Task | None = None
     set_aside: Sequence[str] = ()
+    claims: Sequence[ClaimResult] = ()
+    components: Sequence[ComponentResult] = ()
 
     def __repr__(self) -> str:
         return f"{self.title}\n{self._circuit_in_words}"
@@ -103,7 +108,18 @@ class Run:
             labels,
             tuple(verdict for label in labels for verdict in self.verdicts_of(label)),
             self.failure_of(node),
+            tuple(self.claims_of(node)),
+            next((result for result in self.components if result.node == node), None),
         )
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How much of the circuit is explained; None if no claims were tested."""
+        return Coverage.of(self.components) if self.components else None
+
+    def claims_of(self, node: Node) -> list[ClaimResult]:
+        """The tested claims about a component."""
+        return [result for result in self.claims if result.node == node]
 
     def labels_of(self, node: Node) -> list[Label]:
         """The labels of a component."""

@@ -65,6 +65,8 @@ def _nodes_of_records(run: Run) -> Iterator[Node]:
     yield from (evidence.node for evidence in run.evidence)
     yield from (label.node for label in run.labels)
     yield from (failure.node for failure in run.failures)
+    yield from (result.node for result in run.claims)
+    yield from (result.node for result in run.components)
     yield from (node for motif in run.motifs for node in motif.nodes.values())
     if run.summary is not None:
         yield from (node for sentence in run.summary.sentences for node in sentence.nodes)

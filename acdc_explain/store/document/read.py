@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import UserError
 from ...ids import ID_LENGTH, canonical_json
 from ...records.circuit import Circuit, Edge, Node
+from ...records.claim import OUTCOMES, TOPICS, ClaimResult
 from ...records.evidence import finite
 from ...records.run.behavior import parse_behavior
 from ...records.run.header import RunHeader
@@ -25,6 +26,8 @@ REQUIRED = (
     *("settings", "versions"),
 )
 """What the entry of a run must have; other values came later and may be missing."""
+MATTERS = ("effect", "interval", "idle", "explained")
+"""What the entry of a component says of how much it matters."""
 LATER: Mapping[str, Any] = {"alternatives": {}, "n_layers": None}
 """Values of circuits that older documents do not have."""
 
@@ -71,6 +74,13 @@ def _check(run: Run) -> None:
         raise ValueError("task: these are not the prompts that the run's task_id stands for")
     for verdict in run.verdicts:
         _check_verdict(verdict)
+    for result in run.claims:
+        _check_claim(result)
+    for component in run.components:
+        numbers = (component.effect, component.low, component.high)
+        flags = (component.idle, component.explained)
+        if any(finite(x) is None for x in numbers) or not all(type(x) is bool for x in flags):
+            raise ValueError(f"{component.node}: effect and interval must be numbers")
     if run.circuit is not None:
         _check_circuit(run.circuit, run.header.seed)
 
@@ -99,6 +109,19 @@ def _check_verdict(verdict: Verdict) -> None:
         raise ValueError("verdict: reason, measure and unit must be texts")
 
 
+def _check_claim(result: ClaimResult) -> None:
+    if result.outcome not in OUTCOMES or result.topic not in TOPICS:
+        raise ValueError(f"there is no outcome {result.outcome!r} or topic {result.topic!r}")
+    numbers = (result.value, result.low, result.high, result.chance, result.percentile)
+    if any(x is not None and finite(x) is None for x in numbers) or type(result.n) is not int:
+        raise ValueError("claim: value, interval, chance, percentile and n must be numbers")
+    texts = (result.claim.name, result.text, result.unit, result.reason)
+    if not all(isinstance(text, str) for text in texts) or type(result.specific) is not bool:
+        raise ValueError("claim: its name, text, unit and reason must be texts")
+    if not isinstance(result.claim.arguments, Mapping) or not isinstance(result.votes, Mapping):
+        raise ValueError("claim: arguments and votes must be objects")
+
+
 def _check_circuit(circuit: Circuit, seed: Any) -> None:
     measured = circuit.faithfulness
     numbers = [measured.clean, measured.circuit, measured.corrupt, seed]
@@ -125,12 +148,17 @@ def _read(document: Mapping[str, Any], origin: str) -> Run:
         }
     )
     evidence, labels, verdicts, failures = [], [], [], []
+    claims, components = [], []
     for component in document["components"]:
         if circuit is None:
             raise ValueError("there are components without a circuit")
         place = {"circuit_id": circuit.id, "node": component["node"]}
         Node.parse(component["node"])  # it must be a node even if nothing is known of it
         evidence += [codec.EVIDENCE.decode({**x, **place}) for x in component["evidence"]]
+        claims += [codec.CLAIM.decode({**_ends(x), **place}) for x in component.get("claims", ())]
+        if "effect" in component:
+            values = _ends({name: component.get(name) for name in MATTERS})
+            components.append(codec.COMPONENT.decode({**values, "node": component["node"]}))
         if failure := component.get("failed"):
             failures.append(codec.FAILURE.decode({**failure, **place}))
         for entry in component["labels"]:
@@ -155,7 +183,16 @@ def _read(document: Mapping[str, Any], origin: str) -> Run:
         None if summary is None else codec.SUMMARY.decode({**summary, **run}),
         behavior=parse_behavior(document.get("behavior") or {}),
         task=None if task is None else Task.parse(task),
+        claims=claims,
+        components=components,
     )
+
+
+def _ends(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with `low` and `high` in place of `interval`."""
+    low, high = entry.get("interval") or (None, None)
+    rest = {name: value for name, value in entry.items() if name != "interval"}
+    return {**rest, "low": low, "high": high}
 
 
 def _read_circuit(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Circuit:

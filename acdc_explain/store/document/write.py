@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from ...ids import plain
 from ...records.circuit import Circuit, Edge, Node
+from ...records.claim import ClaimResult, Coverage
 from ...records.label import Label
 from ...records.run.run import WAITS, Run
 from ..tables import codec
@@ -25,7 +26,8 @@ def to_document(run: Run) -> dict[str, Any]:
         "run": _entry(codec.HEADER, run.header, without={"circuit_id"}),
         "behavior": plain(run.behavior),
         "task": None if run.task is None else plain(run.task),
-        "circuit": None if circuit is None else circuit_document(circuit),
+        "circuit": None if circuit is None else circuit_document(circuit, run.claims),
+        "coverage": None if run.coverage is None else plain(_coverage(run.coverage)),
         "components": [_component(run, node) for node in (circuit.components if circuit else ())],
         "motifs": [_entry(codec.MOTIF, x, without={"run_id", "circuit_id"}) for x in run.motifs],
         "summary": run.summary and _entry(codec.SUMMARY, run.summary, without={"run_id"}),
@@ -43,15 +45,18 @@ def _entry(kind: Codec[R], record: R, without: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def circuit_document(circuit: Circuit) -> dict[str, Any]:
-    """The entry of a circuit, as an object of JSON types."""
+def circuit_document(circuit: Circuit, claims: Sequence[ClaimResult] = ()) -> dict[str, Any]:
+    """The entry of a circuit, as an object of JSON types.
+
+    `claims`: the tested claims of the run; those on an edge stand beside it.
+    """
     values, measured = codec.CIRCUIT.encode(circuit), circuit.faithfulness
     first = ("discoverer", "settings", "n_edges_total", "n_edges_tested", "n_layers")
     return {
         "id": circuit.id,
         **{name: plain(values[name]) for name in first},
         "nodes": [str(node) for node in circuit.nodes],
-        "edges": [_edge(edge) for edge in circuit.edges],
+        "edges": [_edge(edge, claims) for edge in circuit.edges],
         "alternatives": values["alternatives"],
         "metric": {
             "name": values["metric"],
@@ -63,16 +68,32 @@ def circuit_document(circuit: Circuit) -> dict[str, Any]:
     }
 
 
-def _edge(edge: Edge) -> dict[str, Any]:
+def _edge(edge: Edge, claims: Sequence[ClaimResult]) -> dict[str, Any]:
     entry: dict[str, Any] = {"edge": str(edge), "effect": edge.effect}
-    return entry if edge.share is None else {**entry, "share": edge.share}
+    if edge.share is not None:
+        entry["share"] = edge.share
+    about = [_claim(result) for result in claims if result.is_about(edge)]
+    return {**entry, "claims": about} if about else entry
+
+
+def _claim(result: ClaimResult) -> dict[str, Any]:
+    entry = _entry(codec.CLAIM, result, without={"node"})
+    return {"id": result.claim.id, **plain(_with_interval(entry))}
+
+
+def _coverage(coverage: Coverage) -> dict[str, Any]:
+    return {"components": coverage.components, "effect": coverage.effect, "idle": coverage.idle}
 
 
 def _component(run: Run, node: Node) -> dict[str, Any]:
     belongs = {"circuit_id", "node"}
     failure = next((failure for failure in run.failures if failure.node == node), None)
+    result = next((result for result in run.components if result.node == node), None)
+    matters = {} if result is None else _entry(codec.COMPONENT, result, without={"node"})
     return {
         "node": str(node),
+        **_with_interval(matters),
+        "claims": [_claim(claim) for claim in run.claims_of(node)],
         "evidence": [
             {"id": evidence.id, **_entry(codec.EVIDENCE, evidence, without=belongs)}
             for evidence in run.evidence
@@ -82,6 +103,15 @@ def _component(run: Run, node: Node) -> dict[str, Any]:
         **({"failed": _entry(codec.FAILURE, failure, without={"node"})} if failure else {}),
         **({"waiting": WAITS} if run.waits(node) else {}),
     }
+
+
+def _with_interval(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with `interval` in place of `low` and `high`."""
+    if not values:
+        return {}
+    low, high = values["low"], values["high"]
+    rest = {name: value for name, value in values.items() if name not in ("low", "high")}
+    return {**rest, "interval": None if low is None else [low, high]}
 
 
 def _label(run: Run, label: Label) -> dict[str, Any]:

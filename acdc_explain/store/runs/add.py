@@ -11,6 +11,7 @@ from ...records.run.run import Run
 from ..duck.connection import Connection
 from ..search.index import index_evidence, index_run
 from ..tables import write
+from ..tables.claims import Tested, add_claims
 from ..tables.read import read_headers
 from .names import check_free, is_free
 from .remove import remove_run
@@ -56,6 +57,8 @@ def add_run(connection: Connection, path: Path, run: Run) -> bool:
     write.add_evidence_and_labels(connection, run.id, run)
     write.add_verdicts(connection, run.id, run.verdicts)
     write.add_motifs(connection, run.id, run.motifs)
+    tested: Tested = {"claims": list(run.claims), "components": list(run.components)}
+    add_claims(connection, run.id, "", tested)
     if run.summary is not None:
         write.add_summary(connection, run.summary)
     index_evidence(connection, run.evidence)

@@ -11,7 +11,13 @@ from ..tables.keys import keys_of
 from ..tables.rows import IDENTITY, delete_rows, number_of
 from ..tables.write import remove_circuit
 
-OF_RUN = ("motifs", "standings", "enrichments")  # tables with the run's number
+OF_RUN = (
+    "motifs",
+    "standings",
+    "enrichments",
+    "claims",
+    "components",
+)  # tables with the run's number
 OF_RUN_ID = ("failures", "summaries")  # tables with the run's id
 LINKED = ("verdicts", "labels", "evidence", "exchanges")
 """The tables of records that runs share. Those that others refer to come after these others."""

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from ...llm.exchange import Exchange
 from ...records.circuit import Circuit, Edge, Faithfulness, Node
+from ...records.claim import Claim, ClaimResult, ComponentResult
 from ...records.evidence import Evidence
 from ...records.label import Failure, Label
 from ...records.run.header import RunHeader
@@ -24,7 +25,7 @@ R = TypeVar("R")
 Values = Mapping[str, Any]
 NESTED = frozenset(
     {"settings", "versions", "alternatives", "facts", "positions", "evidence_ids", "nodes"}
-    | {"sentences", "label_ids", "exchange_ids"}
+    | {"sentences", "label_ids", "exchange_ids", "arguments", "votes"}
 )
 
 
@@ -157,6 +158,31 @@ def _to_label(values: Values) -> Label:
     )
 
 
+CLAIM_NAMES = (
+    *("node", "claim", "arguments", "text", "topic", "outcome", "value", "low", "high", "chance"),
+    *("percentile", "unit", "n", "specific", "votes", "reason"),
+)
+
+
+def _claim_values(result: ClaimResult) -> dict[str, Any]:
+    claim = result.claim
+    named = {"node": str(claim.node), "claim": claim.name, "arguments": claim.arguments}
+    return named | {name: getattr(result, name) for name in CLAIM_NAMES[3:]}
+
+
+def _to_claim(values: Values) -> ClaimResult:
+    claim = Claim(Node.parse(values["node"]), values["claim"], values["arguments"])
+    return ClaimResult(claim, **{name: values[name] for name in CLAIM_NAMES[3:]})
+
+
+def _component_values(result: ComponentResult) -> dict[str, Any]:
+    return {**_values(result), "node": str(result.node)}
+
+
+def _to_component(values: Values) -> ComponentResult:
+    return ComponentResult(**{**values, "node": Node.parse(values["node"])})
+
+
 def _failure_values(failure: Failure) -> dict[str, Any]:
     return {**_values(failure), "node": str(failure.node)}
 
@@ -197,6 +223,8 @@ EVIDENCE = Codec("evidence", _names(Evidence), _evidence_values, _to_evidence)
 LABEL = Codec("labels", LABEL_NAMES, _label_values, _to_label)
 VERDICT = Codec("verdicts", _names(Verdict), _values, lambda values: Verdict(**values))
 EXCHANGE = Codec("exchanges", _names(Exchange), _values, lambda values: Exchange(**values))
+CLAIM = Codec("claims", CLAIM_NAMES, _claim_values, _to_claim)
+COMPONENT = Codec("components", _names(ComponentResult), _component_values, _to_component)
 FAILURE = Codec("failures", _names(Failure), _failure_values, _to_failure)
 MOTIF = Codec("motifs", _names(Motif), _values, _to_motif)
 SUMMARY = Codec("summaries", _names(Summary), _values, _to_summary)

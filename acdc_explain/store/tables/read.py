@@ -22,6 +22,7 @@ from ...records.task import Task
 from ...records.verdict import JudgeResult
 from ..duck.connection import Connection
 from . import codec
+from .claims import read_claims
 from .codec import Codec
 from .keys import CIRCUIT_BITS, keys_of
 from .origin import imported_ids
@@ -85,6 +86,7 @@ def read_run(connection: Connection, header: RunHeader) -> Run:
         summaries[0] if summaries else None,
         behavior=read_behavior(connection, header.id),
         task=read_task(connection, header.task_id),
+        **read_claims(connection, number),
     )
 
 

@@ -116,6 +116,18 @@ which runs were imported: they are those without prompts, labelings or judgings,
 run has.
 """
 
+_CLAIMS = """
+    CREATE TABLE claims (
+        run INTEGER, question TEXT, place INTEGER, node TEXT, claim TEXT, arguments TEXT, text TEXT,
+        topic TEXT, outcome TEXT, value DOUBLE, low DOUBLE, high DOUBLE, chance DOUBLE,
+        percentile DOUBLE, unit TEXT, n BIGINT, specific BOOLEAN, votes TEXT, reason TEXT);
+    CREATE TABLE components (
+        run INTEGER, question TEXT, place INTEGER, node TEXT, effect DOUBLE, low DOUBLE,
+        high DOUBLE, idle BOOLEAN, explained BOOLEAN);
+    """
+"""Claims about components with the outcomes of their tests, and what they explain: of each run, in
+their order. `question` says what was tested, so that a later run need not test it again."""
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE tasks (id TEXT PRIMARY KEY, name TEXT, body TEXT);
@@ -174,5 +186,6 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     _NUMBERS,
     _TRUST,
+    _CLAIMS,
 )
 VERSION = len(MIGRATIONS)

@@ -1,0 +1,274 @@
+"""Which claims are worth testing: those that measurements on the prompts suggest.
+
+For every component: the readers that its kept edges change most surely, the variables that it
+passes on to them, the keys that it attends to, and the logits that it writes to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..evidence.measurement import NotMeasurable
+from ..evidence.patching.direct import What
+from ..evidence.patching.edges import Response, unit
+from ..evidence.patching.passes import clean_pass, stream_gradients
+from ..evidence.variables import variable_names
+from ..hookspecs import ClaimKind
+from ..models.contrast import Contrast
+from ..records.circuit import LOGITS, Circuit, Node
+from ..records.claim import Claim
+from .keys import keys_at
+from .paths import Path, Source, corrupted_pass, path_effects
+from .reading import attention_to
+from .sources import direct_from
+
+READERS = 3  # of a component, whose variables and keys are looked for
+SURE = 2.5  # standard errors by which a path must differ from zero
+LEAST = 0.001  # of the gap: a smaller effect is not claimed
+LEAST_LOGITS = 0.05
+AT_ONE_PLACE = 0.85  # of the effect
+LEAST_ATTENTION = 0.05
+SOURCES = 2  # of direct effects, of one head
+WHAT: tuple[What, What] = ("answers", "foils")
+KEYS = 2  # of one head at one place
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A path whose receiver surely changes, with how much."""
+
+    path: Path
+    response: Response
+    mean: float
+    error: float
+
+
+def candidates(
+    contrast: Contrast, circuit: Circuit, nodes: Iterable[Node], kinds: Mapping[str, ClaimKind]
+) -> list[Claim]:
+    """Claims about components of a circuit that measurements suggest, the strongest first.
+
+    Args:
+        contrast: The discovery prompts.
+        circuit: Its edges say whom a component may feed.
+        nodes: Components of the circuit.
+        kinds: The kinds of claims that may be made.
+
+    Raises:
+        NotMeasurable: The layers of the model cannot be computed as functions.
+    """
+    components = list(nodes)
+    direct = {node: _direct(contrast, node) for node in components}
+    paths = _paths(contrast, circuit, components)
+    to_logits = {node: _to_logits_of(contrast, node, direct[node]) for node in components}
+    _measure(contrast, [*paths.values(), *to_logits.values()], [Source()])
+    readers = {node: _sure(_readers(contrast, some)) for node, some in paths.items()}
+    outlets = {x: [*_readers(contrast, to_logits[x]), *readers[x][:READERS]] for x in components}
+    variables = [Source(name) for name in variable_names(contrast)]
+    _measure(contrast, [[r.path for r in some] for some in outlets.values()], variables)
+    claims = []
+    for node in components:
+        made = [
+            *_acts(contrast, node),
+            *direct[node],
+            *(_feeds(contrast, reader) for reader in readers[node]),
+            *_carries(contrast, outlets[node]),
+            *_attends(contrast, node, outlets[node]),
+        ]
+        claims += [
+            kinds[name].claim(node, name, arguments) for name, arguments in made if name in kinds
+        ]
+    return claims
+
+
+Made = tuple[str, Mapping[str, object]]  # the name of a claim and its arguments
+
+
+# --- where it acts -----------------------------------------------------------------------------
+
+
+def _acts(contrast: Contrast, node: Node) -> list[Made]:
+    """The place that has nearly all of its effect, to first order, if there is one."""
+    lost = contrast.once(_first_order, node)  # [place batch]
+    share = lost.mean(1) / lost.mean(1).sum()
+    error = lost.sum(0).std() / len(contrast) ** 0.5
+    best = int(share.argmax())
+    if (
+        abs(lost.sum(0).mean()) < SURE * error
+        or not AT_ONE_PLACE <= share[best] <= 2 - AT_ONE_PLACE
+    ):
+        return []
+    return [("acts", {"at": contrast.place_names[best]})]
+
+
+def _first_order(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]:
+    """The share of the gap that is lost when a component is ablated, by the gradient."""
+    clean, gradients = contrast.once_for_clean(clean_pass), contrast.once(stream_gradients)
+    other = corrupted_pass(contrast)
+    change = (other.written(node) - clean.written(node)) * gradients.at_output(node)
+    masks = contrast.place_masks(contrast.place_names).to(change.dtype)
+    lost = -torch.einsum("bq,pbq->pb", change.sum(-1), masks) / unit(contrast)
+    return lost.double().cpu()
+
+
+# --- whom it feeds -----------------------------------------------------------------------------
+
+
+def _paths(contrast: Contrast, circuit: Circuit, nodes: Sequence[Node]) -> dict[Node, list[Path]]:
+    """The kept edges of each component, at all places."""
+    end = contrast.place_names[-1]
+    paths: dict[Node, list[Path]] = {node: [] for node in nodes}
+    for edge in circuit.edges:
+        sender, receiver = edge.src.base, edge.dst.base
+        for at in contrast.place_names if sender in paths else ():
+            if receiver != LOGITS or at == end:
+                paths[sender].append(Path(sender, at, receiver, edge.port))
+    return paths
+
+
+def _measure(
+    contrast: Contrast, paths: Iterable[Sequence[Path]], sources: Sequence[Source]
+) -> None:
+    """Measure all paths at once, so that the prompts of each source are run once."""
+    together = [path for some in paths for path in some]
+    path_effects(contrast, [(path, source) for source in sources for path in together])
+
+
+def _readers(contrast: Contrast, paths: Sequence[Path]) -> list[Reader]:
+    source = Source()
+    effects = path_effects(contrast, [(path, source) for path in paths])
+    return [_reader(path, effects[path, source]) for path in dict.fromkeys(paths)]
+
+
+def _reader(path: Path, response: Response) -> Reader:
+    samples = response.share.sum(1).double()
+    error = float(samples.std()) / len(samples) ** 0.5
+    return Reader(path, response, float(samples.mean()), error)
+
+
+def _sure(readers: Sequence[Reader]) -> list[Reader]:
+    """Those that surely differ from zero, the largest first, no port twice."""
+    sure = [r for r in readers if abs(r.mean) > max(LEAST, SURE * r.error)]
+    chosen: dict[str, Reader] = {}
+    for reader in sorted(sure, key=lambda reader: -abs(reader.mean)):
+        chosen.setdefault(reader.path.reader, reader)
+    return list(chosen.values())
+
+
+def _feeds(contrast: Contrast, reader: Reader) -> Made:
+    """What the path does at its receiver, in attention where the attention surely changes."""
+    path, arguments = reader.path, dict[str, object]()
+    if path.receiver == LOGITS:
+        return _to_logits(reader)
+    arguments = {"receiver": str(path.receiver), "port": path.port, "at": path.at}
+    if reader.response.attention is not None:
+        shift = -reader.response.attention.double()  # what the sender does, not its cut
+        mean = shift.mean(0)
+        error = shift.std(0) / len(shift) ** 0.5
+        sure = mean.abs() * (mean.abs() > SURE * error)
+        weight = reader.response.share.double().mean(0).abs()  # of the receiver's places
+        best = int((sure * (weight[:, None] > 0.5 * weight.max())).flatten().argmax())
+        places = contrast.place_names
+        query, key = divmod(best, len(places))
+        if sure[query, key] > 0.5 * LEAST_ATTENTION / 10:
+            by = round(float(mean[query, key]), 4)
+            return "feeds", {**arguments, "query": places[query], "key": places[key], "by": by}
+    return "feeds", {**arguments, "by": round(reader.mean, 5)}
+
+
+def _to_logits(reader: Reader) -> Made:
+    arguments: dict[str, object] = {"receiver": "logits", "at": reader.path.at}
+    return "feeds", {**arguments, "by": round(reader.mean, 5)}
+
+
+# --- what it carries ---------------------------------------------------------------------------
+
+
+def _carries(contrast: Contrast, readers: Sequence[Reader]) -> list[Made]:
+    """The variable that makes most of the effect on each reader."""
+    variables = variable_names(contrast)
+    paths = [reader.path for reader in readers]
+    effects = path_effects(contrast, [(p, Source(name)) for p in paths for name in variables])
+    made: list[Made] = []
+    for reader in readers:
+        shares = {
+            name: float(effects[reader.path, Source(name)].share.sum(1).mean()) / reader.mean
+            for name in variables
+        }
+        near_one = min(shares, key=lambda name: abs(shares[name] - 1), default=None)
+        if near_one is not None and shares[near_one] >= 0.5:
+            path = reader.path
+            by = round(reader.mean * shares[near_one], 5)
+            arguments = {"variable": near_one, "at": path.at, "through": path.reader, "by": by}
+            made.append(("carries", arguments))
+    return made
+
+
+# --- what it attends to ------------------------------------------------------------------------
+
+
+def _attends(contrast: Contrast, node: Node, readers: Sequence[Reader]) -> list[Made]:
+    """The keys with most attention at the places where it writes what is read."""
+    made: list[Made] = []
+    if node.kind != "head":
+        return made
+    at_places = dict.fromkeys(reader.path.at for reader in readers)
+    for at in at_places:
+        through = next(reader.path.reader for reader in readers if reader.path.at == at)
+        mass = {to: _mass(contrast, node, at, to) for to in _targets(contrast, at)}
+        strongest = sorted(mass, key=lambda to: -mass[to])[:KEYS]
+        made += [
+            ("attends", {"at": at, "to": to, "through": through})
+            for to in strongest
+            if mass[to] >= LEAST_ATTENTION
+        ]
+    return made
+
+
+def _targets(contrast: Contrast, at: str) -> list[str]:
+    """The places and relations that every prompt has before a place, each set of keys once."""
+    found: dict[bytes, str] = {}
+    for to in (*contrast.place_names, "previous", "duplicate", "continuation", "first", "itself"):
+        try:
+            keys = keys_at(contrast, at, to)
+        except NotMeasurable:
+            continue
+        found.setdefault(keys.cpu().numpy().tobytes(), to)
+    return list(found.values())
+
+
+def _mass(contrast: Contrast, node: Node, at: str, to: str) -> float:
+    return attention_to(contrast, at, to).value(node)
+
+
+# --- what it writes to the logits --------------------------------------------------------------
+
+
+def _direct(contrast: Contrast, node: Node) -> list[Made]:
+    """The largest sure effects on answers and foils, by where they come from."""
+    made: list[tuple[float, Made]] = []
+    sources: Sequence[str | None] = contrast.place_names if node.kind == "head" else (None,)
+    for what in WHAT:
+        for source in sources:
+            try:
+                measurement = direct_from(contrast, node.kind, what, source, 1)
+            except NotMeasurable:
+                continue
+            value, (above, below) = measurement.value(node), measurement.beyond_chance(node)
+            if abs(value) >= LEAST_LOGITS and (above[0] > 0 or below[0] > 0):
+                name = "raises" if value > 0 else "lowers"
+                arguments = {"what": what, "source": source, "by": round(abs(value), 4)}
+                made.append((abs(value), (name, arguments)))
+    made.sort(key=lambda pair: -pair[0])
+    return [one for _, one in made[:SOURCES]]
+
+
+def _to_logits_of(contrast: Contrast, node: Node, direct: Sequence[Made]) -> list[Path]:
+    """The logits that a component writes to, as readers of it."""
+    end, written = contrast.place_names[-1], {arguments["what"] for _, arguments in direct}
+    return [Path(node, end, LOGITS, what) for what in WHAT if what in written]

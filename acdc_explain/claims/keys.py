@@ -1,0 +1,121 @@
+"""Where a claim says that a head attends: the keys, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..evidence.attention import last_occurrence, occurrences
+from ..evidence.measurement import NotMeasurable
+from ..evidence.patching.edges import tokens_at
+from ..models.activations import Batch
+from ..models.contrast import Contrast
+
+Keys = Bool[Tensor, "batch token pos"]
+_OFFSET = re.compile(r"offset (\d+)")
+
+
+def keys_at(contrast: Contrast, at: str, to: str) -> Keys:
+    """The keys that are claimed, for each query at a place.
+
+    Args:
+        contrast: The prompts.
+        at: The place of the queries.
+        to: A place, or one of RELATIONS, or `offset K`: the key K tokens before.
+
+    Returns:
+        True at the claimed keys, for each prompt and each token of the place.
+
+    Raises:
+        NotMeasurable: There are no such keys in some prompt.
+    """
+    return contrast.once(_keys_at, at, to)
+
+
+def _keys_at(contrast: Contrast, at: str, to: str) -> Keys:
+    queries = contrast.once(tokens_at, at).index
+    if to in contrast.place_names:
+        places = contrast.place_names
+        mask = contrast.place_masks(places)[places.index(to)][:, None].expand(
+            -1, queries.shape[1], -1
+        )
+    elif to in RELATIONS:
+        mask = _of_queries(RELATIONS[to](contrast), queries)
+    elif match := _OFFSET.fullmatch(to):
+        places_back = torch.arange(contrast.clean.tokens.shape[1], device=queries.device)
+        mask = places_back == queries[..., None] - int(match[1])
+    else:
+        raise NotMeasurable(f"there is no place and no relation {to!r} to attend to")
+    tokens = torch.arange(mask.shape[2], device=mask.device)
+    mask = mask & (tokens <= queries[..., None])
+    if not bool(mask.any(2).any(1).all()):
+        raise NotMeasurable(f"not every prompt has {to} before or at {at}")
+    return mask
+
+
+def _of_queries(keys: Bool[Tensor, "batch query pos"], queries: Tensor) -> Keys:
+    rows = torch.arange(len(queries), device=queries.device)[:, None]
+    return keys[rows, queries]
+
+
+def _last_same(batch: Batch) -> Bool[Tensor, "batch query pos"]:
+    """For each token the last earlier occurrence of the same token."""
+    tokens = batch.tokens
+    same = (tokens[:, :, None] == tokens[:, None]).tril(-1)
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return same & ((same * places).amax(-1, keepdim=True) == places)
+
+
+def _previous(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    tokens = contrast.clean.tokens
+    each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    return each.roll(-1, 1).tril(-1).expand(len(tokens), -1, -1)
+
+
+def _duplicate(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    return _last_same(contrast.clean)
+
+
+def _continuation(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    same = _last_same(contrast.clean)
+    after = torch.zeros_like(same)
+    after[:, :, 1:] = same[:, :, :-1]
+    return after
+
+
+def _itself(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    tokens = contrast.clean.tokens
+    each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    return each.expand(len(tokens), -1, -1)
+
+
+def _first(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    keys = torch.zeros_like(_itself(contrast))
+    keys[:, :, 0] = True
+    return keys
+
+
+def _answer(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    at = occurrences(contrast.clean, contrast.answers).bool()
+    return at[:, None].expand(-1, at.shape[1], -1)
+
+
+def _foil(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    at = last_occurrence(contrast.clean, contrast.foils).bool()
+    return at[:, None].expand(-1, at.shape[1], -1)
+
+
+RELATIONS: Mapping[str, Callable[[Contrast], Bool[Tensor, "batch query pos"]]] = {
+    "previous": _previous,
+    "duplicate": _duplicate,
+    "continuation": _continuation,
+    "first": _first,
+    "itself": _itself,
+    "answer": _answer,
+    "foil": _foil,
+}
+"""Keys that are named by how they relate to the query or to the answer."""

@@ -1,0 +1,194 @@
+"""Path effects: a sender's output at one place, changed for one port of one receiver.
+
+Each is measured once per contrast. Those of one corruption are measured together, so that only the
+clean run and one other are in memory.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import UserError
+from ..evidence.measurement import NotMeasurable
+from ..evidence.patching.edges import Response, changes, kept_change, respond, tokens_at
+from ..evidence.patching.passes import Pass
+from ..evidence.variables import variable_names, variable_prompts
+from ..models.activations import Batch
+from ..models.contrast import Contrast
+from ..records.circuit import LOGITS, Edge, Node
+from .keys import keys_at
+
+CORRUPT = "corrupt"  # the task's own corruption
+MOST_VARIANTS = 16  # senders at a time, to bound memory
+RANDOM_KEYS = 3  # sets of random keys to compare with
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A sender that writes at a place, and a port of a receiver that reads it there.
+
+    `port`: q, k or v of a head; of the logits answers, foils, or None for the metric.
+    """
+
+    sender: Node
+    at: str
+    receiver: Node
+    port: str | None
+
+    @property
+    def reader(self) -> str:
+        """The receiver and its port: `a23.h3<q>`, `m5`, `logits`."""
+        return reader_name(self.receiver, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the sender writes instead.
+
+    Attributes:
+        prompts: The prompts that its output is taken from: `corrupt`, a scheme, or a variable.
+        keys: Of a head that still reads some keys of the clean prompts: which. See `keys_at`.
+        seed: With a number, as many random keys instead.
+    """
+
+    prompts: str = CORRUPT
+    keys: str | None = None
+    seed: int | None = None
+
+
+def reader_name(receiver: Node, port: str | None) -> str:
+    """The name of a receiver with its port; `answers` or `foils` for the logits of these."""
+    if receiver == LOGITS:
+        return port or str(LOGITS)
+    return str(receiver) if port is None else f"{receiver}<{port}>"
+
+
+def parse_reader(name: str) -> tuple[Node, str | None]:
+    """The receiver and the port of a name. Raises ValueError."""
+    if name in (str(LOGITS), "answers", "foils"):
+        return LOGITS, None if name == str(LOGITS) else name
+    edge = Edge.parse(f"input->{name}")
+    return edge.dst, edge.port
+
+
+def corruptions(contrast: Contrast) -> tuple[str, ...]:
+    """The names of all corruptions but the task's own: schemes, and then variables."""
+    names = [*contrast.task.schemes, *variable_names(contrast)]
+    return tuple(dict.fromkeys(name for name in names if name != CORRUPT))
+
+
+def prompts_of(contrast: Contrast, name: str) -> Batch:
+    """The prompts of a corruption."""
+    if name == CORRUPT:
+        return contrast.corrupt
+    if name in variable_names(contrast):
+        return variable_prompts(contrast, name)
+    return contrast.schemes[name].corrupt
+
+
+Wanted = tuple[Path, Source]
+
+
+def path_effects(contrast: Contrast, wanted: Iterable[Wanted]) -> Mapping[Wanted, Response]:
+    """The responses of receivers; those measured before are not measured again.
+
+    Args:
+        contrast: The prompts.
+        wanted: Paths, each with what its sender writes instead.
+
+    Raises:
+        NotMeasurable: The layers of the model cannot be computed as functions, or a claim speaks
+            of a place or of keys that the prompts do not have.
+    """
+    known = contrast.once(_known)
+    missing = [item for item in dict.fromkeys(wanted) if item not in known]
+    by_prompts: dict[str, list[Wanted]] = defaultdict(list)
+    for path, source in missing:
+        by_prompts[source.prompts].append((path, source))
+    for prompts, items in by_prompts.items():
+        other = contrast.once(_LatestPass).of(contrast, prompts)
+        by_reader: dict[tuple[Node, str | None, str], list[Wanted]] = defaultdict(list)
+        for path, source in items:
+            by_reader[path.receiver, path.port, path.at].append((path, source))
+        for (receiver, port, at), group in by_reader.items():
+            for start in range(0, len(group), MOST_VARIANTS):
+                part = group[start : start + MOST_VARIANTS]
+                change = _changes(contrast, other, at, part)
+                response = respond(contrast, receiver, port, at, change)
+                known.update(zip(part, _each(response)))
+    return known
+
+
+def _known(contrast: Contrast) -> dict[Wanted, Response]:
+    return {}
+
+
+def corrupted_pass(contrast: Contrast) -> Pass:
+    """The run of the corrupted prompts."""
+    return contrast.once(_LatestPass).of(contrast, CORRUPT)
+
+
+class _LatestPass:
+    """Keeps the run of one corruption, the latest: tests often ask for the same one again."""
+
+    def __init__(self, contrast: Contrast) -> None:
+        self._name: str | None = None
+        self._run: Pass | None = None
+
+    def of(self, contrast: Contrast, prompts: str) -> Pass:
+        """The run on a corruption's prompts."""
+        if self._run is None or self._name != prompts:
+            self._run = None  # never two of them in memory
+            self._run, self._name = Pass(contrast.model, prompts_of(contrast, prompts)), prompts
+        return self._run
+
+
+def _each(response: Response) -> list[Response]:
+    """The response to each variant, on the CPU."""
+    share, attention = response.share.cpu(), response.attention
+    shifts = [None] * len(share) if attention is None else list(attention.cpu())
+    return [Response(one, shift) for one, shift in zip(share, shifts)]
+
+
+def _changes(
+    contrast: Contrast, other: Pass, at: str, wanted: Sequence[Wanted]
+) -> Float[Tensor, "variant batch token d_model"]:
+    """What each sender writes instead, minus what it writes."""
+    parts = []
+    for path, source in wanted:
+        if source.keys is None:
+            parts.append(changes(contrast, other, [path.sender], at)[0])
+        else:
+            keys = keys_at(contrast, at, source.keys)
+            if source.seed is not None:
+                keys = _random(contrast, at, keys, source.seed)
+            parts.append(kept_change(contrast, other, path.sender, at, keys))
+    return torch.stack(parts)
+
+
+def _random(
+    contrast: Contrast, at: str, keys: Bool[Tensor, "batch token pos"], seed: int
+) -> Bool[Tensor, "batch token pos"]:
+    """As many random keys for each query, drawn from all that it sees."""
+    queries = contrast.once(tokens_at, at).index
+    places = torch.arange(keys.shape[2], device=keys.device)
+    visible = places <= queries[..., None]
+    random = torch.rand(keys.shape, generator=torch.Generator().manual_seed(seed)).to(keys.device)
+    ranks = random.masked_fill(~visible, 2.0).argsort(-1).argsort(-1)
+    return (ranks < keys.sum(-1, keepdim=True)) & visible
+
+
+def require_place(contrast: Contrast, place: str) -> None:
+    """Raises NotMeasurable unless the prompts have a place of this name."""
+    try:
+        known = contrast.place_names
+    except UserError as reason:
+        raise NotMeasurable(str(reason)) from reason
+    if place not in known:
+        raise NotMeasurable(f"the prompts have no place {place!r}, but {', '.join(known)}")

@@ -1,0 +1,129 @@
+"""What the tests of several kinds of claims have in common."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..evidence.measurement import Measurement, NotMeasurable
+from ..evidence.patching.edges import Response, tokens_at
+from ..evidence.patching.passes import clean_pass
+from ..models.contrast import Contrast
+from ..records.claim import Claim
+from .checks import Check, measured
+from .keys import keys_at
+from .paths import Path, Source, parse_reader, path_effects, require_place
+
+NULL_SENDERS = 30  # other components of the kind that are measured at the same reader
+
+
+def path_of(contrast: Contrast, claim: Claim) -> Path:
+    """The path through which a claim's effect is measured. Raises NotMeasurable."""
+    at = claim.arguments["at"]
+    require_place(contrast, at)
+    if "to" in claim.arguments:
+        keys_at(contrast, at, claim.arguments["to"])
+    try:
+        receiver, port = parse_reader(claim.arguments["through"])
+    except ValueError as reason:
+        raise NotMeasurable(f"{claim.arguments['through']!r} is no reader: {reason}") from reason
+    return checked(contrast, Path(claim.node, at, receiver, port))
+
+
+def checked(contrast: Contrast, path: Path) -> Path:
+    """The path itself. Raises NotMeasurable if the model has no such path."""
+    graph = contrast.model.graph
+    is_logits = path.receiver.kind == "logits"
+    known = is_logits or path.receiver in graph.writer_index
+    if not known or (not is_logits and (path.receiver.kind == "head") != (path.port is not None)):
+        raise NotMeasurable(f"the model has no reader {path.reader}")
+    if path.sender not in graph.writers[: graph.n_senders(path.receiver)]:
+        raise NotMeasurable(f"{path.reader} does not come after {path.sender}")
+    if is_logits and path.at != contrast.place_names[-1]:
+        raise NotMeasurable(f"the logits read nothing at {path.at}")
+    return path
+
+
+def testable(
+    contrast: Contrast, claims: Sequence[Claim], path_of: Callable[[Contrast, Claim], Path]
+) -> tuple[dict[int, Path], list[Sequence[Check] | str]]:
+    """The paths of the claims that can be tested, by number, and why each other one cannot."""
+    paths: dict[int, Path] = {}
+    answers: list[Sequence[Check] | str] = [[] for _ in claims]
+    for number, claim in enumerate(claims):
+        try:
+            paths[number] = path_of(contrast, claim)
+        except NotMeasurable as reason:
+            answers[number] = str(reason)
+    return paths, answers
+
+
+def attention_to(contrast: Contrast, at: str, to: str) -> Measurement:
+    """Attention of every head from a place to keys; the control is as many other keys."""
+    return contrast.once(_attention_to, at, to)
+
+
+def _attention_to(contrast: Contrast, at: str, to: str) -> Measurement:
+    keys, tokens = keys_at(contrast, at, to), contrast.once(tokens_at, at)
+    clean, graph = contrast.once_for_clean(clean_pass), contrast.model.graph
+    valid = tokens.valid.double()
+    n_keys = keys.sum(2).double()
+    n_others = (tokens.index + 1 - n_keys).clamp_min(1)
+    samples: list[Tensor] = []
+    control: list[Tensor] = []
+    for head in graph.heads:
+        mass = (tokens.of(clean.pattern(head)) * keys).sum(2).double()
+        other = (1 - mass) * n_keys / n_others
+        samples.append((mass * valid).sum(1) / valid.sum(1))
+        control.append((other * valid).sum(1) / valid.sum(1))
+    return measured(f"attention to {to}", graph.heads, samples, control)
+
+
+def measure_others(contrast: Contrast, wanted: Sequence[tuple[Path, Source]]) -> None:
+    """Measure paths and those of other senders all at once, so that each source is run once."""
+    path_effects(
+        contrast, [(one, source) for path, source in wanted for one in _with_others(contrast, path)]
+    )
+
+
+def of_others(
+    contrast: Contrast,
+    path: Path,
+    source: Source,
+    value: Callable[[Response], Tensor],
+    *,
+    alone: bool = False,
+) -> Measurement:
+    """A measure of a path, and of the same path of other senders of the kind.
+
+    Args:
+        contrast: The prompts.
+        path: Of the component.
+        source: What senders write instead.
+        value: From a response to the samples of the measure.
+        alone: Without the other senders.
+    """
+    paths = [path] if alone else _with_others(contrast, path)
+    nodes = [one.sender for one in paths]
+    effects = path_effects(contrast, [(one, source) for one in paths])
+    samples = [value(effects[one, source]).double() for one in paths]
+    zero = [torch.zeros_like(x) for x in samples]
+    return measured(f"effect on {path.reader}", nodes, samples, zero)
+
+
+def _with_others(contrast: Contrast, path: Path) -> list[Path]:
+    """A path, and that of some other senders of the kind: the same for every such claim."""
+    graph = contrast.model.graph
+    senders = [
+        node
+        for node in graph.writers[: graph.n_senders(path.receiver)]
+        if node.kind == path.sender.kind
+    ]
+    chosen = random.Random(f"{path.reader} {path.at}").sample(
+        senders, min(NULL_SENDERS, len(senders))
+    )
+    nodes = [path.sender, *(node for node in chosen if node != path.sender)]
+    return [Path(node, path.at, path.receiver, path.port) for node in nodes]

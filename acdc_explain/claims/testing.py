@@ -1,0 +1,184 @@
+"""Test claims on prompts, and say what holds, what fails, and what explains a component."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from jinja2 import Environment, StrictUndefined
+
+from ..evidence.measurement import NotMeasurable
+from ..evidence.variables import variable_names
+from ..hookspecs import ClaimKind
+from ..ids import canonical_json
+from ..models.contrast import Contrast
+from ..records.circuit import Node
+from ..records.claim import Claim, ClaimResult, Vote
+from .checks import SPECIFIC, WORST, Check, Checked, decide, discoveries
+from .paths import CORRUPT
+
+RATE = 0.05  # of false discoveries
+SILENT = 0.5  # of the value under the task's corruption; a smaller one is no vote
+
+_SENTENCES = Environment(undefined=StrictUndefined, autoescape=False)
+
+Answer = Sequence[Check] | str
+"""What the test of a claim measured, or why it could not."""
+
+
+def sentence(kind: ClaimKind, claim: Claim) -> str:
+    """A claim in words. Raises jinja2.UndefinedError for a missing argument."""
+    return _SENTENCES.from_string(kind.sentence).render(**claim.arguments)
+
+
+def test_claims(
+    contrast: Contrast, claims: Sequence[Claim], kinds: Mapping[str, ClaimKind]
+) -> list[ClaimResult]:
+    """The result of each claim, in their order.
+
+    A claim holds if every check holds and the claim is a discovery at a false discovery rate of
+    5 % over all these claims (Benjamini and Hochberg 1995).
+
+    Args:
+        contrast: The prompts; for verdicts, those held out.
+        claims: What is claimed, all at once, as tests share their runs of the model.
+        kinds: The kinds of claims by name.
+    """
+    answers = _answers(contrast, claims, kinds, CORRUPT, others=True)
+    groups = _groups(claims)
+    checked = {
+        claim: [decide(check, claim.node, groups[_key(claim)]) for check in answer]
+        for claim, answer in answers.items()
+        if not isinstance(answer, str)
+    }
+    tested = [claim for claim in claims if checked.get(claim)]
+    p_values = [max(check.p for check in checked[claim]) for claim in tested]
+    accepted = dict(zip(tested, discoveries(p_values, RATE)))
+    votes = _votes(contrast, tested, kinds, checked)
+    results = []
+    for claim in claims:
+        kind, answer = kinds[claim.name], answers[claim]
+        text = sentence(kind, claim)
+        if isinstance(answer, str) or claim not in accepted:
+            reason = answer if isinstance(answer, str) else "nothing was measured"
+            results.append(ClaimResult(claim, text, kind.topic, "untested", reason=reason))
+        else:
+            parts = checked[claim]
+            results.append(_result(claim, text, kind, parts, accepted[claim], votes[claim]))
+    return results
+
+
+def _answers(
+    contrast: Contrast,
+    claims: Sequence[Claim],
+    kinds: Mapping[str, ClaimKind],
+    prompts: str,
+    *,
+    others: bool,
+) -> dict[Claim, Answer]:
+    """What the tests of all kinds measure; why not, for those that cannot be tested."""
+    by_kind: dict[str, list[Claim]] = defaultdict(list)
+    for claim in dict.fromkeys(claims):
+        by_kind[claim.name].append(claim)
+    answers: dict[Claim, Answer] = {}
+    for name, some in by_kind.items():
+        fitting = [claim for claim in some if claim.node.kind in kinds[name].kinds]
+        for claim in some:
+            answers[claim] = f"{name} is no claim about a {claim.node.kind}"
+        try:
+            measured = kinds[name].test(contrast, fitting, prompts, others)
+        except NotMeasurable as reason:
+            measured = [str(reason)] * len(fitting)
+        answers.update(zip(fitting, measured))
+    return answers
+
+
+# --- who makes the same claim -------------------------------------------------------------------
+
+
+def _key(claim: Claim) -> str:
+    """What claims of a group have in common: all arguments but the size, and its sign."""
+    arguments = {name: value for name, value in claim.arguments.items() if name != "by"}
+    size = claim.arguments.get("by")
+    return canonical_json([claim.name, arguments, size is not None and size < 0])
+
+
+def _groups(claims: Sequence[Claim]) -> dict[str, list[Node]]:
+    groups: dict[str, list[Node]] = defaultdict(list)
+    for claim in claims:
+        groups[_key(claim)].append(claim.node)
+    return groups
+
+
+# --- other corruptions --------------------------------------------------------------------------
+
+
+def _votes(
+    contrast: Contrast,
+    claims: Sequence[Claim],
+    kinds: Mapping[str, ClaimKind],
+    checked: Mapping[Claim, Sequence[Checked]],
+) -> dict[Claim, dict[str, Vote]]:
+    """What each other corruption says of the claims that hold under the task's own.
+
+    The task's schemes vote; where it has none, the prompts in which one variable differs.
+    """
+    votes: dict[Claim, dict[str, Vote]] = {claim: {} for claim in claims}
+    holding = [
+        claim
+        for claim in claims
+        if kinds[claim.name].corrupts and _worst(checked[claim]).outcome == "holds"
+    ]
+    for name in contrast.task.schemes or variable_names(contrast):
+        for claim, answer in _answers(contrast, holding, kinds, name, others=False).items():
+            if not isinstance(answer, str) and answer:
+                votes[claim][name] = _vote(answer[-1], claim.node, checked[claim][-1])
+    return votes
+
+
+def _vote(check: Check, node: Node, before: Checked) -> Vote:
+    """It is silent where the corruption does not surely touch what the claim speaks of."""
+    low, high = check.measurement.interval(node)
+    value = check.measurement.value(node)
+    if low <= 0 <= high or abs(value) < SILENT * abs(before.value):
+        return "silent"
+    return "agrees" if value > 0 else "contradicts"
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def _worst(checks: Sequence[Checked]) -> Checked:
+    """The check that decides: the first with the worst outcome."""
+    return min(checks, key=lambda check: WORST.index(check.outcome))
+
+
+def _result(
+    claim: Claim,
+    text: str,
+    kind: ClaimKind,
+    checks: Sequence[Checked],
+    accepted: bool,
+    votes: Mapping[str, Vote],
+) -> ClaimResult:
+    deciding = _worst(checks)
+    outcome = deciding.outcome
+    if outcome == "holds" and (not accepted or "contradicts" in votes.values()):
+        outcome = "unclear"
+    percentiles = [check.percentile for check in checks if check.percentile is not None]
+    return ClaimResult(
+        claim,
+        text,
+        kind.topic,
+        outcome,
+        value=round(deciding.value, 6),
+        low=round(deciding.low, 6),
+        high=round(deciding.high, 6),
+        chance=round(deciding.chance, 6),
+        percentile=round(min(percentiles), 4) if percentiles else None,
+        unit=deciding.check.unit,
+        n=deciding.check.measurement.n,
+        specific=bool(percentiles) and min(percentiles) >= SPECIFIC,
+        votes=dict(votes),
+        reason="; ".join(map(str, checks)),
+    )

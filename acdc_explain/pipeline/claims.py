@@ -1,0 +1,75 @@
+"""Circuit -> claims: what each component does, composed on some prompts and tested on others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ids import content_id
+from ..records.circuit import Circuit, Node
+from ..records.claim import Claim, ClaimResult, ComponentResult, Coverage
+from ..records.run.header import RESULTS
+from .context import RunContext
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was claimed and what came of it. Both are empty where nothing could be measured."""
+
+    claims: Sequence[ClaimResult]
+    components: Sequence[ComponentResult]
+
+
+def explain_components(run: RunContext, circuit: Circuit) -> Explanation:
+    """Claims about every component, tested on held-out prompts; from the store if it has them."""
+    kinds = run.plugins.claims()
+    codes = {name: run.plugins.code("register_claims", name) for name in kinds}
+    question = content_id("claims", [circuit.id, RESULTS, codes])
+    tested = run.writer.find_claims(question)
+    if tested is None:
+        found = _measured(run, circuit)
+        tested = {"claims": list(found.claims), "components": list(found.components)}
+    run.writer.add_claims(question, tested)
+    return Explanation(**tested)
+
+
+def _measured(run: RunContext, circuit: Circuit) -> Explanation:
+    from ..claims.effects import component_results
+    from ..evidence.measurement import NotMeasurable
+
+    run.progress("claims", 0, 3, "composed on the discovery prompts")
+    try:
+        claims = _composed(run, circuit)
+        run.progress("claims", 1, 3, f"{len(claims)} tested on held-out prompts")
+        results = _tested(run, claims)
+        run.progress("claims", 2, 3, "effects of components")
+        by_node: dict[Node, list[ClaimResult]] = defaultdict(list)
+        for result in results:
+            by_node[result.node].append(result)
+        components = component_results(run.held_out, circuit.components, by_node)
+    except NotMeasurable as reason:
+        run.progress("claims", 3, 3, f"none, as {reason}")
+        return Explanation((), ())
+    coverage = Coverage.of(components)
+    run.progress("claims", 3, 3, coverage.in_words)
+    return Explanation(results, components)
+
+
+def _composed(run: RunContext, circuit: Circuit) -> list[Claim]:
+    """The claims that hold on the discovery prompts and say something specific."""
+    from ..claims.candidates import candidates
+    from ..claims.testing import test_claims
+
+    kinds = run.plugins.claims()
+    suggested = candidates(run.contrast, circuit, circuit.components, kinds)
+    where = [claim for claim in suggested if kinds[claim.name].topic == "where"]
+    others = [claim for claim in suggested if kinds[claim.name].topic != "where"]
+    tested = test_claims(run.contrast, others, kinds)
+    return [*where, *(result.claim for result in tested if result.explains)]
+
+
+def _tested(run: RunContext, claims: Sequence[Claim]) -> list[ClaimResult]:
+    from ..claims.testing import test_claims
+
+    return test_claims(run.held_out, claims, run.plugins.claims())

@@ -1,0 +1,1 @@
+"""Kinds of claims, each with its arguments, its sentence and its test."""

@@ -1,0 +1,167 @@
+"""Claims `attends` and `carries`: what a component reads, and which information it passes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from acdc_explain import hookimpl
+from acdc_explain.hookspecs import ClaimKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from acdc_explain.claims.checks import Check
+    from acdc_explain.evidence.patching.edges import Response
+    from acdc_explain.models.contrast import Contrast
+    from acdc_explain.records.claim import Claim
+
+KEPT = 0.5  # of the effect, if the head reads the claimed keys alone
+CARRIED = 0.5  # of the effect, if only the variable differs
+
+
+class Attends(BaseModel):
+    """What a head attends to."""
+
+    model_config = ConfigDict(extra="forbid")
+    at: str = Field(description="the position it attends from")
+    to: str = Field(
+        description="what it attends to: a position, previous, duplicate, continuation, first, "
+        "itself, answer, foil, or `offset K`"
+    )
+    through: str = Field(
+        description="where its effect is measured when it reads these keys alone: a receiver "
+        "with its port, such as a9.h6<q> or m5; answers, foils or logits"
+    )
+
+
+class Carries(BaseModel):
+    """Which information a component passes on."""
+
+    model_config = ConfigDict(extra="forbid")
+    variable: str = Field(description="the variable of the prompts")
+    at: str = Field(description="the position at which it writes")
+    through: str = Field(description="a receiver with its port, answers, foils or logits")
+    by: float | None = Field(
+        None, description="which share of the gap it passes on there, about; with its sign"
+    )
+
+
+def attends(
+    contrast: Contrast, claims: Sequence[Claim], prompts: str, others: bool
+) -> Sequence[Sequence[Check] | str]:
+    """Attention to the keys, and how much of the effect is left if the head reads them alone.
+
+    Chance for attention is as many random keys; the null is all other heads. Chance for the effect
+    is what as many random keys keep.
+    """
+    import torch
+
+    from acdc_explain.claims.checks import Check, measured
+    from acdc_explain.claims.paths import RANDOM_KEYS, Source, path_effects
+    from acdc_explain.claims.reading import attention_to, path_of, testable
+
+    paths, answers = testable(contrast, claims, path_of)
+    wanted = []
+    for number, path in paths.items():
+        to = claims[number].arguments["to"]
+        wanted += [(path, Source(prompts)), (path, Source(prompts, to))]
+        wanted += [(path, Source(prompts, to, seed)) for seed in range(RANDOM_KEYS)]
+    effects = path_effects(contrast, wanted)
+    for number, path in paths.items():
+        to, node = claims[number].arguments["to"], claims[number].node
+        whole = effects[path, Source(prompts)].share.sum(1).double()
+        mean = whole.mean()
+        if not mean:
+            answers[number] = "nothing of it reaches there"
+            continue
+        kept = 1 - effects[path, Source(prompts, to)].share.sum(1).double() / mean
+        random = [
+            1 - effects[path, Source(prompts, to, seed)].share.sum(1).double() / mean
+            for seed in range(RANDOM_KEYS)
+        ]
+        # As samples of whole shares: 1 minus the loss, each with the prompt's share of the effect.
+        gaps = whole / mean
+        kept, random = kept - 1 + gaps, [x - 1 + gaps for x in random]
+        control = torch.stack(random).mean(0)
+        share = measured("kept", [node], [kept], [control], gaps)
+        checks = [Check(share, "share of its effect", KEPT, for_null=False)]
+        if others:
+            checks.insert(0, Check(attention_to(contrast, path.at, to), "attention"))
+        answers[number] = checks
+    return answers
+
+
+def carries(
+    contrast: Contrast, claims: Sequence[Claim], prompts: str, others: bool
+) -> Sequence[Sequence[Check] | str]:
+    """The effect when only the variable differs, as a share of that when everything differs.
+
+    Chance is the mean share of the other variables. The null is what the other components of the
+    kind pass on of this variable to the same reader.
+    """
+    import torch
+
+    from acdc_explain.claims.checks import Check, measured
+    from acdc_explain.claims.paths import Source, path_effects
+    from acdc_explain.claims.reading import measure_others, of_others, path_of, testable
+    from acdc_explain.evidence.variables import variable_names
+
+    variables = variable_names(contrast)
+    paths, answers = testable(contrast, claims, path_of)
+    wanted = [(path, Source(prompts)) for path in paths.values()]
+    wanted += [(path, Source(name)) for path in paths.values() for name in variables]
+    if others:
+        made = [(path, claims[number].arguments["variable"]) for number, path in paths.items()]
+        measure_others(contrast, [(path, Source(name)) for path, name in made if name in variables])
+    effects = path_effects(contrast, wanted)
+    for number, path in paths.items():
+        node, variable = claims[number].node, claims[number].arguments["variable"]
+        if variable not in variables:
+            answers[number] = f"the task has no variable {variable!r}, but {', '.join(variables)}"
+            continue
+        whole = effects[path, Source(prompts)].share.sum(1).double()
+        mean = whole.mean()
+        if not mean:
+            answers[number] = "nothing of it reaches there"
+            continue
+        shares = {x: effects[path, Source(x)].share.sum(1).double() / mean for x in variables}
+        rest = [shares[x] for x in variables if x != variable]
+        control = torch.stack(rest).mean(0) if rest else torch.zeros_like(whole)
+        share = measured("carried", [node], [shares[variable]], [control], whole / mean)
+        checks = [Check(share, "share of its effect", CARRIED, for_null=False)]
+        if others:
+            by = claims[number].arguments["by"]
+            sign = 1 if (mean if by is None else by) > 0 else -1
+            null = of_others(contrast, path, Source(variable), partial(_signed, sign))
+            size = None if by is None else abs(by)
+            checks.append(Check(null, "share of the gap", size=size))
+        answers[number] = checks
+    return answers
+
+
+def _signed(sign: int, response: Response) -> Tensor:
+    return sign * response.share.sum(1)
+
+
+@hookimpl
+def register_claims() -> dict[str, ClaimKind]:
+    return {
+        "attends": ClaimKind(
+            "reads",
+            Attends,
+            "at {{ at }} attends to {{ to }}, which makes what it does to {{ through }}",
+            attends,
+            kinds=("head",),
+            corrupts=True,
+        ),
+        "carries": ClaimKind(
+            "reads",
+            Carries,
+            "carries {{ variable }} from {{ at }} to {{ through }}",
+            carries,
+        ),
+    }
