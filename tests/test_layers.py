@@ -24,6 +24,8 @@ ORDER = """
     llm
     records
     models
+    evidence.measurement
+    claims.checks
     hookspecs plugin_settings plugins
     store.duck
     store.tables
@@ -33,6 +35,7 @@ ORDER = """
     discovery.engine
     discovery
     evidence
+    claims
     experiments
     labeling
     pipeline

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.direct import What
-from ..evidence.patching.edges import Response, unit
+from ..evidence.patching.edges import Response, place_weights, unit
 from ..evidence.patching.passes import clean_pass, stream_gradients
 from ..evidence.variables import variable_names
 from ..hookspecs import ClaimKind
@@ -77,8 +77,8 @@ def candidates(
             *_acts(contrast, node),
             *direct[node],
             *(_feeds(contrast, reader) for reader in readers[node]),
-            *_carries(contrast, outlets[node]),
             *_attends(contrast, node, outlets[node]),
+            *_carries(contrast, outlets[node]),
         ]
         claims += [
             kinds[name].claim(node, name, arguments) for name, arguments in made if name in kinds
@@ -111,7 +111,7 @@ def _first_order(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]
     clean, gradients = contrast.once_for_clean(clean_pass), contrast.once(stream_gradients)
     other = corrupted_pass(contrast)
     change = (other.written(node) - clean.written(node)) * gradients.at_output(node)
-    masks = contrast.place_masks(contrast.place_names).to(change.dtype)
+    masks = contrast.once(place_weights).to(change.dtype)
     lost = -torch.einsum("bq,pbq->pb", change.sum(-1), masks) / unit(contrast)
     return lost.double().cpu()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..evidence.attention import last_occurrence, occurrences
 from ..evidence.measurement import NotMeasurable
-from ..evidence.patching.edges import tokens_at
+from ..evidence.patching.edges import place_weights, tokens_at
 from ..models.activations import Batch
 from ..models.contrast import Contrast
 
@@ -39,10 +39,8 @@ def keys_at(contrast: Contrast, at: str, to: str) -> Keys:
 def _keys_at(contrast: Contrast, at: str, to: str) -> Keys:
     queries = contrast.once(tokens_at, at).index
     if to in contrast.place_names:
-        places = contrast.place_names
-        mask = contrast.place_masks(places)[places.index(to)][:, None].expand(
-            -1, queries.shape[1], -1
-        )
+        weights = contrast.once(place_weights)[contrast.place_names.index(to)]
+        mask = weights.bool()[:, None].expand(-1, queries.shape[1], -1)
     elif to in RELATIONS:
         mask = _of_queries(RELATIONS[to](contrast), queries)
     elif match := _OFFSET.fullmatch(to):

@@ -139,7 +139,7 @@ def _draws(
 
 def _check_run(plugins: Plugins, task: str, settings: Settings) -> None:
     """Raise UserError for a mistake that is known before the model is loaded."""
-    from ..pipeline.plan import Plan, default_labeler
+    from ..pipeline.inputs.plan import Plan, default_labeler
     from ..plugins import pick
 
     settings.check()

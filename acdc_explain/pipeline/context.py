@@ -31,7 +31,7 @@ from ..records.task import Task
 from ..records.verdict import Verdict
 from ..store.run_writer import RunWriter
 from ..store.store import Store
-from .plan import Plan
+from .inputs.plan import Plan
 from .settings import Settings
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from ..report.commands import model_options
 from ..store.store import Store
 from .context import RunContext, templates
 from .inputs.model import check_as_stored, load_for, load_model
-from .plan import Plan, default_labeler
+from .inputs.plan import Plan, default_labeler
 from .settings import CHEAP_EXAMPLES, CHEAP_PARAMETERS, DEFAULT_EXAMPLES, Settings
 
 if TYPE_CHECKING:

@@ -138,14 +138,15 @@ LOGITS = (
     " the {{ what }}{% if by %} by {{ '%.2f' % by }} logits{% endif %}"
     "{% if source %}, from {{ source }}{% endif %}"
 )
+READER = "{{ receiver }}{% if port %}<{{ port }}>{% endif %}"
 ATTENTION = (
-    "at {{ at }} turns {{ receiver }} from {{ query }} {{ 'to' if by is none or by > 0 else 'away "
-    "from' }} {{ key }}{% if by is not none %} by {{ '%.3f' % (by | abs) }}{% endif %}, "
-    "by its {{ port }}"
+    f"at {{{{ at }}}} turns {READER} from {{{{ query }}}} "
+    "{{ 'to' if by is none or by > 0 else 'away from' }} {{ key }}"
+    "{% if by is not none %} by {{ '%.3f' % (by | abs) }}{% endif %}"
 )
 OUTPUT = (
-    "at {{ at }} feeds {{ receiver }}{% if port %} by its {{ port }}{% endif %}"
-    "{% if by is not none %}, {{ '%+.1f' % (by * 100) }} % of the gap{% endif %}"
+    f"at {{{{ at }}}} feeds {READER}"
+    "{% if by is not none %} with {{ '%+.1f' % (by * 100) }} % of the gap{% endif %}"
 )
 
 

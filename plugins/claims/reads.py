@@ -153,7 +153,7 @@ def register_claims() -> dict[str, ClaimKind]:
         "attends": ClaimKind(
             "reads",
             Attends,
-            "at {{ at }} attends to {{ to }}, which makes what it does to {{ through }}",
+            "at {{ at }} attends to {{ to }} for {{ through }}",
             attends,
             kinds=("head",),
             corrupts=True,
@@ -161,7 +161,7 @@ def register_claims() -> dict[str, ClaimKind]:
         "carries": ClaimKind(
             "reads",
             Carries,
-            "carries {{ variable }} from {{ at }} to {{ through }}",
+            "at {{ at }} carries {{ variable }} to {{ through }}",
             carries,
         ),
     }

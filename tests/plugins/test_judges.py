@@ -156,7 +156,7 @@ class TestInterchange:
         assert judged(interchange, (nodes("mover")[0], "name_mover")) == [None]
 
     def test_it_runs_only_on_request(self, held_out):
-        from acdc_explain.pipeline.plan import Plan
+        from acdc_explain.pipeline.inputs.plan import Plan
         from acdc_explain.pipeline.settings import Settings
 
         usual = Plan.of(load_plugins(), Settings(), "rules").judges

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from pydantic import BaseModel
 
 from acdc_explain import hookimpl
 from acdc_explain import plugins as module
 from acdc_explain.errors import UserError
-from acdc_explain.hookspecs import Hooks
+from acdc_explain.hookspecs import ClaimKind, Hooks
 from acdc_explain.plugin_settings import settings_of, with_settings
 from acdc_explain.plugins import HOOKS, load_plugins
 from acdc_explain.records.role import RoleCard
@@ -36,6 +37,7 @@ GOOD = {
     **dict.fromkeys(HOOKS, thing),
     "register_labelers": Labels(),
     "register_roles": RoleCard("my_thing", "head", "does it", ()),
+    "register_claims": ClaimKind("does", BaseModel, "does it", thing),
     "register_patterns": "* -> *",
     "register_prompts": ROOT / "prompts",
 }
@@ -72,7 +74,7 @@ def registers(hook: str, **things):
 def test_the_hooks_have_these_names_and_are_documented():
     assert sorted(HOOKS) == sorted(f"register_{kind}" for kind in (
         "tasks", "models", "discoverers", "collectors", "labelers", "judges", "roles",
-        "answer_keys", "patterns", "prompts"))  # fmt: skip
+        "claims", "answer_keys", "patterns", "prompts"))  # fmt: skip
     assert all(getattr(Hooks, hook).__doc__ for hook in HOOKS)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 
+from acdc_explain.records.claim import Claim, ClaimResult, ComponentResult
 from acdc_explain.records.run.behavior import Behavior
 from acdc_explain.records.run.run import Run
 from acdc_explain.records.task import Example, Task
@@ -44,9 +45,18 @@ def rich_run() -> Run:
         run.header, task_id=task.id, name="first", note="A note.", origin="f.json, 2026-01-02"
     )
     exchange = replace(run.exchanges[0], error="unusable reply: too short", cost_usd=0.25)
+    edge = circuit.edges[0]
+    arguments = {"receiver": str(edge.dst), "port": edge.port, "at": "END", "by": 0.25}
+    claim = ClaimResult(
+        Claim(edge.src, "feeds", arguments), "feeds it", "does", "holds", 0.25, 0.125, 0.5, 0.0,
+        0.75, "attention", 2, True, {"swap": "agrees"}, "as measured",
+    )  # fmt: skip
+    untested = ClaimResult(Claim(edge.src, "acts", {"at": "X"}), "acts", "where", "untested")
+    component = ComponentResult(edge.src, 0.25, 0.125, 0.5, False, True)
     return replace(
         run, header=header, circuit=circuit, task=task, behavior=behavior,
         verdicts=[*run.verdicts, verdict], exchanges=[*run.exchanges, exchange],
+        claims=[claim, untested], components=[component],
     )  # fmt: skip
 
 

@@ -149,8 +149,8 @@ def test_document_keeps_the_contract():
     document = to_document(make_run())
     assert document["schema"] == "acdc-explain/run/1"
     assert set(document) == {
-        "schema", "run", "behavior", "task", "circuit", "components", "motifs", "summary",
-        "exchanges",
+        "schema", "run", "behavior", "task", "circuit", "coverage", "components", "motifs",
+        "summary", "exchanges",
     }  # fmt: skip
     assert {"id", "task", "model", "status", "created_at", "seed", "settings", "versions"} <= set(
         document["run"]
@@ -164,7 +164,7 @@ def test_document_keeps_the_contract():
     }  # fmt: skip
     assert circuit["faithfulness"] == pytest.approx(3.0 / 3.5)
     component = document["components"][0]
-    assert set(component) == {"node", "evidence", "labels"}
+    assert set(component) == {"node", "claims", "evidence", "labels"}
     assert {"id", "collector", "facts"} <= set(component["evidence"][0])
     label = component["labels"][0]
     assert {"role", "labeler", "confidence", "description", "evidence_ids", "verdicts"} <= set(

@@ -37,10 +37,14 @@ class Tokens:
         return value[torch.arange(len(value), device=value.device)[:, None], self.index]
 
 
+def place_weights(contrast: Contrast) -> Float[Tensor, "place batch pos"]:
+    """1 at the tokens of each of `contrast.place_names`, without padding."""
+    return (contrast.place_masks(contrast.place_names) & contrast.clean.within).float()
+
+
 def tokens_at(contrast: Contrast, place: str) -> Tokens:
     """The tokens of a place: a named position, END, or `rest`, all tokens without a name."""
-    places = contrast.place_names
-    mask = contrast.place_masks(places)[places.index(place)] & contrast.clean.within
+    mask = contrast.once(place_weights)[contrast.place_names.index(place)].bool()
     most = max(1, int(mask.sum(1).max()))
     order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
     valid = mask.gather(1, order)
@@ -102,7 +106,7 @@ def _by_place(
     contrast: Contrast, tokens: Tokens, lost: Float[Tensor, "variant batch token"]
 ) -> Float[Tensor, "variant batch place"]:
     """Losses at some tokens as shares of the gap, summed by place."""
-    masks = contrast.place_masks(contrast.place_names).to(lost.dtype)  # [place batch pos]
+    masks = contrast.once(place_weights).to(lost.dtype)
     at_tokens = torch.stack([tokens.of(mask) for mask in masks], -1)  # [batch token place]
     return torch.einsum("vbt,btp->vbp", lost * tokens.valid, at_tokens) / unit(contrast)
 
@@ -131,7 +135,7 @@ def _of_head(
     attended = clean.attended[layer]
     before, v = attended.pattern[0, :, head], attended.v[0, :, head]
     pulled = _pulled(contrast, receiver)  # [batch query d_head]
-    masks = contrast.place_masks(contrast.place_names).to(v.dtype)
+    masks = contrast.once(place_weights).to(v.dtype)
     if port == "v":
         difference = (new - tokens.of(v)) * tokens.valid[..., None]
         weights = before.gather(2, tokens.index[:, None].expand(-1, before.shape[1], -1))
@@ -150,7 +154,7 @@ def _of_head(
         valid = torch.ones_like(before[..., 0], dtype=torch.bool)
     shift = (pattern - old) * valid[..., None]  # [variant batch query key]
     lost = -torch.einsum("vbqk,bkd,bqd->vbq", shift, v, pulled) / unit(contrast)
-    at = torch.stack(at_queries)  # [place batch query]
+    at = torch.stack(at_queries) * valid  # [place batch query]
     between = torch.einsum("vbqk,pbq,rbk->vbpr", shift, at, masks)
     count = at.sum(2).clamp_min(1).T[..., None]  # of a place with several tokens, the mean
     return Response(torch.einsum("vbq,pbq->vbp", lost, at), between / count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,11 +14,30 @@ from .tables import new_table, number_text, outcome_text
 
 if TYPE_CHECKING:
     from ...records.circuit import Node
+    from ...records.claim import ClaimResult
     from ...records.label import Label
     from ...records.run.run import Run
     from ...records.verdict import Verdict
 
 Row = tuple[str | Text, ...]
+
+
+def claims_table(run: Run) -> Table:
+    """One row a component, the largest effect first: what it reads and does, by claims that hold.
+
+    Of each kind the first claim that is specific; a dash where none is.
+    """
+    table = new_table("node", "effect", "explained", "reads", "does")
+    for result in sorted(run.components, key=lambda result: -abs(result.effect)):
+        claims = run.claims_of(result.node)
+        words = [_first(claims, topic) for topic in ("reads", "does")]
+        state = "idle" if result.idle else "yes" if result.explained else "no"
+        table.add_row(str(result.node), f"{result.effect:+.1%}", state, *map(Text, words))
+    return table
+
+
+def _first(claims: Sequence[ClaimResult], topic: str) -> str:
+    return next((x.text for x in claims if x.topic == topic and x.explains), "-")
 
 
 def components_table(run: Run) -> Table:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ...records.run.header import USUAL_DEVICE
 from .behavior import show_behavior
-from .components import components_table
+from .components import claims_table, components_table
 from .costs import usage_text
 from .motifs import motifs_table
 from .tables import new_table, number_text
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from ...records.run.run import Run
     from ...records.run.summary import Sentence
     from ...store.tables.read import Listed
+
+
+CLAIMS_EXPLAINED = (
+    "effect: the share of the gap that is lost when the component alone is ablated; "
+    "reads, does: claims that hold on held-out prompts and for few other components."
+)
 
 
 def show_run(run: Run, out: PlainConsole) -> None:
@@ -36,6 +42,11 @@ def show_run(run: Run, out: PlainConsole) -> None:
         out.print("No circuit yet; repeat the same command to go on.")
         return
     _show_circuit(run.circuit, out)
+    if run.coverage is not None:
+        out.print(f"coverage: {run.coverage.in_words}")
+        out.print()
+        out.print(claims_table(run))
+        out.print(CLAIMS_EXPLAINED)
     out.print()
     out.print(components_table(run))
     if run.motifs:

@@ -21,6 +21,7 @@ STYLES = {
     "refuted": "red",
 }
 NUMERIC = (
+    "effect",
     *("score", "chance", "n", "confidence"),
     *("accuracy", "majority", "kind", "decoys", "passed", "shuffled", "precision", "recall"),
     *("labeled", "as blind", "decisive", "evidence", "index", "neither"),

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..plugin_settings import settings_of, with_settings, with_shared
-from ..plugins import Plugins, pick
-from .settings import Settings
+from ...plugin_settings import settings_of, with_settings, with_shared
+from ...plugins import Plugins, pick
+from ..settings import Settings
 
 
 def default_labeler() -> str:
     """`llm` if there is an API key or a server, else `rules`."""
-    from ..llm.client import key_present
+    from ...llm.client import key_present
 
     return "llm" if key_present() else "rules"
 

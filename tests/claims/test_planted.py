@@ -1,0 +1,165 @@
+"""Claims about heads that were built by hand: what each does is known, and decoys do nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from acdc_explain_plugins.known_roles.planted_weights import jobs
+
+import acdc_explain as ax
+from acdc_explain.claims.candidates import candidates
+from acdc_explain.claims.effects import component_results, idle_components
+from acdc_explain.claims.testing import test_claims as results_of
+from acdc_explain.models.contrast import Contrast
+from acdc_explain.plugins import load_plugins
+from acdc_explain.records.circuit import Circuit, Faithfulness
+from acdc_explain.records.claim import Claim, is_explained
+
+MOVERS = ("mover", "two_jobs")
+
+
+class Planted:
+    """A planted model on `planted_ioi`, with the claims that its discovery prompts suggest."""
+
+    def __init__(self) -> None:
+        model = ax.load_model("planted-small-0")
+        task = load_plugins().tasks()["planted_ioi"](model, examples=12, seed=0)
+        self.discover = Contrast(model, task, task.discover)
+        self.held_out = Contrast(model, task, task.held_out)
+        self.kinds = load_plugins().claims()
+        self.jobs = jobs("small", 0)
+        self.nodes = list(self.jobs)
+        edges = tuple(edge for edge in model.graph.edges() if edge.src.kind == "head")
+        measured = Faithfulness("logit_diff", 1.0, 1.0, 0.0)
+        self.circuit = Circuit("t", "m", "all", {}, edges, len(edges), len(edges), measured, 0, 0)
+        made = candidates(self.discover, self.circuit, self.nodes, self.kinds)
+        tested = results_of(self.discover, made, self.kinds)
+        self.claims = [result.claim for result in tested if result.explains]
+        self.results = defaultdict(list)
+        for result in results_of(self.held_out, self.claims, self.kinds):
+            self.results[result.node].append(result)
+
+    def having(self, *names: str) -> list:
+        return [node for node, job in self.jobs.items() if job in names]
+
+    def of(self, node, name: str) -> list[dict]:
+        """The arguments of a head's claims of one kind that hold."""
+        return [
+            dict(result.claim.arguments)
+            for result in self.results[node]
+            if result.claim.name == name and result.outcome == "holds"
+        ]
+
+
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return Planted()
+
+
+def test_movers_read_the_answer_and_raise_it(planted):
+    for head in planted.having(*MOVERS):
+        [raised] = planted.of(head, "raises")
+        assert (raised["what"], raised["source"]) == ("answers", "IO")
+        assert raised["by"] == pytest.approx(3.0, abs=0.1)  # as planted
+        assert {"END"} == {claim["at"] for claim in planted.of(head, "attends")}
+        assert "IO" in {claim["to"] for claim in planted.of(head, "attends")}
+        assert {claim["variable"] for claim in planted.of(head, "carries")} == {"IO"}
+        assert planted.of(head, "lowers") == []
+
+
+def test_the_negative_head_lowers_the_answer(planted):
+    [head] = planted.having("negative")
+    [lowered] = planted.of(head, "lowers")
+    assert (lowered["what"], lowered["source"]) == ("answers", "IO")
+    assert planted.of(head, "raises") == []
+
+
+def test_the_inhibiting_head_turns_every_mover_to_the_answer(planted):
+    [head] = planted.having("inhibit")
+    fed = planted.of(head, "feeds")
+    movers = {str(mover) for mover in planted.having(*MOVERS)}
+    assert movers <= {claim["receiver"] for claim in fed}
+    for claim in fed:
+        if claim["receiver"] in movers:
+            assert (claim["port"], claim["at"]) == ("q", "END")
+            assert (claim["query"], claim["key"]) == ("END", "IO")
+            assert claim["by"] > 0.5
+    assert {claim["variable"] for claim in planted.of(head, "carries")} == {"S2"}
+    assert "S2" in {claim["to"] for claim in planted.of(head, "attends")}
+
+
+def test_they_are_explained_and_no_decoy_is(planted):
+    explained = {node for node in planted.nodes if is_explained(planted.results[node])}
+    assert set(planted.having(*MOVERS, "negative", "inhibit")) <= explained
+    decoys = [node for node, job in planted.jobs.items() if job.startswith("decoy")]
+    assert not explained & {*decoys, *planted.having("sink", "induction")}
+
+
+def test_claims_dealt_to_other_heads_explain_nothing(planted):
+    """Each head gets the claims of the next one with another job."""
+    nodes = [node for node in planted.nodes if planted.results[node]]
+    order = sorted(nodes, key=lambda node: planted.jobs[node])
+    dealt = []
+    for place, node in enumerate(order):
+        others = (*order[place + 1 :], *order)
+        giver = next(x for x in others if {planted.jobs[x], planted.jobs[node]} - set(MOVERS)
+                     and planted.jobs[x] != planted.jobs[node])  # fmt: skip
+        dealt += [Claim(node, x.claim.name, x.claim.arguments) for x in planted.results[giver]]
+    results = defaultdict(list)
+    for result in results_of(planted.held_out, dealt, planted.kinds):
+        results[result.node].append(result)
+    assert len(results) == len(order)
+    assert [node for node in order if is_explained(results[node])] == []
+
+
+def test_wrong_arguments_fail_or_cannot_be_tested(planted):
+    mover = planted.having("mover")[0]
+    inhibit = planted.having("inhibit")[0]
+
+    def outcome(node, name, **arguments):
+        claim = planted.kinds[name].claim(node, name, arguments)
+        [result] = results_of(planted.held_out, [claim], planted.kinds)
+        return result.outcome
+
+    assert outcome(mover, "raises", what="answers", source="IO") == "holds"
+    assert outcome(mover, "lowers", what="answers", source="IO") == "fails"
+    assert outcome(mover, "raises", what="foils", source="IO") == "fails"
+    assert outcome(mover, "raises", what="answers", source="S1") == "fails"
+    assert outcome(mover, "raises", what="answers", source="IO", by=30) == "fails"
+    assert outcome(mover, "attends", at="END", to="S2", through="answers") == "fails"
+    assert outcome(mover, "carries", variable="S", at="END", through="answers") == "fails"
+    fed = {"receiver": str(mover), "port": "q", "at": "END", "query": "END", "key": "IO"}
+    assert outcome(inhibit, "feeds", **fed) == "holds"
+    assert outcome(inhibit, "feeds", **{**fed, "key": "S1"}) != "holds"
+    assert outcome(inhibit, "feeds", **{**fed, "port": "k"}) != "holds"
+    assert outcome(mover, "feeds", receiver=str(inhibit), port="q", at="END") == "untested"
+    assert outcome(mover, "attends", at="nowhere", to="IO", through="answers") == "untested"
+    assert outcome(mover, "carries", variable="?", at="END", through="answers") == "untested"
+    assert outcome(mover, "acts", at="END") == "holds"
+    assert outcome(mover, "acts", at="S1") == "fails"
+
+
+def test_idle_is_proven(planted, monkeypatch):
+    """Heads that write where nobody reads are idle; heads that matter are not."""
+    idle = idle_components(planted.held_out, planted.nodes)
+    assert set(planted.having("decoy_mover", "decoy_previous", "sink")) <= idle
+    assert not idle & set(planted.having(*MOVERS, "negative", "inhibit", "duplicate"))
+    results = component_results(planted.held_out, planted.nodes, planted.results)
+    effects = {result.node: result.effect for result in results}
+    assert effects[planted.having("inhibit")[0]] > 0.5
+    assert effects[planted.having("negative")[0]] < -0.05
+
+
+def test_a_corruption_that_contradicts_takes_the_claim_away(planted, monkeypatch):
+    from acdc_explain.claims import testing
+
+    mover = planted.having("mover")[0]
+    feeds = planted.kinds["feeds"]
+    claim = feeds.claim(mover, "feeds", {"receiver": "logits", "at": "END", "by": 0.4})
+    [result] = results_of(planted.held_out, [claim], planted.kinds)
+    assert result.outcome == "holds"
+    assert "agrees" in result.votes.values()
+    monkeypatch.setattr(testing, "_vote", lambda *arguments: "contradicts")
+    [result] = results_of(planted.held_out, [claim], planted.kinds)
+    assert result.outcome == "unclear"
