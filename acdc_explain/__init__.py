@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .experiments.patching import ablate as ablate
     from .experiments.patching import cut as cut
     from .experiments.patching import path_patch as path_patch
+    from .hookspecs import ClaimKind as ClaimKind
     from .hookspecs import Discoverer as Discoverer
     from .hookspecs import Judge as Judge
     from .hookspecs import Labeler as Labeler
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .records.circuit import Circuit as Circuit
     from .records.circuit import Edge as Edge
     from .records.circuit import Node as Node
+    from .records.claim import Claim as Claim
+    from .records.claim import ClaimResult as ClaimResult
+    from .records.claim import Coverage as Coverage
     from .records.evidence import Evidence as Evidence
     from .records.graph import Discovery as Discovery
     from .records.label import Label as Label
@@ -72,7 +76,11 @@ _MODULES = {
     "sweep": "pipeline.flow",
     "write_report": "report.notebook",
     "Circuit": "records.circuit",
+    "Claim": "records.claim",
+    "ClaimKind": "hookspecs",
+    "ClaimResult": "records.claim",
     "Contrast": "models.contrast",
+    "Coverage": "records.claim",
     "Discoverer": "hookspecs",
     "Discovery": "records.graph",
     "Edge": "records.circuit",

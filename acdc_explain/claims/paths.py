@@ -17,7 +17,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.edges import Response, changes, kept_change, respond, tokens_at
-from ..evidence.patching.passes import Pass
+from ..evidence.patching.passes import Pass, clean_pass, stream_gradients
+from ..evidence.patching.rerun import Rerun
 from ..evidence.variables import variable_names, variable_prompts
 from ..models.activations import Batch
 from ..models.contrast import Contrast
@@ -132,6 +133,11 @@ def _known(contrast: Contrast) -> dict[Wanted, Response]:
 def corrupted_pass(contrast: Contrast) -> Pass:
     """The run of the corrupted prompts."""
     return contrast.once(_LatestPass).of(contrast, CORRUPT)
+
+
+def release(contrast: Contrast) -> None:
+    """Drop the runs of the model that tests of claims keep: they are large."""
+    contrast.forget(_LatestPass, clean_pass, stream_gradients, Rerun)
 
 
 class _LatestPass:

@@ -47,7 +47,7 @@ def test_claims(
     answers = _answers(contrast, claims, kinds, CORRUPT, others=True)
     groups = _groups(claims)
     checked = {
-        claim: [decide(check, claim.node, groups[_key(claim)]) for check in answer]
+        claim: [decide(check, claim.node, groups[shared_key(claim)]) for check in answer]
         for claim, answer in answers.items()
         if not isinstance(answer, str)
     }
@@ -96,7 +96,7 @@ def _answers(
 # --- who makes the same claim -------------------------------------------------------------------
 
 
-def _key(claim: Claim) -> str:
+def shared_key(claim: Claim) -> str:
     """What claims of a group have in common: all arguments but the size, and its sign."""
     arguments = {name: value for name, value in claim.arguments.items() if name != "by"}
     size = claim.arguments.get("by")
@@ -106,7 +106,7 @@ def _key(claim: Claim) -> str:
 def _groups(claims: Sequence[Claim]) -> dict[str, list[Node]]:
     groups: dict[str, list[Node]] = defaultdict(list)
     for claim in claims:
-        groups[_key(claim)].append(claim.node)
+        groups[shared_key(claim)].append(claim.node)
     return groups
 
 

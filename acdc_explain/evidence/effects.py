@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.activations import layer_of, replacement
+from ..models.activations import LayerInputs, layer_of, replacement
 from ..models.contrast import Contrast
 from ..models.network.hooks import Hook
 from ..records.circuit import Node
@@ -203,8 +203,12 @@ def restored_at_subject(contrast: Contrast, node: Node) -> Float[Tensor, "sample
     mask = at_position(contrast, "subject").bool()[..., None]
     corrupt = contrast.corrupt_run.written(contrast.model.graph.writer_index[node])
     hook = replacement(node, torch.where(mask, clean_output(contrast, node), corrupt))
-    logits = contrast.model.run_from(layer_of(node), contrast.corrupt_inputs, [hook])
+    logits = contrast.model.run_from(layer_of(node), contrast.once(_corrupt_inputs), [hook])
     return 1 - share_lost(contrast, logits)
+
+
+def _corrupt_inputs(contrast: Contrast) -> LayerInputs:
+    return contrast.model.layer_inputs(contrast.corrupt)
 
 
 def standing_in(contrast: Contrast, node: Node, other: Node) -> Float[Tensor, "sample"]:

@@ -111,10 +111,6 @@ class Contrast:
     def clean_inputs(self) -> LayerInputs:  # for `model.run_from`
         return self.once_for_clean(_clean_inputs)
 
-    @cached_property
-    def corrupt_inputs(self) -> LayerInputs:
-        return self.model.layer_inputs(self.corrupt)
-
     # --- what a cut edge carries ---------------------------------------------------------------
 
     @cached_property
@@ -272,35 +268,20 @@ class Contrast:
         for scheme in self.task.schemes:
             task = self.task.under(scheme)
             by_clean = {example.clean: example for example in (*task.discover, *task.held_out)}
-            contrast = self._with(task, [by_clean[example.clean] for example in self.examples])
+            examples = [by_clean[example.clean] for example in self.examples]
+            contrast = Contrast(
+                self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
+            )
             contrast._clean_results = self._clean_results
             contrasts[scheme] = contrast
         return contrasts
 
-    def take(self, n: int) -> Contrast:
-        """The first `n` examples."""
-        return self._with(self.task, self.examples[:n])
-
-    def with_metric(self, metric: str) -> Contrast:
-        """The same prompts with another metric."""
-        return self._with(self.task, self.examples, metric=metric)
-
-    def with_ablation(self, ablation: Ablation) -> Contrast:
-        """The same prompts with other values for what a cut edge carries."""
-        return self._with(self.task, self.examples, ablation=ablation)
-
-    def _with(
-        self,
-        task: Task,
-        examples: Sequence[Example],
-        *,
-        metric: str | None = None,
-        ablation: Ablation | None = None,
-    ) -> Contrast:
-        return Contrast(
-            self.model, task, examples, metric or self.metric_name, ablation or self.ablation,
-            memory=self.memory,
-        )  # fmt: skip
+    def forget(self, *experiments: Callable[..., object]) -> None:
+        """Drop what experiments returned, to free the memory."""
+        for results in (self._results, self._clean_results):
+            for key in list(results):
+                if key in experiments or (isinstance(key, tuple) and key[0] in experiments):
+                    del results[key]
 
 
 def _clean_run(contrast: Contrast) -> Activations:

@@ -36,6 +36,7 @@ def explain_components(run: RunContext, circuit: Circuit) -> Explanation:
 
 def _measured(run: RunContext, circuit: Circuit) -> Explanation:
     from ..claims.effects import component_results
+    from ..claims.paths import release
     from ..evidence.measurement import NotMeasurable
 
     run.progress("claims", 0, 3, "composed on the discovery prompts")
@@ -51,6 +52,8 @@ def _measured(run: RunContext, circuit: Circuit) -> Explanation:
     except NotMeasurable as reason:
         run.progress("claims", 3, 3, f"none, as {reason}")
         return Explanation((), ())
+    for contrast in (run.contrast, run.held_out):
+        release(contrast)
     coverage = Coverage.of(components)
     run.progress("claims", 3, 3, coverage.in_words)
     return Explanation(results, components)

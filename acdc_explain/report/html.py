@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..llm.exchange import Exchange
 from ..plugins import load_plugins
 from ..records.circuit import Circuit, Node, in_order
+from ..records.claim import ClaimResult, ComponentResult
 from ..records.evidence import finite
 from ..records.label import Label
 from ..records.run.behavior import behavior_sentences, doubt
@@ -51,6 +52,8 @@ class Panel:
     labels: tuple[LabelEntry, ...]
     facts: PageFacts
     failed: str | None  # why there is no label
+    claims: tuple[ClaimResult, ...]
+    matters: ComponentResult | None  # None if it is not known how much it does
 
     @property
     def best(self) -> LabelEntry | None:
@@ -178,6 +181,8 @@ def _panel(run: Run, node: Node) -> Panel:
         tuple(_label_entry(run, label) for label in run.labels_of(node)),
         PageFacts.of(item for item in run.evidence if item.node == node),
         WAITS if run.waits(node) else run.failure_of(node),
+        tuple(run.claims_of(node)),
+        next((result for result in run.components if result.node == node), None),
     )
 
 

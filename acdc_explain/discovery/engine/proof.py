@@ -114,7 +114,7 @@ def _random_contrast(contrast: Contrast) -> Contrast:
     generator = torch.Generator().manual_seed(SEED)
     rows = torch.randint(0, model.n_tokens, (4, length), generator=generator).tolist()
     rows = [row[: length - (number % 2) * (length // 4)] for number, row in enumerate(rows)]
-    random = contrast.take(2).with_metric("kl").with_ablation("corrupt")
+    random = Contrast(model, contrast.task, contrast.examples[:2], "kl", memory=contrast.memory)
     random.clean, random.corrupt = model.batch_ids(rows[:2]), model.batch_ids(rows[2:])
     return random
 
