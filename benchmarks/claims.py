@@ -22,7 +22,7 @@ from typing import TypeVar
 import acdc_explain as ax
 from acdc_explain.claims.candidates import candidates
 from acdc_explain.claims.effects import component_results
-from acdc_explain.claims.testing import shared_key, test_claims
+from acdc_explain.claims.testing import check_claims, shared_key
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.claim import Claim, ClaimResult, Coverage, is_explained
@@ -100,11 +100,12 @@ def main() -> None:
     where = [claim for claim in made if kinds[claim.name].topic == "where"]
     rest = [claim for claim in made if kinds[claim.name].topic != "where"]
     first = clock.time(
-        "tested on the discovery prompts", lambda: test_claims(discover, rest, kinds)
+        "tested on the discovery prompts",
+        lambda: check_claims(discover, rest, kinds, other_corruptions=False),
     )
     claims = [*where, *(result.claim for result in first if result.explains)]
     del discover
-    tested = clock.time("tested on held-out prompts", lambda: test_claims(held_out, claims, kinds))
+    tested = clock.time("tested on held-out prompts", lambda: check_claims(held_out, claims, kinds))
     results = by_node(tested)
     components = clock.time("effects, and which are idle",
                             lambda: component_results(held_out, nodes, results))  # fmt: skip
@@ -118,7 +119,7 @@ def main() -> None:
             print(f"not explained: {component.node} {component.effect:+.1%}")
     shares = []
     for seed in range(options.deals):
-        again = by_node(test_claims(held_out, dealt(nodes, results, seed), kinds))
+        again = by_node(check_claims(held_out, dealt(nodes, results, seed), kinds))
         all_claims = [node for node in nodes if is_explained(again.get(node, ()))]
         others = [node for node in nodes if is_explained(not_its_own(again, results, node))]
         shares.append((len(all_claims) / len(nodes), len(others) / len(nodes)))

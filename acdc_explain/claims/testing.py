@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from ..evidence.measurement import NotMeasurable
 from ..evidence.variables import variable_names
@@ -28,11 +29,20 @@ Answer = Sequence[Check] | str
 
 def sentence(kind: ClaimKind, claim: Claim) -> str:
     """A claim in words. Raises jinja2.UndefinedError for a missing argument."""
-    return _SENTENCES.from_string(kind.sentence).render(**claim.arguments)
+    return _template(kind.sentence).render(**claim.arguments)
 
 
-def test_claims(
-    contrast: Contrast, claims: Sequence[Claim], kinds: Mapping[str, ClaimKind]
+@cache
+def _template(text: str) -> Template:
+    return _SENTENCES.from_string(text)
+
+
+def check_claims(
+    contrast: Contrast,
+    claims: Sequence[Claim],
+    kinds: Mapping[str, ClaimKind],
+    *,
+    other_corruptions: bool = True,
 ) -> list[ClaimResult]:
     """The result of each claim, in their order.
 
@@ -43,6 +53,7 @@ def test_claims(
         contrast: The prompts; for verdicts, those held out.
         claims: What is claimed, all at once, as tests share their runs of the model.
         kinds: The kinds of claims by name.
+        other_corruptions: Whether to test what holds under other corruptions, too.
     """
     answers = _answers(contrast, claims, kinds, CORRUPT, others=True)
     groups = _groups(claims)
@@ -54,7 +65,7 @@ def test_claims(
     tested = [claim for claim in claims if checked.get(claim)]
     p_values = [max(check.p for check in checked[claim]) for claim in tested]
     accepted = dict(zip(tested, discoveries(p_values, RATE)))
-    votes = _votes(contrast, tested, kinds, checked)
+    votes = _votes(contrast, tested if other_corruptions else [], kinds, checked)
     results = []
     for claim in claims:
         kind, answer = kinds[claim.name], answers[claim]
@@ -64,7 +75,7 @@ def test_claims(
             results.append(ClaimResult(claim, text, kind.topic, "untested", reason=reason))
         else:
             parts = checked[claim]
-            results.append(_result(claim, text, kind, parts, accepted[claim], votes[claim]))
+            results.append(_result(claim, text, kind, parts, accepted[claim], votes.get(claim, {})))
     return results
 
 

@@ -62,17 +62,17 @@ def _measured(run: RunContext, circuit: Circuit) -> Explanation:
 def _composed(run: RunContext, circuit: Circuit) -> list[Claim]:
     """The claims that hold on the discovery prompts and say something specific."""
     from ..claims.candidates import candidates
-    from ..claims.testing import test_claims
+    from ..claims.testing import check_claims
 
     kinds = run.plugins.claims()
     suggested = candidates(run.contrast, circuit, circuit.components, kinds)
     where = [claim for claim in suggested if kinds[claim.name].topic == "where"]
     others = [claim for claim in suggested if kinds[claim.name].topic != "where"]
-    tested = test_claims(run.contrast, others, kinds)
+    tested = check_claims(run.contrast, others, kinds, other_corruptions=False)
     return [*where, *(result.claim for result in tested if result.explains)]
 
 
 def _tested(run: RunContext, claims: Sequence[Claim]) -> list[ClaimResult]:
-    from ..claims.testing import test_claims
+    from ..claims.testing import check_claims
 
-    return test_claims(run.held_out, claims, run.plugins.claims())
+    return check_claims(run.held_out, claims, run.plugins.claims())

@@ -10,7 +10,7 @@ from acdc_explain_plugins.known_roles.planted_weights import jobs
 import acdc_explain as ax
 from acdc_explain.claims.candidates import candidates
 from acdc_explain.claims.effects import component_results, idle_components
-from acdc_explain.claims.testing import test_claims as results_of
+from acdc_explain.claims.testing import check_claims as results_of
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Circuit, Faithfulness
