@@ -126,7 +126,7 @@ def _paths(contrast: Contrast, circuit: Circuit, nodes: Sequence[Node]) -> dict[
     for edge in circuit.edges:
         sender, receiver = edge.src.base, edge.dst.base
         for at in contrast.place_names if sender in paths else ():
-            if receiver != LOGITS or at == end:
+            if receiver.kind in ("head", "mlp") or (receiver == LOGITS and at == end):
                 paths[sender].append(Path(sender, at, receiver, edge.port))
     return paths
 

@@ -69,17 +69,18 @@ def attention_to(contrast: Contrast, at: str, to: str) -> Measurement:
 def _attention_to(contrast: Contrast, at: str, to: str) -> Measurement:
     keys, tokens = keys_at(contrast, at, to), contrast.once(tokens_at, at)
     clean, graph = contrast.once_for_clean(clean_pass), contrast.model.graph
-    valid = tokens.valid.double()
-    n_keys = keys.sum(2).double()
+    valid = tokens.valid.float()
+    n_keys = keys.sum(2).float()
     n_others = (tokens.index + 1 - n_keys).clamp_min(1)
     samples: list[Tensor] = []
     control: list[Tensor] = []
     for head in graph.heads:
-        mass = (tokens.of(clean.pattern(head)) * keys).sum(2).double()
+        mass = (tokens.of(clean.pattern(head)) * keys).sum(2)
         other = (1 - mass) * n_keys / n_others
         samples.append((mass * valid).sum(1) / valid.sum(1))
         control.append((other * valid).sum(1) / valid.sum(1))
-    return measured(f"attention to {to}", graph.heads, samples, control)
+    values, chances = (list(torch.stack(some).cpu()) for some in (samples, control))
+    return measured(f"attention to {to}", graph.heads, values, chances)
 
 
 def measure_others(contrast: Contrast, wanted: Sequence[tuple[Path, Source]]) -> None:

@@ -6,11 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import UserError
 from ..ids import content_id
 from ..records.circuit import Circuit, Node
 from ..records.claim import Claim, ClaimResult, ComponentResult, Coverage
 from ..records.run.header import RESULTS
 from .context import RunContext
+
+FEWEST = 4  # prompts of a split: fewer have no interval worth the name
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ def _measured(run: RunContext, circuit: Circuit) -> Explanation:
     from ..claims.paths import release
     from ..evidence.measurement import NotMeasurable
 
+    if (reason := _obstacle(run)) is not None:
+        run.progress("claims", 3, 3, f"none, as {reason}")
+        return Explanation((), ())
     run.progress("claims", 0, 3, "composed on the discovery prompts")
     try:
         claims = _composed(run, circuit)
@@ -59,6 +65,21 @@ def _measured(run: RunContext, circuit: Circuit) -> Explanation:
     return Explanation(results, components)
 
 
+def _obstacle(run: RunContext) -> str | None:
+    """Why no claim can be tested on this model and these prompts; None if nothing is in the way."""
+    from ..discovery.engine.proof import fast_trouble
+
+    try:
+        places = run.held_out.place_names
+    except UserError as error:
+        return str(error)
+    assert places
+    if len(run.contrast) < FEWEST or len(run.held_out) < FEWEST:
+        return f"it takes at least {FEWEST} prompts in each split"
+    trouble = fast_trouble(run.held_out)
+    return None if trouble is None else f"its layers cannot be run alone: {trouble}"
+
+
 def _composed(run: RunContext, circuit: Circuit) -> list[Claim]:
     """The claims that hold on the discovery prompts and say something specific."""
     from ..claims.candidates import candidates
@@ -69,7 +90,9 @@ def _composed(run: RunContext, circuit: Circuit) -> list[Claim]:
     where = [claim for claim in suggested if kinds[claim.name].topic == "where"]
     others = [claim for claim in suggested if kinds[claim.name].topic != "where"]
     tested = check_claims(run.contrast, others, kinds, other_corruptions=False)
-    return [*where, *(result.claim for result in tested if result.explains)]
+    chosen = [*where, *(result.claim for result in tested if result.explains)]
+    order = {node: place for place, node in enumerate(circuit.components)}
+    return sorted(chosen, key=lambda claim: order[claim.node])
 
 
 def _tested(run: RunContext, claims: Sequence[Claim]) -> list[ClaimResult]:

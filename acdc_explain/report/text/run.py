@@ -47,6 +47,8 @@ def show_run(run: Run, out: PlainConsole) -> None:
         out.print()
         out.print(claims_table(run))
         out.print(CLAIMS_EXPLAINED)
+    elif run.header.status == "done":
+        out.print("coverage: no claim could be tested on this model or these prompts")
     out.print()
     out.print(components_table(run))
     if run.motifs:
