@@ -190,7 +190,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ax.Run, Any]:
     except UserError as reason:
         pytest.skip(f"there is no SmolLM2 here: {reason}")
     store: Path = tmp_path_factory.mktemp("claims") / "s.duckdb"
-    options = {"discoverer": "eap", "max_edges": 400, "collectors": ("attention",), "judges": ()}
+    options = {"discoverer": "eap", "max_edges": 150, "collectors": ("attention",), "judges": ()}
     run = ax.explain("ioi", model, store=store, **options)
     return run, ax.contrast(run.task, model, "held_out")
 
@@ -198,7 +198,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ax.Run, Any]:
 def test_most_of_the_circuit_is_explained(explained):
     run, _ = explained
     coverage = run.coverage
-    assert coverage.components >= 0.7
+    assert coverage.components >= 0.6
     assert coverage.effect >= 0.9
     outcomes = Counter(result.outcome for result in run.claims)
     assert outcomes["holds"] > 8 * outcomes["fails"]
