@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..records.circuit import Node
@@ -95,13 +96,9 @@ class Measurement:
 
     def _resampled(self, node: Node) -> tuple[Float[Tensor, " draw"], Float[Tensor, " draw"]]:
         """Value and chance in each bootstrap draw of the samples."""
-        generator = torch.Generator().manual_seed(0)
-        draws = torch.randint(0, self.n, (BOOTSTRAPS, self.n), generator=generator)
-        weights = torch.zeros(BOOTSTRAPS, self.n, dtype=torch.double)
-        weights.scatter_add_(1, draws, torch.ones_like(weights))
-        weights /= weights.sum(1, keepdim=True)
+        weights = _bootstrap(self.n)
         if self.gaps is not None:
-            weights /= (weights @ self.gaps.double()).clamp_min(1e-3)[:, None]
+            weights = weights / (weights @ self.gaps.double()).clamp_min(1e-3)[:, None]
         index, samples = self.nodes.index(node), self.samples.double()
         values = weights @ samples[index]
         if self.control is not None:
@@ -110,6 +107,7 @@ class Measurement:
         if not others:
             return values, torch.zeros_like(values)
         nulls = weights @ samples[others].T  # [draw other]
+        _, generator = _draws(self.n)  # which goes on where the draws of samples ended
         drawn_others = torch.randint(0, len(others), nulls.shape, generator=generator)
         return values, nulls.gather(1, drawn_others).median(1).values
 
@@ -123,6 +121,18 @@ class Measurement:
             "percentile": round(self.percentile(node), 4),
             "null": [round(x, 4) for x in quartiles],
         }
+
+
+@lru_cache(maxsize=8)
+def _bootstrap(n: int) -> Float[Tensor, "draw sample"]:
+    """The weight of each of `n` samples in every bootstrap draw; always the same draws."""
+    weights = torch.zeros(BOOTSTRAPS, n, dtype=torch.double)
+    return weights.scatter_add_(1, _draws(n)[0], torch.ones_like(weights)) / n
+
+
+def _draws(n: int) -> tuple[Int[Tensor, "draw sample"], torch.Generator]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, n, (BOOTSTRAPS, n), generator=generator), generator
 
 
 def _tails(values: Float[Tensor, " draw"]) -> Interval:

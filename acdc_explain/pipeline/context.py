@@ -217,8 +217,8 @@ class RunContext:
             behavior=self.behavior,
             task=self.task,
             set_aside=tuple(self.set_aside),
-            claims=tuple(found.claims or before.claims),
-            components=tuple(found.components or before.components),
+            claims=list(found.claims or before.claims),
+            components=list(found.components or before.components),
         )
 
     def _cited_elsewhere(

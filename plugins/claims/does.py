@@ -85,26 +85,10 @@ def feeds(
     the share of the gap that its changed output loses. The null is the other senders of the kind.
     """
     from acdc_explain.claims.checks import Check
-    from acdc_explain.claims.paths import Path, Source, parse_reader, path_effects, reader_name
-    from acdc_explain.claims.reading import checked, measure_others, of_others, testable
-    from acdc_explain.evidence.measurement import NotMeasurable
+    from acdc_explain.claims.paths import Source, path_effects
+    from acdc_explain.claims.reading import measure_others, of_others, testable
 
-    def path_of(contrast: Contrast, claim: Claim) -> Path:
-        from acdc_explain.claims.paths import require_place
-
-        arguments = claim.arguments
-        require_place(contrast, arguments["at"])
-        for place in (arguments.get("query"), arguments.get("key")):
-            if place is not None:
-                require_place(contrast, place)
-        try:
-            name = reader_name(arguments["receiver"], arguments.get("port"))
-            receiver, port = parse_reader(name)
-        except ValueError as reason:
-            raise NotMeasurable(str(reason)) from reason
-        return checked(contrast, Path(claim.node, arguments["at"], receiver, port))
-
-    paths, answers = testable(contrast, claims, path_of)
+    paths, answers = testable(contrast, claims, _fed)
     source = Source(prompts)
     wanted = [(path, source) for path in paths.values()]
     measure_others(contrast, wanted) if others else path_effects(contrast, wanted)
@@ -117,6 +101,30 @@ def feeds(
         size = abs(by) if by is not None and others else None
         answers[number] = [Check(null, unit, size=size)]
     return answers
+
+
+def _fed(contrast: Contrast, claim: Claim) -> Path:
+    """The path that a claim speaks of. Raises NotMeasurable if there is none."""
+    from acdc_explain.claims.paths import Path, parse_reader, require_place
+    from acdc_explain.claims.reading import checked
+    from acdc_explain.evidence.measurement import NotMeasurable
+
+    arguments = Feeds.model_validate(claim.arguments)
+    ends = [place for place in (arguments.query, arguments.key) if place is not None]
+    for place in (arguments.at, *ends):
+        require_place(contrast, place)
+    if ends and (len(ends) == 1 or arguments.port not in ("q", "k")):
+        raise NotMeasurable("attention changes by the ports q and k, from a query to a key")
+    try:
+        reader = (
+            arguments.receiver
+            if arguments.port is None
+            else f"{arguments.receiver}<{arguments.port}>"
+        )
+        receiver, port = parse_reader(reader)
+    except ValueError as reason:
+        raise NotMeasurable(str(reason)) from reason
+    return checked(contrast, Path(claim.node, arguments.at, receiver, port))
 
 
 def _unit(arguments: Mapping[str, Any]) -> str:

@@ -133,6 +133,9 @@ def test_wrong_arguments_fail_or_cannot_be_tested(planted):
     assert outcome(inhibit, "feeds", **fed) == "holds"
     assert outcome(inhibit, "feeds", **{**fed, "key": "S1"}) != "holds"
     assert outcome(inhibit, "feeds", **{**fed, "port": "k"}) != "holds"
+    assert outcome(inhibit, "feeds", **{**fed, "port": "v"}) == "untested"  # no attention
+    assert outcome(inhibit, "feeds", **{**fed, "key": None}) == "untested"  # from END to what?
+    assert outcome(inhibit, "feeds", **{**fed, "port": None}) == "untested"
     assert outcome(mover, "feeds", receiver=str(inhibit), port="q", at="END") == "untested"
     assert outcome(mover, "attends", at="nowhere", to="IO", through="answers") == "untested"
     assert outcome(mover, "carries", variable="?", at="END", through="answers") == "untested"
