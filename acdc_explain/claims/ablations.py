@@ -29,7 +29,7 @@ def ablations(
     Args:
         contrast: The prompts; its own gap is the unit, whatever the other prompts are.
         wanted: The components with their places.
-        prompts: A corruption, see `paths.corruptions`.
+        prompts: A corruption, see `paths.prompts_of`.
 
     Returns:
         By component and place: a number for each prompt, on the CPU.

@@ -33,6 +33,7 @@ LEAST = 0.001  # of the gap: a smaller effect is not claimed
 LEAST_LOGITS = 0.05
 AT_ONE_PLACE = 0.85  # of the effect
 LEAST_ATTENTION = 0.05
+LEAST_SHIFT = 0.0025  # of attention, by one sender
 SOURCES = 2  # of direct effects, of one head
 WHAT: tuple[What, What] = ("answers", "foils")
 KEYS = 2  # of one head at one place
@@ -175,7 +176,7 @@ def _feeds(contrast: Contrast, reader: Reader) -> Made:
         best = int((sure * (weight[:, None] > 0.5 * weight.max())).flatten().argmax())
         places = contrast.place_names
         query, key = divmod(best, len(places))
-        if sure[query, key] > 0.5 * LEAST_ATTENTION / 10:
+        if sure[query, key] > LEAST_SHIFT:
             by = round(float(mean[query, key]), 4)
             return "feeds", {**arguments, "query": places[query], "key": places[key], "by": by}
     return "feeds", {**arguments, "by": round(reader.mean, 5)}
@@ -220,7 +221,7 @@ def _attends(contrast: Contrast, node: Node, readers: Sequence[Reader]) -> list[
     at_places = dict.fromkeys(reader.path.at for reader in readers)
     for at in at_places:
         through = next(reader.path.reader for reader in readers if reader.path.at == at)
-        mass = {to: _mass(contrast, node, at, to) for to in _targets(contrast, at)}
+        mass = {to: attention_to(contrast, at, to).value(node) for to in _targets(contrast, at)}
         strongest = sorted(mass, key=lambda to: -mass[to])[:KEYS]
         made += [
             ("attends", {"at": at, "to": to, "through": through})
@@ -240,10 +241,6 @@ def _targets(contrast: Contrast, at: str) -> list[str]:
             continue
         found.setdefault(keys.cpu().numpy().tobytes(), to)
     return list(found.values())
-
-
-def _mass(contrast: Contrast, node: Node, at: str, to: str) -> float:
-    return attention_to(contrast, at, to).value(node)
 
 
 # --- what it writes to the logits --------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..evidence.attention import last_occurrence, occurrences
 from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.edges import place_weights, tokens_at
-from ..models.activations import Batch
+from ..evidence.patching.keep_only import continuation, duplicate, previous
 from ..models.contrast import Contrast
 
 Keys = Bool[Tensor, "batch token pos"]
@@ -60,31 +60,6 @@ def _of_queries(keys: Bool[Tensor, "batch query pos"], queries: Tensor) -> Keys:
     return keys[rows, queries]
 
 
-def _last_same(batch: Batch) -> Bool[Tensor, "batch query pos"]:
-    """For each token the last earlier occurrence of the same token."""
-    tokens = batch.tokens
-    same = (tokens[:, :, None] == tokens[:, None]).tril(-1)
-    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    return same & ((same * places).amax(-1, keepdim=True) == places)
-
-
-def _previous(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
-    tokens = contrast.clean.tokens
-    each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
-    return each.roll(-1, 1).tril(-1).expand(len(tokens), -1, -1)
-
-
-def _duplicate(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
-    return _last_same(contrast.clean)
-
-
-def _continuation(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
-    same = _last_same(contrast.clean)
-    after = torch.zeros_like(same)
-    after[:, :, 1:] = same[:, :, :-1]
-    return after
-
-
 def _itself(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
     tokens = contrast.clean.tokens
     each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
@@ -108,9 +83,9 @@ def _foil(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
 
 
 RELATIONS: Mapping[str, Callable[[Contrast], Bool[Tensor, "batch query pos"]]] = {
-    "previous": _previous,
-    "duplicate": _duplicate,
-    "continuation": _continuation,
+    "previous": previous,
+    "duplicate": duplicate,
+    "continuation": continuation,
     "first": _first,
     "itself": _itself,
     "answer": _answer,

@@ -78,14 +78,8 @@ def parse_reader(name: str) -> tuple[Node, str | None]:
     return edge.dst, edge.port
 
 
-def corruptions(contrast: Contrast) -> tuple[str, ...]:
-    """The names of all corruptions but the task's own: schemes, and then variables."""
-    names = [*contrast.task.schemes, *variable_names(contrast)]
-    return tuple(dict.fromkeys(name for name in names if name != CORRUPT))
-
-
 def prompts_of(contrast: Contrast, name: str) -> Batch:
-    """The prompts of a corruption."""
+    """The prompts of a corruption: `corrupt`, a scheme, or a variable."""
     if name == CORRUPT:
         return contrast.corrupt
     if name in variable_names(contrast):

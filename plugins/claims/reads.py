@@ -78,16 +78,15 @@ def attends(
         if not mean:
             answers[number] = "nothing of it reaches there"
             continue
-        kept = 1 - effects[path, Source(prompts, to)].share.sum(1).double() / mean
-        random = [
-            1 - effects[path, Source(prompts, to, seed)].share.sum(1).double() / mean
-            for seed in range(RANDOM_KEYS)
-        ]
-        # As samples of whole shares: 1 minus the loss, each with the prompt's share of the effect.
-        gaps = whole / mean
-        kept, random = kept - 1 + gaps, [x - 1 + gaps for x in random]
+        kept, *random = (
+            (whole - effects[path, source].share.sum(1).double()) / mean
+            for source in (
+                Source(prompts, to),
+                *(Source(prompts, to, seed) for seed in range(RANDOM_KEYS)),
+            )
+        )
         control = torch.stack(random).mean(0)
-        share = measured("kept", [node], [kept], [control], gaps)
+        share = measured("kept", [node], [kept], [control], whole / mean)
         checks = [Check(share, "share of its effect", KEPT, for_null=False)]
         if others:
             checks.insert(0, Check(attention_to(contrast, path.at, to), "attention"))

@@ -12,11 +12,11 @@ from acdc_explain.evidence.composition import repeated
 from acdc_explain.evidence.measurement import NotMeasurable
 from acdc_explain.evidence.patching.keep_only import (
     CLAIMS,
-    _continuation,
-    _last_same,
-    _previous,
+    continuation,
     kept_output,
+    last_same,
     losses,
+    previous,
     random_keys,
 )
 from acdc_explain.evidence.patching.paths import PathPatching
@@ -105,18 +105,18 @@ class TestClaims:
     """The keys that labels claim; off by one is another label."""
 
     def test_the_last_earlier_occurrence(self):
-        found = _last_same(batch_of([1, 5, 6, 5, 7, 5]))[0].nonzero().tolist()
+        found = last_same(batch_of([1, 5, 6, 5, 7, 5]))[0].nonzero().tolist()
         assert found == [[3, 1], [5, 3]]
 
     def test_the_token_after_it(self, small_model):
         contrast = subject_of(small_model("gpt2"))
         contrast.clean = batch_of([1, 5, 6, 5, 7, 5])
-        assert _continuation(contrast)[0].nonzero().tolist() == [[3, 2], [5, 4]]
+        assert continuation(contrast)[0].nonzero().tolist() == [[3, 2], [5, 4]]
 
     def test_the_token_before(self, small_model):
         contrast = subject_of(small_model("gpt2"))
         contrast.clean = batch_of([1, 5, 6, 7])
-        assert _previous(contrast)[0].nonzero().tolist() == [[1, 0], [2, 1], [3, 2]]
+        assert previous(contrast)[0].nonzero().tolist() == [[1, 0], [2, 1], [3, 2]]
 
     def test_all_places_kept_is_all_kept(self, small_model):
         contrast = subject_of(small_model("llama"))
@@ -137,7 +137,7 @@ class TestClaims:
 
     def test_random_keys_are_as_many_and_before(self, small_model):
         contrast = subject_of(small_model("gpt2"))
-        keys = _last_same(contrast.clean) | _previous(contrast)
+        keys = last_same(contrast.clean) | previous(contrast)
         (found,) = random_keys(keys, [1])
         assert (found.sum(-1) == keys.sum(-1)).all()
         assert not found.triu(1).any()

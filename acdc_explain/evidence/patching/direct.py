@@ -54,9 +54,7 @@ def direct_of_heads(
         if attention.post.scaled:
             scale = clean.scales[layer]
             assert scale is not None
-            along = along * attention.post.weight * batch.at_end(scale)
-            if attention.post.centred:
-                along = along - along.mean(-1, keepdim=True)
+            along = attention.post.pull_back(along, batch.at_end(scale))
         n = contrast.model.graph.n_heads
         matrices = attention.output.matrix.view(n, -1, along.shape[-1]).to(along.dtype)
         pulled = torch.einsum("bd,hed->bhe", along, matrices)

@@ -184,9 +184,7 @@ def _pulled(contrast: Contrast, head: Node) -> Float[Tensor, "batch pos d_head"]
     if attention.post.scaled:
         scale = clean.scales[layer]
         assert scale is not None
-        gradient = gradient * attention.post.weight * scale
-        if attention.post.centred:
-            gradient = gradient - gradient.mean(-1, keepdim=True)
+        gradient = attention.post.pull_back(gradient, scale)
     return gradient @ attention.each_output[number].matrix.to(gradient.dtype).T
 
 

@@ -26,7 +26,7 @@ Keys = Bool[Tensor, "batch query key"]
 # --- where a label says that a head attends ----------------------------------------------------
 
 
-def _last_same(batch: Batch) -> Keys:
+def last_same(batch: Batch) -> Keys:
     """For each token the last earlier occurrence of the same token."""
     tokens = batch.tokens
     same = (tokens[:, :, None] == tokens[:, None]).tril(-1)
@@ -34,18 +34,21 @@ def _last_same(batch: Batch) -> Keys:
     return same & ((same * places).amax(-1, keepdim=True) == places)
 
 
-def _previous(contrast: Contrast) -> Keys:
+def previous(contrast: Contrast) -> Keys:
+    """For each token the one before."""
     tokens = contrast.clean.tokens
     each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
     return each.roll(-1, 1).tril(-1).expand(len(tokens), -1, -1)
 
 
-def _duplicate(contrast: Contrast) -> Keys:
-    return _last_same(contrast.clean)
+def duplicate(contrast: Contrast) -> Keys:
+    """For each token its last earlier occurrence."""
+    return last_same(contrast.clean)
 
 
-def _continuation(contrast: Contrast) -> Keys:
-    same = _last_same(contrast.clean)
+def continuation(contrast: Contrast) -> Keys:
+    """For each token the one after its last earlier occurrence."""
+    same = last_same(contrast.clean)
     after = torch.zeros_like(same)
     after[:, :, 1:] = same[:, :, :-1]
     return after
@@ -65,9 +68,9 @@ def _foil(contrast: Contrast) -> Keys:
 
 
 CLAIMS: dict[str, Callable[[Contrast], Keys]] = {
-    "previous_token": _previous,
-    "duplicate_token": _duplicate,
-    "induction": _continuation,
+    "previous_token": previous,
+    "duplicate_token": duplicate,
+    "induction": continuation,
     "name_mover": _answer,
     "negative_name_mover": _answer,
     "s_inhibition": _foil,

@@ -73,6 +73,15 @@ class Norm:
             return part
         return self.linear(part) * inverse_scale
 
+    def pull_back(
+        self, gradient: Float[Tensor, "*rows d_model"], inverse_scale: Float[Tensor, "*rows 1"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The gradient at a part, from the gradient at its `share`."""
+        if not self.scaled:
+            return gradient
+        gradient = gradient * self.weight * inverse_scale
+        return gradient - gradient.mean(-1, keepdim=True) if self.centred else gradient
+
     def linear(self, part: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The same without the scale: centred, and times the weight."""
         if self.centred:
