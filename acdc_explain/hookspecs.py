@@ -83,11 +83,9 @@ class JudgeLabels(Protocol):
 
 
 class TestClaims(Protocol):
-    """Measures claims of one kind, all at once. The contrast is on held-out prompts for verdicts.
+    """Measures claims of one kind, all at once, on the prompts of a contrast.
 
     Args:
-        contrast: The prompts.
-        claims: The claims.
         prompts: The corruption that components are ablated with: `corrupt`, a scheme, a variable.
         others: Whether to measure other components, too, as the null.
 
