@@ -228,11 +228,13 @@ class Judge:
         function: Tests some labels by experiment.
         on_request: Whether it tests only where a user names it.
         asks_llm: Whether it asks an LLM. It then has a setting `llm_model` and is given `session`.
+        reads_claims: Whether it is given the results of the claims, by node, after the roles.
     """
 
     function: JudgeLabels
     on_request: bool = False
     asks_llm: bool = False
+    reads_claims: bool = False
 
     @staticmethod
     def of(registered: Judge | JudgeLabels) -> Judge:

@@ -21,7 +21,7 @@ from .hookspecs import PROJECT, ClaimKind, Discoverer, Hooks, Judge, Labeler
 from .ids import ID_LENGTH, canonical_json
 from .plugin_settings import function_of, settings_of, with_settings
 from .records.pattern import Pattern
-from .records.role import Requirement, RoleCard
+from .records.role import Requirement, RoleCard, RoleClaim
 
 if TYPE_CHECKING:
     from .hookspecs import Collector, ModelSource, TaskBuilder
@@ -259,10 +259,14 @@ def _problem(hook: str, thing: Any) -> str | None:
 
 
 def _is_card(card: Any) -> bool:
-    if not isinstance(card, RoleCard) or not isinstance(card.requirements, (tuple, list)):
+    """Whether it is a role card with at least one test: one without could not be refuted."""
+    if not isinstance(card, RoleCard):
         return False
+    for tests, kind in ((card.requirements, Requirement), (card.claims, RoleClaim)):
+        if not isinstance(tests, (tuple, list)) or not all(isinstance(x, kind) for x in tests):
+            return False
     texts = all(isinstance(text, str) for text in (card.name, card.kind, card.claim, card.source))
-    return texts and all(isinstance(one, Requirement) for one in card.requirements)
+    return texts and bool(card.requirements or card.claims)
 
 
 def _no_pattern(text: Any) -> str | None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import acdc_explain as ax
-from acdc_explain.claims.candidates import candidates
+from acdc_explain.claims.compose import compose
 from acdc_explain.claims.effects import component_results
 from acdc_explain.claims.testing import check_claims, shared_key
 from acdc_explain.plugins import load_plugins
@@ -96,14 +96,9 @@ def main() -> None:
           f"one forward pass of {len(held_out)} held-out prompts: {forward:.3f} s")  # fmt: skip
 
     clock, kinds, nodes = Clock(forward), load_plugins().claims(), circuit.components
-    made = clock.time("claims suggested", lambda: candidates(discover, circuit, nodes, kinds))
-    where = [claim for claim in made if kinds[claim.name].topic == "where"]
-    rest = [claim for claim in made if kinds[claim.name].topic != "where"]
-    first = clock.time(
-        "tested on the discovery prompts",
-        lambda: check_claims(discover, rest, kinds, other_corruptions=False),
+    claims = clock.time(
+        "composed on the discovery prompts", lambda: compose(discover, circuit, nodes, kinds)
     )
-    claims = [*where, *(result.claim for result in first if result.explains)]
     del discover
     tested = clock.time("tested on held-out prompts", lambda: check_claims(held_out, claims, kinds))
     results = by_node(tested)
@@ -112,8 +107,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{'together':34} {clock.total:7.1f} forward passes; peak {peak:.1f} GB")
     print(Coverage.of(components).in_words)
-    print(f"{len(made)} claims suggested, {len(claims)} tested:",
-          dict(Counter(result.outcome for result in tested)))  # fmt: skip
+    print(f"{len(claims)} claims tested:", dict(Counter(result.outcome for result in tested)))
     for component in sorted(components, key=lambda x: -abs(x.effect)):
         if not component.explained:
             print(f"not explained: {component.node} {component.effect:+.1%}")

@@ -1,29 +1,37 @@
-"""The vocabulary of roles, with the tests that each must pass; see docs/roles.md."""
+"""The vocabulary of roles, with the claims that each makes and its tests; see docs/roles.md."""
 
 from __future__ import annotations
 
-from acdc_explain import hookimpl
-from acdc_explain.records.role import (
-    ATTENTION_AT_END,
-    COPYING,
-    LEAST_EFFECT,
-    STEERING,
-    Requirement,
-    RoleCard,
-)
+from dataclasses import replace
 
-STANDS_IN = 0.05  # logits by which a backup's direct effect rises when the movers are ablated
-ACTS = Requirement("causal", "ablation_effect", at_least=LEAST_EFFECT)
+from acdc_explain import hookimpl
+from acdc_explain.records.role import COPYING, LEAST_EFFECT, Requirement, RoleCard, RoleClaim
+
+STANDS_IN = 0.05  # logits by which a backup raises the answers when the movers are ablated
+HELPS = Requirement("causal", "ablation_effect", at_least=LEAST_EFFECT)
+MATTERS = Requirement("causal", "ablation_effect", at_least=0.05)
+
+END = {"at": ("END",)}
+TO_ANSWER = RoleClaim("attends", {**END, "to": ("answer",)})
+TO_FOIL = RoleClaim("attends", {**END, "to": ("foil token",)})
+TO_ITSELF = RoleClaim("attends", {**END, "to": ("itself",)})
+FEEDS = RoleClaim("feeds", {"receiver": ("head", "mlp")})
+RAISES = RoleClaim("raises", {"what": ("answers",)})
+LOWERS_FOILS = RoleClaim("lowers", {"what": ("foils",)})
+DIRECTLY = RoleClaim("directly")
+DOES = RoleClaim("feeds", instead=(RoleClaim("raises"), RoleClaim("lowers")))
+
+
+def _writes(name: str, what: str, source: str) -> RoleClaim:
+    return RoleClaim(name, {"what": (what,), "source": (source,)})
+
 
 HEADS = (
     RoleCard(
         name="previous_token",
         kind="head",
         claim="attends to the token before and tells later heads what it is",
-        requirements=(
-            Requirement("pattern", "previous_token_attention", at_least=0.4),
-            Requirement("causal", "feeds_induction", at_least=0.05, instead=(ACTS,)),
-        ),
+        claims=(RoleClaim("attends", {"to": ("previous",)}), FEEDS),
         aliases=("prev-token",),
         source="Elhage et al. 2021; Olsson et al. 2022",
     ),
@@ -31,10 +39,7 @@ HEADS = (
         name="duplicate_token",
         kind="head",
         claim="attends to an earlier occurrence of the present token and tells later heads",
-        requirements=(
-            Requirement("pattern", "duplicate_token_attention", at_least=0.3),
-            Requirement("causal", "feeds_inhibition", at_least=0.02, instead=(ACTS,)),
-        ),
+        claims=(RoleClaim("attends", {"to": ("duplicate",)}), FEEDS),
         aliases=("dup-token",),
         source="Wang et al. 2022",
     ),
@@ -42,11 +47,8 @@ HEADS = (
         name="induction",
         kind="head",
         claim="attends to the token after an earlier occurrence of the present token and copies it",
-        requirements=(
-            Requirement("pattern", "induction_attention", at_least=0.4),
-            Requirement("pattern", "copying_strength", at_least=0.5),
-            ACTS,
-        ),
+        requirements=(Requirement("pattern", "copying_strength", at_least=0.5),),
+        claims=(RoleClaim("attends", {"to": ("continuation",)}), DOES),
         aliases=("prefix-matching",),
         source="Olsson et al. 2022",
     ),
@@ -54,11 +56,8 @@ HEADS = (
         name="name_mover",
         kind="head",
         claim="attends from the last token to the answer and copies it into the logits",
-        requirements=(
-            Requirement("pattern", "copying", at_least=COPYING),
-            Requirement("pattern", "answer_attention", at_least=ATTENTION_AT_END),
-            Requirement("causal", "direct_effect", at_least=0.0),
-        ),
+        requirements=(Requirement("pattern", "copying", at_least=COPYING),),
+        claims=(TO_ANSWER, _writes("raises", "answers", "answer")),
         aliases=("mover", "argument mover", "letter mover", "copy head"),
         source="Wang et al. 2022",
     ),
@@ -66,11 +65,8 @@ HEADS = (
         name="negative_name_mover",
         kind="head",
         claim="attends from the last token to the answer and pushes it down in the logits",
-        requirements=(
-            Requirement("pattern", "negative_copying", at_least=COPYING),
-            Requirement("pattern", "answer_attention", at_least=ATTENTION_AT_END),
-            Requirement("causal", "direct_effect", at_most=0.0),
-        ),
+        requirements=(Requirement("pattern", "negative_copying", at_least=COPYING),),
+        claims=(TO_ANSWER, _writes("lowers", "answers", "answer")),
         aliases=("copy suppression", "anti-copy"),
         source="Wang et al. 2022; McDougall et al. 2023",
     ),
@@ -86,21 +82,71 @@ HEADS = (
         source="Wang et al. 2022",
     ),
     RoleCard(
+        name="foil_suppressor",
+        kind="head",
+        claim="reads the wrong answer from the last token and pushes it down in the logits",
+        claims=(TO_FOIL, _writes("lowers", "foils", "foil token")),
+        source="McDougall et al. 2023, of copy suppression in general",
+    ),
+    RoleCard(
+        name="foil_mover",
+        kind="head",
+        claim="attends from the last token to the wrong answer and raises it in the logits",
+        claims=(TO_FOIL, _writes("raises", "foils", "foil token")),
+        source="McDougall et al. 2023, of copying in general",
+    ),
+    RoleCard(
         name="s_inhibition",
         kind="head",
         claim="attends from the last token to the wrong answer and turns the movers away from it",
-        requirements=(
-            Requirement("pattern", "foil_attention", at_least=ATTENTION_AT_END),
-            Requirement("causal", "steers_movers", at_least=STEERING),
+        claims=(
+            TO_FOIL,
+            RoleClaim(
+                "feeds",
+                {**END, "receiver": ("head",), "port": ("q",), "key": ("answer",)},
+                positive=True,
+                instead=(
+                    RoleClaim(
+                        "feeds",
+                        {**END, "receiver": ("head",), "port": ("q",), "key": ("foil token",)},
+                        positive=False,
+                    ),
+                ),
+            ),
         ),
         aliases=("subject inhibition", "query suppressor"),
         source="Wang et al. 2022",
     ),
     RoleCard(
+        name="repeater",
+        kind="head",
+        claim="reads at the last token what earlier components wrote there and adds to the answer",
+        claims=(TO_ITSELF, _writes("raises", "answers", "itself")),
+        source="measured on SmolLM2-135M; see docs/roles.md",
+    ),
+    RoleCard(
+        name="damper",
+        kind="head",
+        claim="reads at the last token what earlier components wrote there and takes some back",
+        claims=(TO_ITSELF, _writes("lowers", "answers", "itself")),
+        source="measured on SmolLM2-135M; see docs/roles.md",
+    ),
+    RoleCard(
+        name="carrier",
+        kind="head",
+        claim="brings what stands at an earlier token to the last one, for later MLPs",
+        claims=(
+            RoleClaim("attends", {**END, "to": ("elsewhere",)}),
+            RoleClaim("feeds", {**END, "receiver": ("mlp",)}),
+        ),
+        source="measured on SmolLM2-135M; see docs/roles.md",
+    ),
+    RoleCard(
         name="successor",
         kind="head",
         claim="raises what follows the attended token in an order: days, numbers, months, letters",
-        requirements=(Requirement("pattern", "successor_score", at_least=0.5), ACTS),
+        requirements=(Requirement("pattern", "successor_score", at_least=0.5),),
+        claims=(DOES,),
         aliases=("ordinal",),
         source="Gould et al. 2023",
     ),
@@ -108,7 +154,8 @@ HEADS = (
         name="relation",
         kind="head",
         claim="raises what stands in a relation to the attended token, such as a country's capital",
-        requirements=(Requirement("pattern", "relation_score", at_least=0.3), ACTS),
+        requirements=(Requirement("pattern", "relation_score", at_least=0.3),),
+        claims=(DOES,),
         aliases=("fact mover", "relation mover"),
         source="Elhelo and Geva 2024",
     ),
@@ -116,10 +163,10 @@ HEADS = (
         name="attribute_extractor",
         kind="head",
         claim="attends from the last token to the subject and raises the answer, not the subject",
-        requirements=(
-            Requirement("pattern", "subject_attention", at_least=0.1),
-            Requirement("pattern", "copying", at_most=0.2),
-            Requirement("causal", "direct_effect", at_least=0.0),
+        requirements=(Requirement("pattern", "copying", at_most=0.2),),
+        claims=(
+            RoleClaim("attends", {**END, "to": ("subject",)}),
+            _writes("raises", "answers", "subject"),
         ),
         source="Geva et al. 2023",
     ),
@@ -127,7 +174,8 @@ HEADS = (
         name="positional",
         kind="head",
         claim="attends to a place at a fixed distance, whatever stands there",
-        requirements=(Requirement("pattern", "fixed_offset_attention", at_least=0.5), ACTS),
+        requirements=(Requirement("pattern", "fixed_offset_attention", at_least=0.5),),
+        claims=(DOES,),
         aliases=("fixed-offset",),
         source="Voita et al. 2019",
     ),
@@ -151,8 +199,8 @@ HEADS = (
         requirements=(
             Requirement("pattern", "attention_entropy", at_least=0.65),
             Requirement("pattern", "largest_attention", at_most=0.35),
-            ACTS,
         ),
+        claims=(DOES,),
         aliases=("bag-of-words",),
         source="Wang et al. 2022, appendix",
     ),
@@ -163,7 +211,8 @@ MLPS = (
         name="token_enrichment",
         kind="mlp",
         claim="adds to a token what is known of it by itself, whatever stands before",
-        requirements=(Requirement("pattern", "token_share", at_least=0.5), ACTS),
+        requirements=(Requirement("pattern", "token_share", at_least=0.5), HELPS),
+        claims=(RoleClaim("feeds", {"at": ("changed",), "receiver": ("head", "mlp")}),),
         source="Wang et al. 2022; Geva et al. 2023",
     ),
     RoleCard(
@@ -172,7 +221,7 @@ MLPS = (
         claim="brings back what is known of the subject, at the subject's last token",
         requirements=(
             Requirement("causal", "restored_at_subject", at_least=0.1),
-            Requirement("causal", "ablation_effect", at_least=0.05),
+            MATTERS,
         ),
         source="Meng et al. 2022",
     ),
@@ -180,20 +229,16 @@ MLPS = (
         name="logit_booster",
         kind="mlp",
         claim="raises the answer at the last token by itself, not through later components",
-        requirements=(
-            Requirement("causal", "direct_effect", at_least=0.0),
-            Requirement("causal", "ablation_effect", at_least=0.05),
-        ),
+        requirements=(MATTERS,),
+        claims=(RAISES, DIRECTLY),
         source="Lieberum et al. 2023",
     ),
     RoleCard(
         name="comparison",
         kind="mlp",
         claim="raises what is larger than something in the prompt, in a staircase",
-        requirements=(
-            Requirement("pattern", "staircase", at_least=0.9),
-            Requirement("causal", "direct_effect", at_least=0.0),
-        ),
+        requirements=(Requirement("pattern", "staircase", at_least=0.9),),
+        claims=(replace(RAISES, instead=(LOWERS_FOILS,)),),
         aliases=("greater-than",),
         source="Hanna et al. 2023",
     ),
@@ -201,11 +246,8 @@ MLPS = (
         name="key_value_memory",
         kind="mlp",
         claim="raises the answer through few neurons that fire for this input",
-        requirements=(
-            Requirement("pattern", "few_neurons", at_least=0.3),
-            Requirement("causal", "direct_effect", at_least=0.0),
-            Requirement("causal", "ablation_effect", at_least=0.05),
-        ),
+        requirements=(Requirement("pattern", "few_neurons", at_least=0.3), MATTERS),
+        claims=(RAISES, DIRECTLY),
         source="Geva et al. 2021",
     ),
 )

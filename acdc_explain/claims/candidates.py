@@ -7,7 +7,6 @@ passes on to them, the keys that it attends to, and the logits that it writes to
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.direct import What
-from ..evidence.patching.edges import Response, place_weights, unit
+from ..evidence.patching.edges import place_weights, unit
 from ..evidence.patching.passes import clean_pass, stream_gradients
 from ..evidence.variables import variable_names
 from ..hookspecs import ClaimKind
@@ -23,13 +22,20 @@ from ..models.contrast import Contrast
 from ..records.circuit import LOGITS, Circuit, Node
 from ..records.claim import Claim
 from .keys import keys_at
-from .paths import Path, Source, corrupted_pass, path_effects
-from .reading import attention_to
+from .paths import CORRUPT, Path, Source, corrupted_pass, path_effects
+from .readers import (
+    READERS,
+    Reader,
+    by_all_paths,
+    kept_paths,
+    measure_paths,
+    readers_of,
+    sure_readers,
+    turn_of,
+)
+from .reading import SURE, attention_to, effect_at
 from .sources import direct_from
 
-READERS = 3  # of a component, whose variables and keys are looked for
-SURE = 2.5  # standard errors by which a path must differ from zero
-LEAST = 0.001  # of the gap: a smaller effect is not claimed
 LEAST_LOGITS = 0.05
 AT_ONE_PLACE = 0.85  # of the effect
 LEAST_ATTENTION = 0.05
@@ -37,16 +43,6 @@ LEAST_SHIFT = 0.0025  # of attention, by one sender
 SOURCES = 2  # of direct effects, of one head
 WHAT: tuple[What, What] = ("answers", "foils")
 KEYS = 2  # of one head at one place
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A path whose receiver surely changes, with how much."""
-
-    path: Path
-    response: Response
-    mean: float
-    error: float
 
 
 def candidates(
@@ -65,20 +61,22 @@ def candidates(
     """
     components = list(nodes)
     direct = {node: _direct(contrast, node) for node in components}
-    paths = _paths(contrast, circuit, components)
+    paths = kept_paths(contrast, circuit, components)
     to_logits = {node: _to_logits_of(contrast, node, direct[node]) for node in components}
-    _measure(contrast, [*paths.values(), *to_logits.values()], [Source()])
-    readers = {node: _sure(_readers(contrast, some)) for node, some in paths.items()}
-    outlets = {x: [*_readers(contrast, to_logits[x]), *readers[x][:READERS]] for x in components}
+    measure_paths(contrast, [*paths.values(), *to_logits.values()], [Source()])
+    readers = {node: sure_readers(readers_of(contrast, some)) for node, some in paths.items()}
+    outlets = {x: [*readers_of(contrast, to_logits[x]), *readers[x][:READERS]] for x in components}
+    in_all = by_all_paths(contrast, [x for x in components if x.kind == "head" and not outlets[x]])
     variables = [Source(name) for name in variable_names(contrast)]
-    _measure(contrast, [[r.path for r in some] for some in outlets.values()], variables)
+    measure_paths(contrast, [[r.path for r in some] for some in outlets.values()], variables)
     claims = []
     for node in components:
         made = [
-            *_acts(contrast, node),
+            *(_acts(contrast, node) or [_acts_at(reader) for reader in in_all[node][:1]]),
+            *_directly(direct[node]),
             *direct[node],
             *(_feeds(contrast, reader) for reader in readers[node]),
-            *_attends(contrast, node, outlets[node]),
+            *_attends(contrast, node, outlets[node] or in_all[node]),
             *_carries(contrast, outlets[node]),
         ]
         claims += [
@@ -107,6 +105,10 @@ def _acts(contrast: Contrast, node: Node) -> list[Made]:
     return [("acts", {"at": contrast.place_names[best]})]
 
 
+def _acts_at(reader: Reader) -> Made:
+    return "acts", {"at": reader.path.at}
+
+
 def _first_order(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]:
     """The share of the gap that is lost when a component is ablated, by the gradient."""
     clean, gradients = contrast.once_for_clean(clean_pass), contrast.once(stream_gradients)
@@ -120,65 +122,17 @@ def _first_order(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]
 # --- whom it feeds -----------------------------------------------------------------------------
 
 
-def _paths(contrast: Contrast, circuit: Circuit, nodes: Sequence[Node]) -> dict[Node, list[Path]]:
-    """The kept edges of each component, at all places."""
-    end = contrast.place_names[-1]
-    paths: dict[Node, list[Path]] = {node: [] for node in nodes}
-    for edge in circuit.edges:
-        sender, receiver = edge.src.base, edge.dst.base
-        for at in contrast.place_names if sender in paths else ():
-            if receiver.kind in ("head", "mlp") or (receiver == LOGITS and at == end):
-                paths[sender].append(Path(sender, at, receiver, edge.port))
-    return paths
-
-
-def _measure(
-    contrast: Contrast, paths: Iterable[Sequence[Path]], sources: Sequence[Source]
-) -> None:
-    """Measure all paths at once, so that the prompts of each source are run once."""
-    together = [path for some in paths for path in some]
-    path_effects(contrast, [(path, source) for source in sources for path in together])
-
-
-def _readers(contrast: Contrast, paths: Sequence[Path]) -> list[Reader]:
-    source = Source()
-    effects = path_effects(contrast, [(path, source) for path in paths])
-    return [_reader(path, effects[path, source]) for path in dict.fromkeys(paths)]
-
-
-def _reader(path: Path, response: Response) -> Reader:
-    samples = response.share.sum(1).double()
-    error = float(samples.std()) / len(samples) ** 0.5
-    return Reader(path, response, float(samples.mean()), error)
-
-
-def _sure(readers: Sequence[Reader]) -> list[Reader]:
-    """Those that surely differ from zero, the largest first, no port twice."""
-    sure = [r for r in readers if abs(r.mean) > max(LEAST, SURE * r.error)]
-    chosen: dict[str, Reader] = {}
-    for reader in sorted(sure, key=lambda reader: -abs(reader.mean)):
-        chosen.setdefault(reader.path.reader, reader)
-    return list(chosen.values())
-
-
 def _feeds(contrast: Contrast, reader: Reader) -> Made:
     """What the path does at its receiver, in attention where the attention surely changes."""
     path, arguments = reader.path, dict[str, object]()
     if path.receiver == LOGITS:
         return _to_logits(reader)
     arguments = {"receiver": str(path.receiver), "port": path.port, "at": path.at}
-    if reader.response.attention is not None:
-        shift = -reader.response.attention.double()  # what the sender does, not its cut
-        mean = shift.mean(0)
-        error = shift.std(0) / len(shift) ** 0.5
-        sure = mean.abs() * (mean.abs() > SURE * error)
-        weight = reader.response.share.double().mean(0).abs()  # of the receiver's places
-        best = int((sure * (weight[:, None] > 0.5 * weight.max())).flatten().argmax())
+    size, query, key, by = turn_of(reader.response)
+    if size > LEAST_SHIFT:
         places = contrast.place_names
-        query, key = divmod(best, len(places))
-        if sure[query, key] > LEAST_SHIFT:
-            by = round(float(mean[query, key]), 4)
-            return "feeds", {**arguments, "query": places[query], "key": places[key], "by": by}
+        turn = {"query": places[query], "key": places[key], "by": round(by, 4)}
+        return "feeds", {**arguments, **turn}
     return "feeds", {**arguments, "by": round(reader.mean, 5)}
 
 
@@ -197,14 +151,16 @@ def _carries(contrast: Contrast, readers: Sequence[Reader]) -> list[Made]:
     effects = path_effects(contrast, [(p, Source(name)) for p in paths for name in variables])
     made: list[Made] = []
     for reader in readers:
+        amount = effect_at(contrast, reader.path, CORRUPT)
+        whole = float(amount(reader.response).mean())
         shares = {
-            name: float(effects[reader.path, Source(name)].share.sum(1).mean()) / reader.mean
+            name: float(amount(effects[reader.path, Source(name)]).mean()) / (whole or 1.0)
             for name in variables
         }
         near_one = min(shares, key=lambda name: abs(shares[name] - 1), default=None)
         if near_one is not None and shares[near_one] >= 0.5:
             path = reader.path
-            by = round(reader.mean * shares[near_one], 5)
+            by = round(reader.mean * shares[near_one], 5) if reader.sure else None
             arguments = {"variable": near_one, "at": path.at, "through": path.reader, "by": by}
             made.append(("carries", arguments))
     return made
@@ -244,6 +200,11 @@ def _targets(contrast: Contrast, at: str) -> list[str]:
 
 
 # --- what it writes to the logits --------------------------------------------------------------
+
+
+def _directly(direct: Sequence[Made]) -> list[Made]:
+    """Whatever writes to the logits may do all it does there."""
+    return [("directly", {})] if direct else []
 
 
 def _direct(contrast: Contrast, node: Node) -> list[Made]:

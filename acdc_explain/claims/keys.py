@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 
@@ -14,6 +15,7 @@ from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.edges import place_weights, tokens_at
 from ..evidence.patching.keep_only import continuation, duplicate, previous
 from ..models.contrast import Contrast
+from ..models.metrics import TokenSets
 
 Keys = Bool[Tensor, "batch token pos"]
 _OFFSET = re.compile(r"offset (\d+)")
@@ -53,6 +55,43 @@ def _keys_at(contrast: Contrast, at: str, to: str) -> Keys:
     if not bool(mask.any(2).any(1).all()):
         raise NotMeasurable(f"not every prompt has {to} before or at {at}")
     return mask
+
+
+def relations(contrast: Contrast, at: str, place: str) -> list[str]:
+    """The relations that are the same keys as a place, seen from another, in every prompt.
+
+    Some say something of the place alone: `changed`, its tokens differ between the clean and the
+    corrupted prompts; `answer token` and `foil token`, it holds one of these; `elsewhere`, it is
+    another place than that of the query.
+    """
+    return contrast.once(_relations, at, place)
+
+
+def _relations(contrast: Contrast, at: str, place: str) -> list[str]:
+    names: list[str] = []
+    try:
+        keys = keys_at(contrast, at, place)
+    except NotMeasurable:
+        return names
+    for name in RELATIONS:
+        with contextlib.suppress(NotMeasurable):
+            if torch.equal(keys_at(contrast, at, name), keys):
+                names.append(name)
+    tokens = contrast.once(tokens_at, place)
+    here = tokens.of(contrast.clean.tokens)
+    of_place = {
+        "changed": here != tokens.of(contrast.corrupt.tokens),
+        "answer token": _any_of(contrast.answers, here),
+        "foil token": _any_of(contrast.foils, here),
+        "elsewhere": torch.full_like(tokens.valid, place != at),
+    }
+    return names + [name for name, at_each in of_place.items() if (at_each | ~tokens.valid).all()]
+
+
+def _any_of(some: TokenSets, tokens: Tensor) -> Tensor:
+    """Whether each token is one of its prompt's answers or foils."""
+    same: Tensor = (tokens[..., None] == some.ids[:, None]) & some.present[:, None]
+    return same.any(-1)
 
 
 def _of_queries(keys: Bool[Tensor, "batch query pos"], queries: Tensor) -> Keys:

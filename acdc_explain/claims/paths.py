@@ -16,9 +16,17 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..evidence.measurement import NotMeasurable
-from ..evidence.patching.edges import Response, changes, kept_change, respond, tokens_at
+from ..evidence.patching.edges import (
+    Change,
+    Response,
+    changes,
+    kept_change,
+    respond,
+    tokens_at,
+    unit,
+)
 from ..evidence.patching.passes import Pass, clean_pass, stream_gradients
-from ..evidence.patching.rerun import Rerun
+from ..evidence.patching.rerun import Patch, Rerun, metric_with
 from ..evidence.variables import variable_names, variable_prompts
 from ..models.activations import Batch
 from ..models.contrast import Contrast
@@ -26,6 +34,7 @@ from ..records.circuit import LOGITS, Edge, Node
 from .keys import keys_at
 
 CORRUPT = "corrupt"  # the task's own corruption
+METRIC = "metric"  # the port of the logits that stands for all ways to the metric together
 MOST_VARIANTS = 16  # senders at a time, to bound memory
 RANDOM_KEYS = 3  # sets of random keys to compare with
 
@@ -34,7 +43,8 @@ RANDOM_KEYS = 3  # sets of random keys to compare with
 class Path:
     """A sender that writes at a place, and a port of a receiver that reads it there.
 
-    `port`: q, k or v of a head; of the logits answers, foils, or None for the metric.
+    `port`: q, k or v of a head; of the logits answers, foils, None for the metric, or METRIC for
+    the metric by all paths.
     """
 
     sender: Node
@@ -64,7 +74,7 @@ class Source:
 
 
 def reader_name(receiver: Node, port: str | None) -> str:
-    """The name of a receiver with its port; `answers` or `foils` for the logits of these."""
+    """The name of a receiver with its port; that of the port alone for the logits."""
     if receiver == LOGITS:
         return port or str(LOGITS)
     return str(receiver) if port is None else f"{receiver}<{port}>"
@@ -72,7 +82,7 @@ def reader_name(receiver: Node, port: str | None) -> str:
 
 def parse_reader(name: str) -> tuple[Node, str | None]:
     """The receiver and the port of a name. Raises ValueError."""
-    if name in (str(LOGITS), "answers", "foils"):
+    if name in (str(LOGITS), "answers", "foils", METRIC):
         return LOGITS, None if name == str(LOGITS) else name
     edge = Edge.parse(f"input->{name}")
     return edge.dst, edge.port
@@ -115,9 +125,32 @@ def path_effects(contrast: Contrast, wanted: Iterable[Wanted]) -> Mapping[Wanted
             for start in range(0, len(group), MOST_VARIANTS):
                 part = group[start : start + MOST_VARIANTS]
                 change = _changes(contrast, other, at, part)
-                response = respond(contrast, receiver, port, at, change)
+                if port == METRIC:
+                    response = _by_all_paths(contrast, at, [x.sender for x, _ in part], change)
+                else:
+                    response = respond(contrast, receiver, port, at, change)
                 known.update(zip(part, _each(response)))
     return known
+
+
+def _by_all_paths(contrast: Contrast, at: str, senders: Sequence[Node], change: Change) -> Response:
+    """What is lost of the metric when each sender writes something else, by no path in particular.
+
+    The loss stands at the last place.
+    """
+    clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
+    places = contrast.place_names
+    mask = contrast.place_masks(places)[places.index(at)]
+    patches = []
+    for sender, added in zip(senders, change):
+        output = clean.written(sender).clone()
+        rows = torch.arange(len(output), device=output.device)[:, None].expand_as(tokens.index)
+        output[rows[tokens.valid], tokens.index[tokens.valid]] += added[tokens.valid]
+        patches.append(Patch({sender: output}, mask & contrast.clean.within))
+    lost = contrast.metric(contrast.clean_logits) - metric_with(contrast, patches)
+    share = torch.zeros(*lost.shape, len(places), dtype=lost.dtype, device=lost.device)
+    share[..., -1] = lost / unit(contrast)
+    return Response(share)
 
 
 def _known(contrast: Contrast) -> dict[Wanted, Response]:

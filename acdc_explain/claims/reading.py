@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..evidence.measurement import Measurement, NotMeasurable
@@ -15,8 +16,10 @@ from ..models.contrast import Contrast
 from ..records.claim import Claim
 from .checks import Check, measured
 from .keys import keys_at
-from .paths import Path, Source, parse_reader, path_effects, require_place
+from .paths import METRIC, Path, Source, parse_reader, path_effects, require_place
 
+SURE = 2.5  # standard errors by which a share of the gap must differ from zero
+SILENT = 0.5  # of the effect under the task's corruption; a smaller one is no vote
 NULL_SENDERS = 30  # other components of the kind that are measured at the same reader
 
 
@@ -42,9 +45,40 @@ def checked(contrast: Contrast, path: Path) -> Path:
         raise NotMeasurable(f"the model has no reader {path.reader}")
     if path.sender not in graph.writers[: graph.n_senders(path.receiver)]:
         raise NotMeasurable(f"{path.reader} does not come after {path.sender}")
-    if is_logits and path.at != contrast.place_names[-1]:
+    if is_logits and path.port != METRIC and path.at != contrast.place_names[-1]:
         raise NotMeasurable(f"the logits read nothing at {path.at}")
     return path
+
+
+def effect_at(
+    contrast: Contrast, path: Path, prompts: str
+) -> Callable[[Response], Float[Tensor, " sample"]]:
+    """How to tell how much of a path's effect another response of its reader has.
+
+    It is the share of the gap. Where that is not surely different from zero and the attention
+    changes, it is the change of attention along the mean change that the whole path makes.
+    """
+    whole = path_effects(contrast, [(path, Source(prompts))])[path, Source(prompts)]
+    share = whole.share.sum(1).double()
+    error = float(share.std()) / len(share) ** 0.5
+    along = None if whole.attention is None else whole.attention.double().mean(0)
+
+    def effect(response: Response) -> Tensor:
+        if along is None or response.attention is None or abs(float(share.mean())) > SURE * error:
+            return response.share.sum(1).double()
+        return (response.attention.double() * along).sum((1, 2))
+
+    return effect
+
+
+def untouched(effect: Tensor, usual: Tensor) -> str | None:
+    """Why a corruption has no say: next to nothing of the effect under the task's own is left.
+
+    A share of an effect that is not there means nothing.
+    """
+    if abs(float(effect.mean())) > SILENT * abs(float(usual.mean())):
+        return None
+    return "under this corruption nothing of it reaches there"
 
 
 def testable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -16,10 +17,11 @@ from ..models.contrast import Contrast
 from ..records.circuit import Node
 from ..records.claim import Claim, ClaimResult, Vote
 from .checks import SPECIFIC, WORST, Check, Checked, decide, discoveries
+from .keys import relations
 from .paths import CORRUPT
+from .reading import SILENT
 
 RATE = 0.05  # of false discoveries
-SILENT = 0.5  # of the value under the task's corruption; a smaller one is no vote
 
 _SENTENCES = Environment(undefined=StrictUndefined, autoescape=False)
 
@@ -72,11 +74,27 @@ def check_claims(
         text = sentence(kind, claim)
         if isinstance(answer, str) or claim not in accepted:
             reason = answer if isinstance(answer, str) else "nothing was measured"
-            results.append(ClaimResult(claim, text, kind.topic, "untested", reason=reason))
+            result = ClaimResult(claim, text, kind.topic, "untested", reason=reason)
         else:
             parts = checked[claim]
-            results.append(_result(claim, text, kind, parts, accepted[claim], votes.get(claim, {})))
+            result = _result(claim, text, kind, parts, accepted[claim], votes.get(claim, {}))
+        results.append(replace(result, also=_also(contrast, claim)))
     return results
+
+
+QUERIES = {"at": "at", "to": "at", "source": None, "query": "query", "key": "query"}
+"""Arguments that are places, and the argument from which each is seen; None: the last place."""
+
+
+def _also(contrast: Contrast, claim: Claim) -> dict[str, list[str]]:
+    """The relations in which the places of a claim stand, in every prompt."""
+    places, arguments = contrast.place_names, claim.arguments
+    also = {}
+    for name, query in QUERIES.items():
+        seen_from = places[-1] if query is None else arguments.get(query)
+        if arguments.get(name) in places and seen_from in places:
+            also[name] = relations(contrast, seen_from, arguments[name])
+    return {name: found for name, found in also.items() if found}
 
 
 def _answers(

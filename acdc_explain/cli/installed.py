@@ -47,7 +47,9 @@ def roles(as_json: Json = False) -> None:
 
         print_json(
             {
-                name: plain(card) | {"requirements": [str(r) for r in card.requirements]}
+                name: plain(card)
+                | {"requirements": [str(r) for r in card.requirements]}
+                | {"claims": [str(c) for c in card.claims]}
                 for name, card in cards.items()
             }
         )
@@ -59,7 +61,10 @@ def roles(as_json: Json = False) -> None:
             name,
             card.kind,
             card.claim,
-            Lines(f"{r.tier}: {r}" for r in card.requirements),
+            Lines(
+                [f"{r.tier}: {r}" for r in card.requirements]
+                + [f"claims: {c}" for c in card.claims]
+            ),
             card.source,
         )
         for name, card in cards.items()

@@ -15,6 +15,7 @@ from ..llm.exchange import NotAsked, UnusableReply, Waiting
 from ..llm.session import Conversation, Session, run_async
 from ..progress import Progress
 from ..records.circuit import Circuit, Node
+from ..records.claim import Statement
 from ..records.evidence import Evidence
 from ..records.label import Failure, Label, LabelerReply, LabelResult
 from ..records.question import Experiments, Question, blind_names, true_names, true_text
@@ -51,7 +52,8 @@ class LabelingStage:
 
     `code` identifies the code of a labeler from another package (`Plugins.code`), `plugin` is the
     plugin that has it. `session` is None for a labeler that asks no LLM. `find_results` returns
-    the stored results of questions, given their ids.
+    the stored results of questions, given their ids. `claims` are what the discovery prompts
+    suggest about the components.
     """
 
     name: str
@@ -67,6 +69,7 @@ class LabelingStage:
     session: Session | None = None
     experiments: ExperimentsOf | None = None
     plugin: str = ""
+    claims: Sequence[Statement] = ()
 
     # --- the questions -------------------------------------------------------------------------
 
@@ -87,6 +90,7 @@ class LabelingStage:
                     shown=names,
                     model=self.model if self._revealed else None,
                     experiments=self.experiments(node, names) if self.experiments else None,
+                    claims=[x for x in self.claims if x.claim.node == node],
                 )
             )
             for node in circuit.components

@@ -38,6 +38,7 @@ def explain_components(run: RunContext, circuit: Circuit) -> Explanation:
 
 
 def _measured(run: RunContext, circuit: Circuit) -> Explanation:
+    from ..claims.compose import compose
     from ..claims.effects import component_results
     from ..claims.paths import release
     from ..evidence.measurement import NotMeasurable
@@ -47,7 +48,7 @@ def _measured(run: RunContext, circuit: Circuit) -> Explanation:
         return Explanation((), ())
     run.progress("claims", 0, 3, "composed on the discovery prompts")
     try:
-        claims = _composed(run, circuit)
+        claims = compose(run.contrast, circuit, circuit.components, run.plugins.claims())
         run.progress("claims", 1, 3, f"{len(claims)} tested on held-out prompts")
         results = _tested(run, claims)
         run.progress("claims", 2, 3, "effects of components")
@@ -77,21 +78,6 @@ def _obstacle(run: RunContext) -> str | None:
         return f"it takes at least {FEWEST} prompts in each split"
     trouble = fast_trouble(run.held_out)
     return None if trouble is None else f"its layers cannot be run alone: {trouble}"
-
-
-def _composed(run: RunContext, circuit: Circuit) -> list[Claim]:
-    """The claims that hold on the discovery prompts and say something specific."""
-    from ..claims.candidates import candidates
-    from ..claims.testing import check_claims
-
-    kinds = run.plugins.claims()
-    suggested = candidates(run.contrast, circuit, circuit.components, kinds)
-    where = [claim for claim in suggested if kinds[claim.name].topic == "where"]
-    others = [claim for claim in suggested if kinds[claim.name].topic != "where"]
-    tested = check_claims(run.contrast, others, kinds, other_corruptions=False)
-    chosen = [*where, *(result.claim for result in tested if result.explains)]
-    order = {node: place for place, node in enumerate(circuit.components)}
-    return sorted(chosen, key=lambda claim: order[claim.node])
 
 
 def _tested(run: RunContext, claims: Sequence[Claim]) -> list[ClaimResult]:

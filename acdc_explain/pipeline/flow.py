@@ -16,6 +16,7 @@ from ..llm.batch import CacheOverlay, RecordingTransport, take
 from ..llm.exchange import Exchange, NotAsked, Request, UnusableReply
 from ..progress import Progress, silent
 from ..records.circuit import Circuit, Node
+from ..records.claim import ClaimResult, Statement
 from ..records.evidence import Evidence
 from ..records.label import LabelResult
 from ..records.run.run import Run
@@ -70,8 +71,13 @@ def explain(
     circuit = discover(run)
     explanation = explain_components(run, circuit)
     evidence = collect(run, circuit)
-    results = label_components(run, circuit, evidence)
+    results = label_components(run, circuit, evidence, _statements(explanation.claims))
     return _finish(run, circuit, evidence, results, explanation)
+
+
+def _statements(claims: Sequence[ClaimResult]) -> list[Statement]:
+    """The claims as a labeler may see them: without what held-out prompts say of them."""
+    return [result.statement for result in claims]
 
 
 def _finish(
@@ -83,7 +89,7 @@ def _finish(
 ) -> Run:
     """labels -> verdicts -> summary and motifs."""
     labels = [label for result in results for label in result.labels]
-    verdicts = judge_labels(run, labels)
+    verdicts = judge_labels(run, labels, explanation.claims)
     summary, told = summarise(run, circuit, labels, verdicts)
     motifs = run.store.match(run.header.id, run.plugins.patterns())
     run.writer.add_motifs(motifs)
@@ -133,7 +139,7 @@ def label(
     now.begin(run.behavior)
     now.writer.add_evidence([item for items in evidence.values() for item in items])
     now.writer.add_exchanges(taken)
-    results = label_components(now, run.circuit, evidence)
+    results = label_components(now, run.circuit, evidence, _statements(run.claims))
     if judge:
         explanation = explain_components(now, run.circuit)
         return _finish(now, run.circuit, evidence, results, explanation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,27 +12,45 @@ from ..hookspecs import Judge
 from ..ids import content_id
 from ..labeling.checked import check_verdict
 from ..plugins import pick
+from ..records.circuit import Node
+from ..records.claim import ClaimResult
 from ..records.label import Label
 from ..records.run.behavior import doubt
 from ..records.verdict import JudgeResult, Verdict
 from ..store.buffer import WriteBuffer
 from .context import RunContext
 
+ClaimsOf = Mapping[Node, Sequence[ClaimResult]]
 
-def judge_labels(run: RunContext, labels: Sequence[Label]) -> list[Verdict]:
+
+def judge_labels(
+    run: RunContext, labels: Sequence[Label], claims: Sequence[ClaimResult]
+) -> list[Verdict]:
     """The verdicts of all judges of the run, those that the store holds already too."""
+    by_node: dict[Node, list[ClaimResult]] = defaultdict(list)
+    for result in claims:
+        by_node[result.node].append(result)
     return [
         verdict
         for name, settings in run.plan.judges.items()
-        for verdict in _by_judge(run, labels, name, settings)
+        for verdict in _by_judge(run, labels, by_node, name, settings)
     ]
 
 
 def _by_judge(
-    run: RunContext, labels: Sequence[Label], name: str, settings: Mapping[str, Any]
+    run: RunContext,
+    labels: Sequence[Label],
+    claims: ClaimsOf,
+    name: str,
+    settings: Mapping[str, Any],
 ) -> list[Verdict]:
     """The verdicts of one judge; each new one is stored as soon as it is there."""
-    questions = {label.id: _question_id(run, name, settings, label) for label in labels}
+    judge: Judge = pick("judge", run.plugins.judges(), name)
+    about = {label.id: claims.get(label.node, ()) for label in labels if judge.reads_claims}
+    questions = {
+        label.id: _question_id(run, name, settings, label, about.get(label.id, ()))
+        for label in labels
+    }
     stored = run.store.find_judge_results(questions.values())
     answered = {result.question_id for result in stored}
     missing = [label for label in labels if questions[label.id] not in answered]
@@ -40,7 +59,7 @@ def _by_judge(
         for result in stored:
             buffer.put(result)
         if missing:
-            for new in _test(run, missing, name, settings):
+            for new in _test(run, missing, claims, name, settings):
                 verdict = _unless_doubtful(run, new)
                 buffer.put(JudgeResult(questions[verdict.label_id], verdict))
                 verdicts.append(verdict)
@@ -48,19 +67,30 @@ def _by_judge(
     return verdicts
 
 
-def _question_id(run: RunContext, judge: str, settings: Mapping[str, Any], label: Label) -> str:
-    """A label is judged again if the judge's settings or the role's card changed."""
+def _question_id(
+    run: RunContext,
+    judge: str,
+    settings: Mapping[str, Any],
+    label: Label,
+    claims: Sequence[ClaimResult],
+) -> str:
+    """A label is judged again if the judge's settings, the role's card or the claims changed."""
     question = {
         "label_id": label.id,
         "judge": judge,
         "settings": {**settings, **run.plugins.code("register_judges", judge)},
         "card": run.plugins.roles().get(label.role),
+        **({"claims": claims} if claims else {}),
     }
     return content_id("judging", question)
 
 
 def _test(
-    run: RunContext, labels: Sequence[Label], name: str, settings: Mapping[str, Any]
+    run: RunContext,
+    labels: Sequence[Label],
+    claims: ClaimsOf,
+    name: str,
+    settings: Mapping[str, Any],
 ) -> Iterator[Verdict]:
     """What a judge yields, checked; up to its first fault, which is noted in `set_aside`."""
     judge: Judge = pick("judge", run.plugins.judges(), name)
@@ -70,9 +100,10 @@ def _test(
         run.plugins.roles(),
     )
     session = {"session": lambda: run.session} if judge.asks_llm else {}
+    given = (claims,) if judge.reads_claims else ()
 
     def checked_verdicts() -> Iterator[Verdict]:
-        for verdict in judge.function(held_out, labels, roles, **session, **settings):
+        for verdict in judge.function(held_out, labels, roles, *given, **session, **settings):
             yield check_verdict(verdict, name, by_id)
 
     return until_fault(checked_verdicts, run.name_of("judge", name), run.set_aside.append)

@@ -10,6 +10,7 @@ from ..labeling.labeler import LabelingStage
 from ..llm.session import Session
 from ..plugins import pick
 from ..records.circuit import Circuit, Node
+from ..records.claim import Statement
 from ..records.evidence import Evidence
 from ..records.label import LabelResult
 from .context import RunContext
@@ -21,14 +22,25 @@ RULES = "rules"  # the labeler that only repeats what was supported
 
 
 def label_components(
-    run: RunContext, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
+    run: RunContext,
+    circuit: Circuit,
+    evidence: Mapping[Node, Sequence[Evidence]],
+    claims: Sequence[Statement],
 ) -> list[LabelResult]:
     """An answer for every component: labels, or why there are none."""
-    return stage(run).label(circuit, evidence)
+    return stage(run, claims=claims).label(circuit, evidence)
 
 
-def stage(run: RunContext, session: Session | None = None) -> LabelingStage:
-    """The run's labeler with all it needs; `session`: another one than the run's own."""
+def stage(
+    run: RunContext, session: Session | None = None, claims: Sequence[Statement] = ()
+) -> LabelingStage:
+    """The run's labeler with all it needs.
+
+    Args:
+        run: The run.
+        session: Another one than the run's own.
+        claims: What the discovery prompts suggest about the components.
+    """
     name = run.plan.labeler
     if session is None and run.asks_llm:
         session = run.session
@@ -52,6 +64,7 @@ def stage(run: RunContext, session: Session | None = None) -> LabelingStage:
         session=session,
         experiments=experiments,
         plugin=run.plugins.owner("register_labelers", name),
+        claims=claims,
     )
 
 

@@ -41,6 +41,29 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """A claim in words, without any result: what a labeler sees of it.
+
+    Attributes:
+        claim: The claim.
+        text: The claim in words.
+        topic: What it speaks of.
+        also: By argument: the relations by which its place is known as well in every prompt, such
+            as `duplicate` or `answer` of the place S1.
+    """
+
+    claim: Claim
+    text: str
+    topic: Topic
+    also: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def at(self) -> str:
+        """The position at which the component writes: END where the claim is on the logits."""
+        return str(self.claim.arguments.get("at", "END"))
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimResult:
     """A claim with the outcome of its test.
 
@@ -59,6 +82,7 @@ class ClaimResult:
         specific: Whether nine in ten of these components have a smaller value.
         votes: What other corruptions of the prompts say, by name.
         reason: The measurements in words.
+        also: Other names of its places, see `Statement`.
     """
 
     claim: Claim
@@ -75,11 +99,17 @@ class ClaimResult:
     specific: bool = False
     votes: Mapping[str, Vote] = field(default_factory=dict)
     reason: str = ""
+    also: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def node(self) -> Node:
         """The component that the claim is about."""
         return self.claim.node
+
+    @property
+    def statement(self) -> Statement:
+        """The claim without the result."""
+        return Statement(self.claim, self.text, self.topic, self.also)
 
     def is_about(self, edge: Edge) -> bool:
         """Whether it says what the sender of an edge does to its receiver, or carries there."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ..ids import content_id
 from .circuit import Circuit, Edge, Node
+from .claim import Statement
 from .evidence import Evidence
 from .role import RoleCard
 
@@ -52,6 +53,7 @@ class Question:
         shown: The names under which a prompt may speak of the circuit's components.
         model: The model's name; None if the labeler must not know it.
         experiments: The experiments that the labeler may run; None if it may run none.
+        claims: What the discovery prompts suggest about the component, not tested yet.
     """
 
     node: Node
@@ -63,6 +65,7 @@ class Question:
     shown: Mapping[Node, str] = field(default_factory=dict)
     model: str | None = None
     experiments: Experiments | None = None
+    claims: Sequence[Statement] = ()
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from .circuit import Node
+from .claim import ClaimResult, Statement
 
 Tier = Literal["pattern", "causal"]
 State = Literal["fails", "unclear", "holds"]
@@ -136,14 +137,66 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleClaim:
+    """A claim that a role makes: its kind, and what its arguments may be.
+
+    Attributes:
+        name: The kind of claim, such as `attends`.
+        allowed: By argument: the values that fit, or relations that its place must stand in
+            (`Statement.also`). Of a receiver it is the kind: head, mlp or logits.
+        positive: The sign that the claimed number `by` must have; None: any.
+        instead: Alternatives.
+    """
+
+    name: str
+    allowed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    positive: bool | None = None
+    instead: tuple[RoleClaim, ...] = ()
+
+    def fits(self, statement: Statement) -> bool:
+        """Whether a claim says this, or one of the alternatives."""
+        return self._fits(statement) or any(other.fits(statement) for other in self.instead)
+
+    def _fits(self, statement: Statement) -> bool:
+        arguments = statement.claim.arguments
+        if statement.claim.name != self.name:
+            return False
+        by = arguments.get("by")
+        if self.positive is not None and (by is None or (by > 0) is not self.positive):
+            return False
+        return all(
+            not {*_names(name, arguments.get(name)), *statement.also.get(name, ())}.isdisjoint(some)
+            for name, some in self.allowed.items()
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{name} {' or '.join(some)}" for name, some in self.allowed.items()]
+        if self.positive is not None:
+            parts.append("by more than 0" if self.positive else "by less than 0")
+        own = f"{self.name}({', '.join(parts)})" if parts else self.name
+        return " or ".join([own, *map(str, self.instead)])
+
+
+def _names(argument: str, value: Any) -> set[str]:
+    """What an argument may be called on a card."""
+    if argument == "receiver" and value is not None:
+        return {str(value), Node.parse(str(value)).kind}
+    return {str(value)}
+
+
+Stated = TypeVar("Stated", Statement, ClaimResult)
+
+
+@dataclass(frozen=True, slots=True)
 class RoleCard:
-    """A role: the claim that it makes about a component, and the tests of the claim.
+    """A role: the claims that it makes about a component, and measurements that must hold.
 
     Attributes:
         name: The role's name, such as `induction`.
         kind: The kind of component that can play the role.
         claim: What a component with the role does, in a sentence.
         requirements: The measurements that must hold.
+        claims: The claims that must hold, all at one position: there the component plays the role.
         aliases: Other names of the role in the literature.
         source: The paper that describes the role.
     """
@@ -151,13 +204,23 @@ class RoleCard:
     name: str
     kind: Literal["head", "mlp", "any"]
     claim: str
-    requirements: tuple[Requirement, ...]
+    requirements: tuple[Requirement, ...] = ()
+    claims: tuple[RoleClaim, ...] = ()
     aliases: tuple[str, ...] = ()
     source: str = ""
 
     def tests(self, tier: Tier) -> tuple[Requirement, ...]:
         """The requirements of a tier."""
         return tuple(r for r in self.requirements if r.tier == tier)
+
+    def bundles(self, claims: Sequence[Stated]) -> dict[str, list[list[Stated]]]:
+        """By position: of the claims made there, those that fit each claim of the role."""
+        statements = [x if isinstance(x, Statement) else x.statement for x in claims]
+        bundles: dict[str, list[list[Stated]]] = {}
+        for at in dict.fromkeys(statement.at for statement in statements):
+            here = [pair for pair in zip(claims, statements) if pair[1].at == at]
+            bundles[at] = [[x for x, s in here if wanted.fits(s)] for wanted in self.claims]
+        return bundles
 
     def missing(self, measured: Mapping[str, tuple[float, float]]) -> list[Requirement]:
         """The requirements that (value, percentile) by measure fail, or for which there is none."""

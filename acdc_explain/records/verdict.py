@@ -8,12 +8,14 @@ from typing import Literal
 
 from ..ids import content_id, plain
 
-Outcome = Literal["supported", "pattern_only", "causal_only", "refuted", "inconclusive"]
+Outcome = Literal["supported", "matters", "pattern_only", "causal_only", "refuted", "inconclusive"]
+"""`matters`: the component surely has an effect, and nothing else is claimed."""
 WORST_FIRST: tuple[Outcome, ...] = (
     "refuted",
     "pattern_only",
     "causal_only",
     "inconclusive",
+    "matters",
     "supported",
 )
 """Where judges disagree, the worst outcome counts."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from acdc_explain.claims.checks import Check
+    from acdc_explain.claims.paths import Path
     from acdc_explain.evidence.patching.edges import Response
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.claim import Claim
@@ -34,7 +34,7 @@ class Attends(BaseModel):
     )
     through: str = Field(
         description="where its effect is measured when it reads these keys alone: a receiver "
-        "with its port, such as a9.h6<q> or m5; answers, foils or logits"
+        "with its port, such as a9.h6<q> or m5; answers, foils or logits; metric for all together"
     )
 
 
@@ -44,7 +44,7 @@ class Carries(BaseModel):
     model_config = ConfigDict(extra="forbid")
     variable: str = Field(description="the variable of the prompts")
     at: str = Field(description="the position at which it writes")
-    through: str = Field(description="a receiver with its port, answers, foils or logits")
+    through: str = Field(description="a receiver with its port, answers, foils, logits or metric")
     by: float | None = Field(
         None, description="which share of the gap it passes on there, about; with its sign"
     )
@@ -61,25 +61,33 @@ def attends(
     import torch
 
     from acdc_explain.claims.checks import Check, measured
-    from acdc_explain.claims.paths import RANDOM_KEYS, Source, path_effects
-    from acdc_explain.claims.reading import attention_to, path_of, testable
+    from acdc_explain.claims.paths import CORRUPT, RANDOM_KEYS, Source, path_effects
+    from acdc_explain.claims.reading import (
+        attention_to,
+        effect_at,
+        path_of,
+        testable,
+        untouched,
+    )
 
     paths, answers = testable(contrast, claims, path_of)
     wanted = []
     for number, path in paths.items():
         to = claims[number].arguments["to"]
-        wanted += [(path, Source(prompts)), (path, Source(prompts, to))]
+        wanted += [(path, Source(x)) for x in dict.fromkeys((CORRUPT, prompts))]
+        wanted += [(path, Source(prompts, to))]
         wanted += [(path, Source(prompts, to, seed)) for seed in range(RANDOM_KEYS)]
     effects = path_effects(contrast, wanted)
     for number, path in paths.items():
         to, node = claims[number].arguments["to"], claims[number].node
-        whole = effects[path, Source(prompts)].share.sum(1).double()
-        mean = whole.mean()
-        if not mean:
-            answers[number] = "nothing of it reaches there"
+        amount = effect_at(contrast, path, CORRUPT)
+        whole = amount(effects[path, Source(prompts)])
+        if (reason := untouched(whole, amount(effects[path, Source(CORRUPT)]))) is not None:
+            answers[number] = reason
             continue
+        mean = whole.mean()
         kept, *random = (
-            (whole - effects[path, source].share.sum(1).double()) / mean
+            (whole - amount(effects[path, source])) / mean
             for source in (
                 Source(prompts, to),
                 *(Source(prompts, to, seed) for seed in range(RANDOM_KEYS)),
@@ -106,7 +114,12 @@ def carries(
 
     from acdc_explain.claims.checks import Check, measured
     from acdc_explain.claims.paths import Source, path_effects
-    from acdc_explain.claims.reading import measure_others, of_others, path_of, testable
+    from acdc_explain.claims.reading import (
+        effect_at,
+        measure_others,
+        path_of,
+        testable,
+    )
     from acdc_explain.evidence.variables import variable_names
 
     variables = variable_names(contrast)
@@ -122,28 +135,40 @@ def carries(
         if variable not in variables:
             answers[number] = f"the task has no variable {variable!r}, but {', '.join(variables)}"
             continue
-        whole = effects[path, Source(prompts)].share.sum(1).double()
+        amount = effect_at(contrast, path, prompts)
+        whole = amount(effects[path, Source(prompts)])
         mean = whole.mean()
         if not mean:
             answers[number] = "nothing of it reaches there"
             continue
-        shares = {x: effects[path, Source(x)].share.sum(1).double() / mean for x in variables}
+        shares = {x: amount(effects[path, Source(x)]) / mean for x in variables}
         rest = [shares[x] for x in variables if x != variable]
         control = torch.stack(rest).mean(0) if rest else torch.zeros_like(whole)
         share = measured("carried", [node], [shares[variable]], [control], whole / mean)
         checks = [Check(share, "share of its effect", CARRIED, for_null=False)]
         if others:
-            by = claims[number].arguments["by"]
-            sign = 1 if (mean if by is None else by) > 0 else -1
-            null = of_others(contrast, path, Source(variable), partial(_signed, sign))
-            size = None if by is None else abs(by)
-            checks.append(Check(null, "share of the gap", size=size))
+            checks.append(_against_others(contrast, path, claims[number], amount))
         answers[number] = checks
     return answers
 
 
-def _signed(sign: int, response: Response) -> Tensor:
-    return sign * response.share.sum(1)
+def _against_others(
+    contrast: Contrast, path: Path, claim: Claim, amount: Callable[[Response], Tensor]
+) -> Check:
+    """What is passed on of the variable, and what other components pass on of it.
+
+    In shares of the gap if a size is claimed, else as `amount` says.
+    """
+    from acdc_explain.claims.checks import Check
+    from acdc_explain.claims.paths import Source
+    from acdc_explain.claims.reading import of_others
+
+    by, source = claim.arguments["by"], Source(claim.arguments["variable"])
+    if by is None:
+        return Check(of_others(contrast, path, source, amount), "effect on its reader")
+    sign = 1 if by > 0 else -1
+    null = of_others(contrast, path, source, lambda response: sign * response.share.sum(1))
+    return Check(null, "share of the gap", size=abs(by))
 
 
 @hookimpl

@@ -14,6 +14,7 @@ from acdc_explain.records.run.summary import Sentence
 if TYPE_CHECKING:
     from acdc_explain.llm.exchange import Ask, Exchange
     from acdc_explain.records.circuit import Node
+    from acdc_explain.records.claim import Statement
     from acdc_explain.records.question import Question
     from acdc_explain.records.role import RoleCard
     from acdc_explain.records.run.summary import SummaryQuestion
@@ -21,22 +22,27 @@ if TYPE_CHECKING:
 OUTSTANDING = 0.9  # percentile
 NEGLIGIBLE = 0.05  # value of a measure
 MOST_NUMBERS = 4  # in a description
+MOST_SAID = 4  # claims in a description
 FALLBACK_ROLES = ("attention_sink", "other")  # in this order, where no other role fits
 
 
 class Rules:
-    """Proposes every role whose tests the evidence passes; `other` if there is none."""
+    """Proposes every role that evidence and claims support; `other` if there is none."""
 
     def prompt(self, question: Question, ask: Ask | None) -> str:
         """All that the rules use, so that other evidence or other cards make a new question."""
-        inputs = {"measured": question.measured, "cards": question.possible_roles}
+        inputs = {
+            "measured": question.measured,
+            "cards": question.possible_roles,
+            "claims": list(question.claims),
+        }
         return canonical_json(inputs)
 
     async def __call__(
         self, question: Question, prompt: str, ask: Ask | None, **settings: Any
     ) -> LabelerReply:
         cards = question.possible_roles
-        passed = [name for name, card in cards.items() if not card.missing(question.measured)]
+        passed = [name for name, card in cards.items() if _passes(question, card)]
         roles = [name for name in passed if name not in FALLBACK_ROLES]
         if not roles:
             roles = ["attention_sink" if "attention_sink" in passed else "other"]
@@ -52,9 +58,7 @@ class Rules:
             if role in question.claims
         ]
         without_role = [node for node in question.circuit.components if not question.granted(node)]
-        unnamed = [
-            node for node in without_role if ("other", "supported") in question.outcomes(node)
-        ]
+        unnamed = [node for node in without_role if ("other", "matters") in question.outcomes(node)]
         failed = [node for node in without_role if node not in unnamed]
         if unnamed:
             text = f"{_listed(unnamed)}: matter here, in a way that no role names (other)."
@@ -66,26 +70,27 @@ class Rules:
 
     def _proposal(self, question: Question, card: RoleCard) -> Proposal:
         required = {requirement.measure for requirement in card.requirements}
-        measures = required if card.name != "other" else set(question.measured)
-        cited = [e for e in question.evidence if measures & set(e.measures)]
+        cited = [e for e in question.evidence if required & set(e.measures)]
+        claims = question.claims if card.name == "other" else _fitting(question, card)
         return Proposal(
             role=card.name,
-            description=self._description(question, card),
+            description=self._description(question, card, claims),
             confidence=_confidence(question, card),
-            evidence_ids=tuple(evidence.id for evidence in cited),
-            positions=("END",) if "answer_attention" in required else (),
+            evidence_ids=tuple(evidence.id for evidence in cited or question.evidence),
+            positions=tuple(dict.fromkeys(x.at for x in claims if x.topic != "where")),
         )
 
-    def _description(self, question: Question, card: RoleCard) -> str:
-        """What the role claims, with the measured values."""
+    def _description(self, question: Question, card: RoleCard, claims: Sequence[Statement]) -> str:
+        """What the component does, by its claims, or by the values that the card names."""
+        said = [x.text for topic in ("reads", "does") for x in claims if x.topic == topic]
         if card.name == "other":
-            return self._unnamed(question)
-        measured, claim = question.measured, card.claim[0].upper() + card.claim[1:]
-        names = [requirement.measure for requirement in card.requirements]
-        numbers = ", ".join(
-            _number(name, *measured[name]) for name in dict.fromkeys(names) if name in measured
-        )
-        return f"{claim}: {numbers}."
+            return _sentence(said[:MOST_SAID]) if said else self._unnamed(question)
+        measured = question.measured
+        names = dict.fromkeys(requirement.measure for requirement in card.requirements)
+        numbers = [_number(name, *measured[name]) for name in names if name in measured]
+        if not said:
+            return f"{card.claim[0].upper()}{card.claim[1:]}: {', '.join(numbers)}."
+        return _sentence([*said[:MOST_SAID], *numbers])
 
     def _unnamed(self, question: Question) -> str:
         """The measures in which a component without a role stands out."""
@@ -103,6 +108,24 @@ class Rules:
             return f"{text}."
         numbers = ", ".join(_number(name, *measured[name]) for name in names[:MOST_NUMBERS])
         return f"{text}; more than most: {numbers}."
+
+
+def _passes(question: Question, card: RoleCard) -> bool:
+    """Whether the evidence meets the card's requirements and claims at one position its claims."""
+    if card.missing(question.measured):
+        return False
+    return not card.claims or any(map(all, card.bundles(question.claims).values()))
+
+
+def _fitting(question: Question, card: RoleCard) -> list[Statement]:
+    """The claims by which a component has a role, the strongest of each kind."""
+    bundles = [bundle for bundle in card.bundles(question.claims).values() if all(bundle)]
+    return list({some[0].claim: some[0] for bundle in bundles for some in bundle}.values())
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _stands_out(name: str, value: float, percentile: float) -> bool:
@@ -124,7 +147,7 @@ def _number(name: str, value: float, percentile: float) -> str:
 def _confidence(question: Question, card: RoleCard) -> float:
     """How far from the median the least outstanding of the role's pattern measures is, 0 to 1."""
     if card.name == "other":
-        return 0.0  # nothing is claimed
+        return 0.0  # no role is claimed
     ranks = [abs(2 * question.measured[r.measure][1] - 1) for r in card.tests("pattern")]
     return round(min(ranks, default=0.5), 3)
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from acdc_explain_plugins.judges.role_card import Test as Measured
-from acdc_explain_plugins.judges.role_card import _test, _verdict, deciding_of, outcome_of
+from acdc_explain_plugins.judges.card_tests import Test as Measured
+from acdc_explain_plugins.judges.card_tests import (
+    claim_tests,
+    deciding_of,
+    measured_test,
+    outcome_of,
+    verdict_of,
+)
 from acdc_explain_plugins.roles import CARDS
 
 from acdc_explain.evidence.measurement import Measurement
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.claim import Claim, ClaimResult
 from acdc_explain.records.graph import Graph
-from acdc_explain.records.role import Requirement
+from acdc_explain.records.role import Requirement, RoleCard, RoleClaim
 
 from ..samples import make_run
 
@@ -88,7 +95,7 @@ def test_states(bounds, values, noise, state):
     # Remove the mean of the noise, so that each value is exactly that of the case.
     samples = shifted.samples - shifted.samples.mean(1, keepdim=True)
     exact = Measurement("m", shifted.nodes, samples + torch.tensor(values)[:, None])
-    assert _test(Requirement("pattern", "m", **bounds), exact, ME).state == state
+    assert measured_test(Requirement("pattern", "m", **bounds), exact, ME).state == state
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,7 @@ def test_states(bounds, values, noise, state):
 )
 def test_outcomes(pattern, causal, outcome):
     tests = [
-        Measured(Requirement(tier, "a", at_least=0.0), state, 0, 0, 0, 0, 0, 1)
+        Measured(tier, "a", state, "a", value=0.0, n=1)
         for tier, state in (("pattern", pattern), ("causal", causal))
         if state is not None
     ]
@@ -133,10 +140,11 @@ def test_a_requirement_that_counts_only_where_it_is_defined():
 
 
 def test_the_deciding_test_is_the_first_that_does_not_hold():
-    first = _test(Requirement("pattern", "a", at_least=0.1), measurement([0.5, 0.0]), ME)
-    second = _test(Requirement("causal", "b", at_least=0.9), measurement([0.25, 0.125]), ME)
+    first = measured_test(Requirement("pattern", "a", at_least=0.1), measurement([0.5, 0.0]), ME)
+    second = measured_test(Requirement("causal", "b", at_least=0.9), measurement([0.25, 0.125]), ME)
     label = make_run().labels[0]
-    verdict = _verdict(label, [first, second])
+    tests = [first, second]
+    verdict = verdict_of(label, "x", outcome_of(tests), tests, "; ".join(map(str, tests)))
     assert verdict.outcome == "pattern_only"
     assert (verdict.score, verdict.chance, verdict.n) == (0.25, 0.125, 40)
     assert (verdict.measure, verdict.low, verdict.high) == ("b", 0.25, 0.25)
@@ -147,7 +155,11 @@ def test_the_deciding_test_is_the_first_that_does_not_hold():
 def test_the_deciding_test_fails_or_is_unclear_or_is_closest_to_its_bound():
     def test(state, value, bounds):
         requirement = Requirement("causal", f"m{value}", **bounds)
-        return Measured(requirement, state, value, value - 0.1, value + 0.1, 0.0, 0.5, 8)
+        limits = [x for x in (requirement.at_least, requirement.at_most) if x is not None]
+        return Measured(
+            "causal", "m", state, "m", None, value, value - 0.1, value + 0.1, 0.0, 0.5, 8,
+            tuple(limits), absence=requirement.only_absence,
+        )  # fmt: skip
 
     clear, close = test("holds", 0.9, {"at_least": 0.1}), test("holds", 0.3, {"at_least": 0.1})
     absent = test("holds", 0.1, {"at_most": 0.2})
@@ -208,7 +220,7 @@ def test_cards_have_a_claim_and_bounds_on_measures_that_exist():
 
     for card in CARDS:
         assert card.claim
-        assert card.requirements
+        assert card.requirements or card.claims
         for requirement in card.requirements:
             assert {o.measure for o in requirement.options} <= {*MEASURES, *NODE_MEASURES}
             assert str(requirement) != requirement.measure
@@ -221,3 +233,56 @@ def test_the_roles_of_the_literature_have_cards():
         "positional", "attention_sink", "broad", "token_enrichment", "fact_lookup",
         "logit_booster", "comparison", "key_value_memory", "other",
     }  # fmt: skip
+
+
+class TestClaims:
+    """A card's claims against the results of a component's claims."""
+
+    def result(self, name, outcome="holds", *, specific=True, also=None, **arguments):
+        topic = "reads" if name == "attends" else "does"
+        return ClaimResult(
+            Claim(ME, name, arguments), f"{name} {arguments}", topic, outcome, 0.5, 0.4, 0.6, 0.1,
+            specific=specific, also=also or {},
+        )  # fmt: skip
+
+    card = RoleCard(
+        "copier",
+        "head",
+        "copies",
+        claims=(
+            RoleClaim("attends", {"to": ("answer",)}),
+            RoleClaim("feeds", {"receiver": ("head",)}, positive=True),
+        ),
+    )
+
+    def states(self, *results) -> list[str]:
+        return [test.state for test in claim_tests(self.card, results)]
+
+    def test_both_claims_must_hold_at_one_position(self):
+        reads = self.result("attends", at="A", to="IO", also={"to": ["answer"]})
+        fed = self.result("feeds", at="A", receiver="a1.h0", by=0.2)
+        elsewhere = self.result("feeds", at="B", receiver="a1.h0", by=0.2)
+        assert self.states(reads, fed) == ["holds", "holds"]
+        assert self.states(reads, elsewhere) == ["holds", "fails"]
+
+    def test_sign_receiver_and_relation_count(self):
+        reads = self.result("attends", at="A", to="IO", also={"to": ["foil"]})
+        against = self.result("feeds", at="A", receiver="a1.h0", by=-0.2)
+        to_an_mlp = self.result("feeds", at="A", receiver="m1", by=0.2)
+        assert self.states(reads, against, to_an_mlp) == ["fails", "fails"]
+
+    def test_what_is_not_specific_supports_nothing(self):
+        reads = self.result("attends", specific=False, at="A", to="answer")
+        fed = self.result("feeds", at="A", receiver="a1.h0", by=0.2)
+        assert self.states(reads, fed) == ["unclear", "holds"]
+
+    def test_a_component_of_which_nothing_is_known_is_unclear(self):
+        assert self.states() == ["unclear", "unclear"]
+        assert outcome_of(claim_tests(self.card, [])) == "inconclusive"
+
+    def test_a_claim_that_fails_fails(self):
+        reads = self.result("attends", "fails", at="A", to="answer")
+        fed = self.result("feeds", at="A", receiver="a1.h0", by=0.2)
+        tests = claim_tests(self.card, [reads, fed])
+        assert outcome_of(tests) == "causal_only"
+        assert deciding_of(tests).measure == "attends {'at': 'A', 'to': 'answer'}"

@@ -25,7 +25,7 @@ R = TypeVar("R")
 Values = Mapping[str, Any]
 NESTED = frozenset(
     {"settings", "versions", "alternatives", "facts", "positions", "evidence_ids", "nodes"}
-    | {"sentences", "label_ids", "exchange_ids", "arguments", "votes"}
+    | {"sentences", "label_ids", "exchange_ids", "arguments", "votes", "also"}
 )
 
 
@@ -160,7 +160,7 @@ def _to_label(values: Values) -> Label:
 
 CLAIM_NAMES = (
     *("node", "claim", "arguments", "text", "topic", "outcome", "value", "low", "high", "chance"),
-    *("percentile", "unit", "n", "specific", "votes", "reason"),
+    *("percentile", "unit", "n", "specific", "votes", "reason", "also"),
 )
 
 
@@ -172,7 +172,8 @@ def _claim_values(result: ClaimResult) -> dict[str, Any]:
 
 def _to_claim(values: Values) -> ClaimResult:
     claim = Claim(Node.parse(values["node"]), values["claim"], values["arguments"])
-    return ClaimResult(claim, **{name: values[name] for name in CLAIM_NAMES[3:]})
+    also = values.get("also", {})  # older documents have none
+    return ClaimResult(claim, **{name: values[name] for name in CLAIM_NAMES[3:-1]}, also=also)
 
 
 def _component_values(result: ComponentResult) -> dict[str, Any]:

@@ -187,5 +187,6 @@ MIGRATIONS: tuple[str, ...] = (
     _NUMBERS,
     _TRUST,
     _CLAIMS,
+    "ALTER TABLE claims ADD COLUMN also TEXT DEFAULT '{}';",
 )
 VERSION = len(MIGRATIONS)
