@@ -14,6 +14,7 @@ MATTERS = Requirement("causal", "ablation_effect", at_least=0.05)
 END = {"at": ("END",)}
 TO_ANSWER = RoleClaim("attends", {**END, "to": ("answer",)})
 TO_FOIL = RoleClaim("attends", {**END, "to": ("foil token",)})
+TO_NO_ANSWER = RoleClaim("attends", {**END, "to": ("no answer",)})
 TO_ITSELF = RoleClaim("attends", {**END, "to": ("itself",)})
 FEEDS = RoleClaim("feeds", {"receiver": ("head", "mlp")})
 RAISES = RoleClaim("raises", {"what": ("answers",)})
@@ -56,7 +57,6 @@ HEADS = (
         name="name_mover",
         kind="head",
         claim="attends from the last token to the answer and copies it into the logits",
-        requirements=(Requirement("pattern", "copying", at_least=COPYING),),
         claims=(TO_ANSWER, _writes("raises", "answers", "answer")),
         aliases=("mover", "argument mover", "letter mover", "copy head"),
         source="Wang et al. 2022",
@@ -65,7 +65,6 @@ HEADS = (
         name="negative_name_mover",
         kind="head",
         claim="attends from the last token to the answer and pushes it down in the logits",
-        requirements=(Requirement("pattern", "negative_copying", at_least=COPYING),),
         claims=(TO_ANSWER, _writes("lowers", "answers", "answer")),
         aliases=("copy suppression", "anti-copy"),
         source="Wang et al. 2022; McDougall et al. 2023",
@@ -146,7 +145,7 @@ HEADS = (
         kind="head",
         claim="raises what follows the attended token in an order: days, numbers, months, letters",
         requirements=(Requirement("pattern", "successor_score", at_least=0.5),),
-        claims=(DOES,),
+        claims=(TO_NO_ANSWER, _writes("raises", "answers", "no answer")),
         aliases=("ordinal",),
         source="Gould et al. 2023",
     ),
@@ -155,7 +154,7 @@ HEADS = (
         kind="head",
         claim="raises what stands in a relation to the attended token, such as a country's capital",
         requirements=(Requirement("pattern", "relation_score", at_least=0.3),),
-        claims=(DOES,),
+        claims=(TO_NO_ANSWER, _writes("raises", "answers", "no answer")),
         aliases=("fact mover", "relation mover"),
         source="Elhelo and Geva 2024",
     ),

@@ -42,7 +42,7 @@ LEAST_ATTENTION = 0.05
 LEAST_SHIFT = 0.0025  # of attention, by one sender
 SOURCES = 2  # of direct effects, of one head
 WHAT: tuple[What, What] = ("answers", "foils")
-KEYS = 2  # of one head at one place
+KEYS = 3  # of one head at one place
 
 
 def candidates(

@@ -93,15 +93,11 @@ def _state(sure: bool, impossible: bool) -> ClaimOutcome:
 
 
 def _percentile(check: Check, node: Node, group: Sequence[Node]) -> float | None:
-    """The share of the components of the kind outside the group with a smaller value."""
+    """The share of the measured components outside the group with a smaller value."""
     if not check.for_null:
         return None
     measurement, excluded = check.measurement, {node, *group}
-    others = [
-        measurement.value(other)
-        for other in measurement.nodes
-        if other not in excluded and other.kind == node.kind
-    ]
+    others = [measurement.value(other) for other in measurement.nodes if other not in excluded]
     value = measurement.value(node)
     return sum(other < value for other in others) / len(others) if others else None
 

@@ -61,8 +61,8 @@ def relations(contrast: Contrast, at: str, place: str) -> list[str]:
     """The relations that are the same keys as a place, seen from another, in every prompt.
 
     Some say something of the place alone: `changed`, its tokens differ between the clean and the
-    corrupted prompts; `answer token` and `foil token`, it holds one of these; `elsewhere`, it is
-    another place than that of the query.
+    corrupted prompts; `answer token`, `foil token`, `no answer`, it holds one of these, or none of
+    the answers; `elsewhere`, it is another place than that of the query.
     """
     return contrast.once(_relations, at, place)
 
@@ -83,6 +83,7 @@ def _relations(contrast: Contrast, at: str, place: str) -> list[str]:
         "changed": here != tokens.of(contrast.corrupt.tokens),
         "answer token": _any_of(contrast.answers, here),
         "foil token": _any_of(contrast.foils, here),
+        "no answer": ~_any_of(contrast.answers, here),
         "elsewhere": torch.full_like(tokens.valid, place != at),
     }
     return names + [name for name, at_each in of_place.items() if (at_each | ~tokens.valid).all()]

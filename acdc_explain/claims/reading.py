@@ -20,7 +20,8 @@ from .paths import METRIC, Path, Source, parse_reader, path_effects, require_pla
 
 SURE = 2.5  # standard errors by which a share of the gap must differ from zero
 SILENT = 0.5  # of the effect under the task's corruption; a smaller one is no vote
-NULL_SENDERS = 30  # other components of the kind that are measured at the same reader
+NULL_SENDERS = 30  # other components that are measured at the same reader
+FEW_SENDERS = 5  # of a kind: too few to say that a claim is true of few
 
 
 def path_of(contrast: Contrast, claim: Claim) -> Path:
@@ -150,13 +151,15 @@ def of_others(
 
 
 def _with_others(contrast: Contrast, path: Path) -> list[Path]:
-    """A path, and that of some other senders of the kind: the same for every such claim."""
+    """A path, and that of some other senders: the same for every such claim.
+
+    They are of the sender's kind, as long as there are enough of it; else of any kind.
+    """
     graph = contrast.model.graph
-    senders = [
-        node
-        for node in graph.writers[: graph.n_senders(path.receiver)]
-        if node.kind == path.sender.kind
-    ]
+    all_senders = [x for x in graph.writers[: graph.n_senders(path.receiver)] if x.kind != "input"]
+    senders = [node for node in all_senders if node.kind == path.sender.kind]
+    if len(senders) <= FEW_SENDERS:
+        senders = all_senders
     chosen = random.Random(f"{path.reader} {path.at}").sample(
         senders, min(NULL_SENDERS, len(senders))
     )

@@ -22,6 +22,9 @@ Db = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AllLabels = Annotated[
+    bool, typer.Option("--all", help="Print every label with its verdict, those that failed, too.")
+]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="An id, the beginning of one, a name, or `last`.")
 ]

@@ -13,7 +13,7 @@ from ..output.files import read_json, write_text
 from ..output.text import print_json, say
 from ..progress import on_terminal
 from .app import app, installed, interruptible, open_store, say_cut
-from .options import DEFAULT_STORE, AnyVerdict, Db, Json, OfModel, OfTask, RunName
+from .options import DEFAULT_STORE, AllLabels, AnyVerdict, Db, Json, OfModel, OfTask, RunName
 
 if TYPE_CHECKING:
     from ..records.run.run import Run
@@ -175,8 +175,10 @@ def delete(
 
 
 @app.command()
-def show(run: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
-    """Show a run: its circuit, components, roles, verdicts and motifs."""
+def show(
+    run: RunName, db: Db = DEFAULT_STORE, all_labels: AllLabels = False, as_json: Json = False
+) -> None:
+    """Show a run: its circuit, its components, its motifs, and what it does step by step."""
     installed()
     stored = open_store(db).get(run)
     if as_json:
@@ -187,7 +189,7 @@ def show(run: RunName, db: Db = DEFAULT_STORE, as_json: Json = False) -> None:
     from ..report.text.run import show_run
     from ..report.text.tables import console
 
-    show_run(stored, console())
+    show_run(stored, console(), all_labels=all_labels)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import UserError
 from ..ids import content_id
 from ..records.circuit import Circuit, Node
-from ..records.claim import Claim, ClaimResult, ComponentResult, Coverage
+from ..records.claim import Claim, ClaimResult, ComponentResult, Coverage, Step
 from ..records.run.header import RESULTS
 from .context import RunContext
 
@@ -18,10 +18,11 @@ FEWEST = 4  # prompts of a split: fewer have no interval worth the name
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was claimed and what came of it. Both are empty where nothing could be measured."""
+    """What was claimed and what came of it. All is empty where nothing could be measured."""
 
-    claims: Sequence[ClaimResult]
-    components: Sequence[ComponentResult]
+    claims: Sequence[ClaimResult] = ()
+    components: Sequence[ComponentResult] = ()
+    algorithm: Sequence[Step] = ()
 
 
 def explain_components(run: RunContext, circuit: Circuit) -> Explanation:
@@ -32,7 +33,11 @@ def explain_components(run: RunContext, circuit: Circuit) -> Explanation:
     tested = run.writer.find_claims(question)
     if tested is None:
         found = _measured(run, circuit)
-        tested = {"claims": list(found.claims), "components": list(found.components)}
+        tested = {
+            "claims": list(found.claims),
+            "components": list(found.components),
+            "algorithm": list(found.algorithm),
+        }
     run.writer.add_claims(question, tested)
     return Explanation(**tested)
 
@@ -41,11 +46,12 @@ def _measured(run: RunContext, circuit: Circuit) -> Explanation:
     from ..claims.compose import compose
     from ..claims.effects import component_results
     from ..claims.paths import release
+    from ..claims.steps import steps
     from ..evidence.measurement import NotMeasurable
 
     if (reason := _obstacle(run)) is not None:
         run.progress("claims", 3, 3, f"none, as {reason}")
-        return Explanation((), ())
+        return Explanation()
     run.progress("claims", 0, 3, "composed on the discovery prompts")
     try:
         claims = compose(run.contrast, circuit, circuit.components, run.plugins.claims())
@@ -56,14 +62,15 @@ def _measured(run: RunContext, circuit: Circuit) -> Explanation:
         for result in results:
             by_node[result.node].append(result)
         components = component_results(run.held_out, circuit.components, by_node)
+        algorithm = steps(run.held_out, components, results)
     except NotMeasurable as reason:
         run.progress("claims", 3, 3, f"none, as {reason}")
-        return Explanation((), ())
+        return Explanation()
     for contrast in (run.contrast, run.held_out):
         release(contrast)
     coverage = Coverage.of(components)
     run.progress("claims", 3, 3, coverage.in_words)
-    return Explanation(results, components)
+    return Explanation(results, components, algorithm)
 
 
 def _obstacle(run: RunContext) -> str | None:

@@ -19,7 +19,7 @@ from ..models.options import Ablation
 from ..plugins import Plugins
 from ..progress import Progress
 from ..records.circuit import Circuit, Node
-from ..records.claim import ClaimResult, ComponentResult
+from ..records.claim import ClaimResult, ComponentResult, Step
 from ..records.evidence import Evidence
 from ..records.label import Failure, LabelResult
 from ..records.run.behavior import Behavior, doubt
@@ -53,6 +53,7 @@ class Found:
 
     claims: Sequence[ClaimResult] = ()
     components: Sequence[ComponentResult] = ()
+    algorithm: Sequence[Step] = ()
     verdicts: Sequence[Verdict] = ()
     summary: Summary | None = None
     motifs: Sequence[Motif] = ()
@@ -219,6 +220,7 @@ class RunContext:
             set_aside=tuple(self.set_aside),
             claims=list(found.claims or before.claims),
             components=list(found.components or before.components),
+            algorithm=list(found.algorithm or before.algorithm),
         )
 
     def _cited_elsewhere(

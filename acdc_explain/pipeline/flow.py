@@ -94,7 +94,9 @@ def _finish(
     motifs = run.store.match(run.header.id, run.plugins.patterns())
     run.writer.add_motifs(motifs)
     complete = told and not run.set_aside and all(result.labels for result in results)
-    found = Found(explanation.claims, explanation.components, verdicts, summary, motifs)
+    found = Found(
+        explanation.claims, explanation.components, explanation.algorithm, verdicts, summary, motifs
+    )
     return run.close(circuit, evidence, results, found, complete=complete)
 
 

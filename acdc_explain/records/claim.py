@@ -146,6 +146,14 @@ class ComponentResult:
     explained: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A sentence of the algorithm of a circuit, with the ids of the claims that it rests on."""
+
+    text: str
+    claims: Sequence[str]
+
+
 def is_explained(results: Sequence[ClaimResult]) -> bool:
     """Whether the claims about one component explain it.
 

@@ -37,8 +37,8 @@ def acts(
     """
     import torch
 
-    from acdc_explain.claims.ablations import ablations
     from acdc_explain.claims.checks import Check, measured
+    from acdc_explain.claims.effects import ablations
     from acdc_explain.claims.paths import CORRUPT, require_place
     from acdc_explain.claims.reading import untouched
     from acdc_explain.evidence.measurement import NotMeasurable
@@ -86,8 +86,8 @@ def directly(
     """
     import torch
 
-    from acdc_explain.claims.ablations import ablations
     from acdc_explain.claims.checks import Check, measured
+    from acdc_explain.claims.effects import ablations
     from acdc_explain.claims.paths import CORRUPT, Path, Source, path_effects
     from acdc_explain.claims.reading import untouched
     from acdc_explain.records.circuit import LOGITS

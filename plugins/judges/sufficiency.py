@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from acdc_explain.records.role import RoleCard
 
 ENOUGH, TOO_LITTLE = 0.5, 0.2  # of the effect
-TOO_MUCH = 1.5  # of the effect: more is no support, as what the label leaves out works against it
+TOO_MUCH = 1.5  # of the effect: what the label leaves out works against it, which is said
 
 
 def sufficiency(
@@ -36,8 +36,7 @@ def sufficiency(
 
     The bounds must be met by the whole 95 % interval. `supported` if at least half of the effect on
     the claim's reader survives, and more than at random places; `causal_only` if less than a fifth
-    survives: the head matters, but not by attending there. If more than 150 % survives, what the
-    label leaves out works against it: `inconclusive`.
+    survives: the head matters, but not by attending there.
     """
     chosen = {label: _claimed(label, roles, claims) for label in labels}
     tested = [(label, claim) for label, claim in chosen.items() if claim is not None]
@@ -83,11 +82,10 @@ def _verdict(label: Label, reader: str, measurement: Measurement) -> Verdict:
 
 def _outcome(low: float, high: float, beyond_chance: bool) -> tuple[Outcome, str]:
     """The outcome and a remark for the reason, often empty."""
+    remark = "; what the label leaves out works against it" if low > TOO_MUCH else ""
     if high < TOO_LITTLE:
-        return "causal_only", ""
-    if low > TOO_MUCH:
-        return "inconclusive", "; what the label leaves out works against it"
-    return ("supported" if low >= ENOUGH and beyond_chance else "inconclusive"), ""
+        return "causal_only", remark
+    return ("supported" if low >= ENOUGH and beyond_chance else "inconclusive"), remark
 
 
 @hookimpl

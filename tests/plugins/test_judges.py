@@ -143,7 +143,7 @@ class TestSufficiency:
             ((0.3, 0.6), True, "inconclusive"),
             ((0.0, 0.19), True, "causal_only"),
             ((0.7, 0.9), False, "inconclusive"),  # random places keep as much
-            ((1.6, 2.0), True, "inconclusive"),  # the other places work against it
+            ((1.6, 2.0), True, "supported"),  # the other places work against it
         ],
     )
     def test_outcomes(self, interval, beyond_chance, outcome):

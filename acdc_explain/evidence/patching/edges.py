@@ -205,16 +205,18 @@ def kept_change(
 ) -> Float[Tensor, "batch token d_model"]:
     """What a head writes at a place if it reads only some keys as they are, minus what it writes.
 
-    Attention and values of all other keys are those of another run of the prompts.
+    All other keys have the attention and values of another run of the prompts, the attention scaled
+    so that the sum over all keys stays what it was: else a head that attends elsewhere in the other
+    run would read twice as much.
     """
     clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
     layer, number = head_index(head)
-    mixed = []
-    for run, some in ((clean, keys), (other, ~keys)):
-        attended = run.attended[layer]
-        pattern = tokens.of(attended.pattern[0, :, number]) * some
-        mixed.append(pattern @ attended.v[0, :, number])
-    z = mixed[0] + mixed[1]
+    here, there = clean.attended[layer], other.attended[layer]
+    kept = tokens.of(here.pattern[0, :, number]) * keys
+    rest = tokens.of(there.pattern[0, :, number]) * ~keys
+    left = tokens.of(here.pattern[0, :, number]).sum(-1, keepdim=True) - kept.sum(-1, keepdim=True)
+    rest = rest * (left / rest.sum(-1, keepdim=True).clamp_min(1e-9))
+    z = kept @ here.v[0, :, number] + rest @ there.v[0, :, number]
     attention, scale = clean.runner.layers.attention[layer], clean.scales[layer]
     written = attention.write(number, z)
     if scale is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import nearest
 from ...llm.exchange import Exchange
 from ..circuit import Circuit, Node
-from ..claim import ClaimResult, ComponentResult, Coverage
+from ..claim import ClaimResult, ComponentResult, Coverage, Step
 from ..evidence import Evidence
 from ..label import Failure, Label
 from ..task import Task
@@ -45,6 +45,7 @@ class Run:
         set_aside: What plugins failed to do just now. It is not stored.
         claims: What is claimed about the components, with the outcomes of the tests.
         components: How much each component matters, and whether its claims explain it.
+        algorithm: What the circuit does, step by step, from the claims that hold.
     """
 
     header: RunHeader
@@ -62,6 +63,7 @@ class Run:
     set_aside: Sequence[str] = ()
     claims: Sequence[ClaimResult] = ()
     components: Sequence[ComponentResult] = ()
+    algorithm: Sequence[Step] = ()
 
     def __repr__(self) -> str:
         return f"{self.title}\n{self._circuit_in_words}"

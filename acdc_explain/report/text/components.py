@@ -10,11 +10,11 @@ from rich.text import Text
 
 from ...records.run.run import WAITS
 from ...records.verdict import worst
-from .tables import new_table, number_text, outcome_text
+from .tables import STYLES, new_table, number_text, outcome_text
 
 if TYPE_CHECKING:
     from ...records.circuit import Node
-    from ...records.claim import ClaimResult
+    from ...records.claim import ClaimResult, ComponentResult
     from ...records.label import Label
     from ...records.run.run import Run
     from ...records.verdict import Verdict
@@ -23,21 +23,43 @@ Row = tuple[str | Text, ...]
 
 
 def claims_table(run: Run) -> Table:
-    """One row a component, the largest effect first: what it reads and does, by claims that hold.
+    """One row a component, the largest effect first: its role, what it reads and what it does.
 
-    Of each kind the first claim that is specific; a dash where none is.
+    Of each kind the first claim that holds and is specific; a dash where none is.
     """
-    table = new_table("node", "effect", "explained", "reads", "does")
+    table = new_table("node", "effect", "role", "reads", "does")
     for result in sorted(run.components, key=lambda result: -abs(result.effect)):
         claims = run.claims_of(result.node)
         words = [_first(claims, topic) for topic in ("reads", "does")]
-        state = "idle" if result.idle else "yes" if result.explained else "no"
-        table.add_row(str(result.node), f"{result.effect:+.1%}", state, *map(Text, words))
+        role = _role(run, result)
+        table.add_row(str(result.node), f"{result.effect:+.1%}", role, *map(Text, words))
     return table
+
+
+def _role(run: Run, result: ComponentResult) -> Text:
+    """The roles that passed their tests, else whether the claims explain the component."""
+    labels = run.labels_of(result.node)
+    granted = [x.role for x in labels if outcome_of(run, x) == "supported"]
+    if granted:
+        return Text(", ".join(granted), style=STYLES["supported"])
+    if result.idle:
+        return Text("idle", style="dim")
+    return Text("no name") if result.explained else Text("not explained", style="yellow")
+
+
+def outcome_of(run: Run, label: Label) -> str | None:
+    """The outcome that counts for a label; None if it was not tested."""
+    verdict = worst(run.verdicts_of(label))
+    return verdict.outcome if verdict else None
 
 
 def _first(claims: Sequence[ClaimResult], topic: str) -> str:
     return next((x.text for x in claims if x.topic == topic and x.explains), "-")
+
+
+def n_hidden(run: Run) -> int:
+    """How many labels the table of claims does not show."""
+    return sum(outcome_of(run, x) != "supported" for x in run.labels if x.role != "other")
 
 
 def components_table(run: Run) -> Table:

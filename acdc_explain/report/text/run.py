@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ...records.run.header import USUAL_DEVICE
 from .behavior import show_behavior
-from .components import claims_table, components_table
+from .components import claims_table, components_table, n_hidden
 from .costs import usage_text
 from .motifs import motifs_table
 from .tables import new_table, number_text
@@ -22,14 +22,22 @@ if TYPE_CHECKING:
     from ...store.tables.read import Listed
 
 
+RULES = "rules"  # the labeler whose summary only repeats what the steps say
 CLAIMS_EXPLAINED = (
-    "effect: the share of the gap that is lost when the component alone is ablated; "
-    "reads, does: claims that hold on held-out prompts and for few other components."
+    "effect: the share of the gap that is lost when the component alone is ablated; role: one "
+    "that passed its tests; reads, does: the first claim that holds on held-out prompts and is "
+    "true of few other components."
 )
 
 
-def show_run(run: Run, out: PlainConsole) -> None:
-    """Print the circuit in a few lines, its components with roles and verdicts, its motifs."""
+def show_run(run: Run, out: PlainConsole, *, all_labels: bool = False) -> None:
+    """Print the circuit in a few lines, a row a component, its motifs, and what it does in steps.
+
+    Args:
+        run: The run.
+        out: Where to print.
+        all_labels: Whether to print every label with its verdict, too.
+    """
     header = run.header
     out.print(run.title, style="bold")
     lines = {"name": header.name, "note": header.note, "origin": header.origin}
@@ -42,25 +50,41 @@ def show_run(run: Run, out: PlainConsole) -> None:
         out.print("No circuit yet; repeat the same command to go on.")
         return
     _show_circuit(run.circuit, out)
-    if run.coverage is not None:
-        out.print(f"coverage: {run.coverage.in_words}")
-        out.print()
-        out.print(claims_table(run))
-        out.print(CLAIMS_EXPLAINED)
-    elif run.header.status == "done":
-        out.print("coverage: no claim could be tested on this model or these prompts")
-    out.print()
-    out.print(components_table(run))
+    _show_components(run, out, all_labels)
     if run.motifs:
         out.print()
         out.print(motifs_table(run))
-    if run.summary:
+    if run.summary and not (run.algorithm and run.summary.labeler == RULES):
         out.print(f"\nin words (by {run.summary.labeler}, from the verdicts):")
         for sentence in run.summary.sentences:
             cited = "" if _names_all(sentence) else f" [{', '.join(map(str, sentence.nodes))}]"
             out.print(f"- {sentence.text}{cited}")
+    if run.algorithm:
+        out.print("\nstep by step (from the claims that hold on held-out prompts):")
+        for number, step in enumerate(run.algorithm, start=1):
+            out.print(f"{number}. {step.text}" if step.claims else step.text)
     if run.exchanges:
         out.print(f"\n{usage_text(run)}")
+
+
+def _show_components(run: Run, out: PlainConsole, all_labels: bool) -> None:
+    if run.coverage is None:
+        if run.header.status == "done":
+            out.print("coverage: no claim could be tested on this model or these prompts")
+        out.print()
+        out.print(components_table(run))
+        return
+    out.print(f"coverage: {run.coverage.in_words}")
+    out.print()
+    out.print(claims_table(run))
+    out.print(CLAIMS_EXPLAINED)
+    hidden, unlabeled = n_hidden(run), [x for x in run.components if not run.labels_of(x.node)]
+    if all_labels or unlabeled:
+        out.print()
+        out.print(components_table(run))
+    elif hidden:
+        labels = "1 other label" if hidden == 1 else f"{hidden} other labels"
+        out.print(f"{labels} did not pass: acdc-explain show {run.id[:8]} --all")
 
 
 def _show_circuit(circuit: Circuit, out: PlainConsole) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STYLES = {
     "supported": "green",
+    "matters": "",
     "pattern_only": "yellow",
     "causal_only": "yellow",
     "inconclusive": "dim",

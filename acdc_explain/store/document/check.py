@@ -81,6 +81,11 @@ def _missing_record(run: Run) -> Iterator[str]:
         if identity is not None and identity not in exchanges:
             yield f"the exchange {identity[:40]!r} is not there"
             return
+    tested = {result.claim.id for result in run.claims}
+    for identity in (name for step in run.algorithm for name in step.claims):
+        if identity not in tested:
+            yield f"the claim {str(identity)[:40]!r} of a step is not there"
+            return
     for label in run.labels:
         for identity in label.evidence_ids:
             if identity not in evidence:

@@ -185,6 +185,7 @@ def _read(document: Mapping[str, Any], origin: str) -> Run:
         task=None if task is None else Task.parse(task),
         claims=claims,
         components=components,
+        algorithm=[codec.STEP.decode(step) for step in document.get("algorithm", ())],
     )
 
 

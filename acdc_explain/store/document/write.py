@@ -29,6 +29,7 @@ def to_document(run: Run) -> dict[str, Any]:
         "circuit": None if circuit is None else circuit_document(circuit, run.claims),
         "coverage": None if run.coverage is None else plain(_coverage(run.coverage)),
         "components": [_component(run, node) for node in (circuit.components if circuit else ())],
+        "algorithm": [_entry(codec.STEP, step, without=()) for step in run.algorithm],
         "motifs": [_entry(codec.MOTIF, x, without={"run_id", "circuit_id"}) for x in run.motifs],
         "summary": run.summary and _entry(codec.SUMMARY, run.summary, without={"run_id"}),
         "exchanges": _exchanges(run),

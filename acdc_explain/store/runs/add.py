@@ -57,7 +57,11 @@ def add_run(connection: Connection, path: Path, run: Run) -> bool:
     write.add_evidence_and_labels(connection, run.id, run)
     write.add_verdicts(connection, run.id, run.verdicts)
     write.add_motifs(connection, run.id, run.motifs)
-    tested: Tested = {"claims": list(run.claims), "components": list(run.components)}
+    tested: Tested = {
+        "claims": list(run.claims),
+        "components": list(run.components),
+        "algorithm": list(run.algorithm),
+    }
     add_claims(connection, run.id, "", tested)
     if run.summary is not None:
         write.add_summary(connection, run.summary)

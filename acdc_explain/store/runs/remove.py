@@ -17,6 +17,7 @@ OF_RUN = (
     "enrichments",
     "claims",
     "components",
+    "steps",
 )  # tables with the run's number
 OF_RUN_ID = ("failures", "summaries")  # tables with the run's id
 LINKED = ("verdicts", "labels", "evidence", "exchanges")

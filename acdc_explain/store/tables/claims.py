@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from ...records.claim import ClaimResult, ComponentResult
+from ...records.claim import ClaimResult, ComponentResult, Step
 from ..duck.connection import Connection
 from . import codec
 from .rows import append, delete_rows, number_of, read_records, row_of
@@ -15,6 +15,7 @@ class Tested(TypedDict):
 
     claims: list[ClaimResult]
     components: list[ComponentResult]
+    algorithm: list[Step]
 
 
 def add_claims(connection: Connection, run_id: str, question: str, tested: Tested) -> None:
@@ -23,12 +24,20 @@ def add_claims(connection: Connection, run_id: str, question: str, tested: Teste
     `question`: what was tested, for `find_claims`; empty for what another store has tested.
     """
     number = number_of(connection, "runs", run_id)
-    claims = [row_of(codec.CLAIM, record) for record in tested["claims"]]
-    components = [row_of(codec.COMPONENT, record) for record in tested["components"]]
-    for table, rows in (("claims", claims), ("components", components)):
-        delete_rows(connection, table, "run = ?", [number])
+    for name, kind in _PARTS.items():
+        rows = [row_of(kind, record) for record in tested[name]]  # type: ignore[literal-required]
+        delete_rows(connection, kind.table, "run = ?", [number])
         of_run = {"run": number, "question": question}
-        append(connection, table, [{**row, **of_run, "place": i} for i, row in enumerate(rows)])
+        append(
+            connection, kind.table, [{**row, **of_run, "place": i} for i, row in enumerate(rows)]
+        )
+
+
+_PARTS: dict[str, codec.Codec[Any]] = {
+    "claims": codec.CLAIM,
+    "components": codec.COMPONENT,
+    "algorithm": codec.STEP,
+}
 
 
 def read_claims(connection: Connection, run: int) -> Tested:
@@ -37,6 +46,7 @@ def read_claims(connection: Connection, run: int) -> Tested:
     return {
         "claims": read_records(connection, codec.CLAIM, in_order, [run]),
         "components": read_records(connection, codec.COMPONENT, in_order, [run]),
+        "algorithm": read_records(connection, codec.STEP, in_order, [run]),
     }
 
 

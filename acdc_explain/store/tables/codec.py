@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from ...llm.exchange import Exchange
 from ...records.circuit import Circuit, Edge, Faithfulness, Node
-from ...records.claim import Claim, ClaimResult, ComponentResult
+from ...records.claim import Claim, ClaimResult, ComponentResult, Step
 from ...records.evidence import Evidence
 from ...records.label import Failure, Label
 from ...records.run.header import RunHeader
@@ -25,7 +25,7 @@ R = TypeVar("R")
 Values = Mapping[str, Any]
 NESTED = frozenset(
     {"settings", "versions", "alternatives", "facts", "positions", "evidence_ids", "nodes"}
-    | {"sentences", "label_ids", "exchange_ids", "arguments", "votes", "also"}
+    | {"sentences", "label_ids", "exchange_ids", "arguments", "votes", "also", "claims"}
 )
 
 
@@ -225,6 +225,7 @@ LABEL = Codec("labels", LABEL_NAMES, _label_values, _to_label)
 VERDICT = Codec("verdicts", _names(Verdict), _values, lambda values: Verdict(**values))
 EXCHANGE = Codec("exchanges", _names(Exchange), _values, lambda values: Exchange(**values))
 CLAIM = Codec("claims", CLAIM_NAMES, _claim_values, _to_claim)
+STEP = Codec("steps", _names(Step), _values, lambda values: Step(**values))
 COMPONENT = Codec("components", _names(ComponentResult), _component_values, _to_component)
 FAILURE = Codec("failures", _names(Failure), _failure_values, _to_failure)
 MOTIF = Codec("motifs", _names(Motif), _values, _to_motif)

@@ -187,6 +187,9 @@ MIGRATIONS: tuple[str, ...] = (
     _NUMBERS,
     _TRUST,
     _CLAIMS,
-    "ALTER TABLE claims ADD COLUMN also TEXT DEFAULT '{}';",
+    """
+    ALTER TABLE claims ADD COLUMN also TEXT DEFAULT '{}';
+    CREATE TABLE steps (run INTEGER, question TEXT, place INTEGER, text TEXT, claims TEXT);
+    """,
 )
 VERSION = len(MIGRATIONS)
