@@ -42,8 +42,13 @@ class Clock:
         result = work()
         passes = (time.perf_counter() - started) / self.forward
         self.total += passes
-        print(f"{stage:34} {passes:7.1f} forward passes")
+        print(f"{stage:34} {passes:7.1f} forward passes; peak so far {peak():.1f} GB")
         return result
+
+
+def peak() -> float:
+    """The most memory that this process has held, in gigabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def by_node(results: Sequence[ClaimResult]) -> Results:
@@ -92,8 +97,9 @@ def main() -> None:
     circuit = ax.find_circuit(task, model, options.discoverer, **settings)
     discover, held_out = (ax.contrast(task, model, split) for split in ("discover", "held_out"))
     forward = statistics.median(model.forward_seconds(held_out.clean) for _ in range(3))
-    print(f"{len(circuit.edges)} edges, {len(circuit.components)} components; "
-          f"one forward pass of {len(held_out)} held-out prompts: {forward:.3f} s")  # fmt: skip
+    print(f"{len(circuit.edges)} edges, {len(circuit.components)} components")
+    print(f"one forward pass of {len(held_out)} held-out prompts: {forward:.3f} s; "
+          f"peak so far {peak():.1f} GB")  # fmt: skip
 
     clock, kinds, nodes = Clock(forward), load_plugins().claims(), circuit.components
     claims = clock.time(
@@ -104,8 +110,7 @@ def main() -> None:
     results = by_node(tested)
     components = clock.time("effects, and which are idle",
                             lambda: component_results(held_out, nodes, results))  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{'together':34} {clock.total:7.1f} forward passes; peak {peak:.1f} GB")
+    print(f"{'together':34} {clock.total:7.1f} forward passes; peak {peak():.1f} GB")
     print(Coverage.of(components).in_words)
     print(f"{len(claims)} claims tested:", dict(Counter(result.outcome for result in tested)))
     for component in sorted(components, key=lambda x: -abs(x.effect)):

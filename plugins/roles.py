@@ -47,8 +47,7 @@ HEADS = (
     RoleCard(
         name="induction",
         kind="head",
-        claim="attends to the token after an earlier occurrence of the present token and copies it",
-        requirements=(Requirement("pattern", "copying_strength", at_least=0.5),),
+        claim="attends to the token after an earlier occurrence of the present token, passes it on",
         claims=(RoleClaim("attends", {"to": ("continuation",)}), DOES),
         aliases=("prefix-matching",),
         source="Olsson et al. 2022",

@@ -19,9 +19,10 @@ from ..models.contrast import Contrast
 from ..records.circuit import Node
 from ..records.role import ATTENTION_AT_END, COPYING, STEERING
 from .attention import answer_attention, foil_attention, induction_attention, occurrences
-from .effects import ablated_output, clean_output, direct_effect, direct_logits, logits_with
+from .effects import ablated_output, clean_output, direct_effect, logits_with
 from .measurement import Measurement, NotMeasurable
 from .ov import copying
+from .patching.direct import logit_directions
 from .patching.paths import Change, PathPatching
 
 MOST_RECEIVERS = 6  # the strongest of their kind; more would cost time and change little
@@ -226,14 +227,16 @@ def kv_effect(contrast: Contrast, inhibitor: Node) -> Effect:
 
 @torch.no_grad()
 def stands_in(contrast: Contrast) -> Measurement:
-    """How much a head's direct effect rises when the movers are ablated together.
+    """How much a head's direct effect on the answers rises when the movers are ablated together.
 
-    Of heads after the first mover, other than the movers themselves.
+    Of heads after the first mover, other than the movers themselves. The foils are left out: a head
+    that moves the wrong name less does not stand in for those that move the right one.
     """
     ablated = movers(contrast)
     if not ablated:
         raise NotMeasurable("the task has no movers to ablate")
     graph = contrast.model.graph
+    answers, _ = logit_directions(contrast, "answers")
     outputs: dict[int, Float[Tensor, "writer batch d_model"]] = {}  # by index of the first writer
 
     def record(writers: slice, value: Tensor) -> None:
@@ -249,7 +252,7 @@ def stands_in(contrast: Contrast) -> Measurement:
             start = graph.writer_index[node] - head
             before = contrast.clean.at_end(clean_output(contrast, node))
             nodes.append(node)
-            samples.append(direct_logits(contrast, outputs[start][head] - before))
+            samples.append(((outputs[start][head] - before) * answers).sum(-1))
     if not nodes:
         raise NotMeasurable("no head comes after the movers")
     return Measurement("stands_in", tuple(nodes), torch.stack(samples))

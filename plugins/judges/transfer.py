@@ -70,7 +70,7 @@ def _of_claims(label: Label, card: RoleCard, claims: Sequence[ClaimResult]) -> V
     agree = (len(said) - len(against)) / len(said)
     return Verdict(
         label.id, "transfer", "inconclusive" if against else "supported", round(agree, 5), 0.0,
-        None, len(said), reason, "corruptions that agree", "share",
+        None, len(said), reason, "corruptions that agree", "share", agree, agree,
     )  # fmt: skip
 
 

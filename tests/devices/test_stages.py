@@ -9,6 +9,7 @@ import pytest
 
 from acdc_explain.evidence import top_examples
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.claim import Claim, ClaimResult
 from acdc_explain.records.label import Label
 
 from .placed import JUDGES, PLUGINS, most, on_device, prompts, waits_of
@@ -24,6 +25,20 @@ LABELS = [
     Label("c", Node.parse(node), "test", role, (), "", 0.5, ())
     for node, role in map(str.split, CLAIMS)
 ]
+MOVER = Node.parse("a1.h0")
+MOVES: dict[str, dict[str, Any]] = {
+    "attends": {"at": "END", "to": "IO", "through": "answers"},
+    "raises": {"what": "answers", "source": "IO", "by": 1.0},
+}
+RESULTS_OF = {
+    MOVER: [
+        ClaimResult(
+            Claim(MOVER, name, arguments), name, "reads" if name == "attends" else "does", "holds",
+            specific=True, votes={"swap_s2": "agrees"}, also={"to": ["answer"], "source": ["answer"]},
+        )
+        for name, arguments in MOVES.items()
+    ]
+}  # fmt: skip
 TOKENS = 24  # the most waits of a place: the model writes a text token by token
 
 
@@ -63,12 +78,13 @@ def test_collectors(mini: Any, there: Any, name: str, task: str, monkeypatch: An
 def test_judges(mini: Any, there: Any, name: str) -> None:
     """A label costs a few waits, however many prompts it is tested on."""
     simulated, model = there
-    judge, roles = PLUGINS.judges()[name].function, PLUGINS.roles()
+    judge, roles = PLUGINS.judges()[name], PLUGINS.roles()
+    given = (LABELS, roles, RESULTS_OF) if judge.reads_claims else (LABELS, roles)
     contrast, twice = prompts(model, n=4), prompts(model, n=4, times=2)
-    found = [*judge(contrast, LABELS, roles)]
-    assert found == [*judge(prompts(mini, n=4), LABELS, roles)]
+    found = [*judge.function(contrast, *given)]
+    assert found == [*judge.function(prompts(mini, n=4), *given)]
     assert any(verdict.score is not None for verdict in found)
-    [*judge(twice, LABELS, roles)]
-    waits = waits_of(simulated, lambda: [*judge(contrast, LABELS, roles)])
+    [*judge.function(twice, *given)]
+    waits = waits_of(simulated, lambda: [*judge.function(contrast, *given)])
     assert most(waits) <= 2 * len(LABELS)
-    assert waits_of(simulated, lambda: [*judge(twice, LABELS, roles)]) == waits
+    assert waits_of(simulated, lambda: [*judge.function(twice, *given)]) == waits

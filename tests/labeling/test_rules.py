@@ -9,6 +9,7 @@ import pytest
 from acdc_explain_plugins.labelers.rules import Rules
 from acdc_explain_plugins.roles import CARDS
 
+from acdc_explain.records.claim import Claim, Statement
 from acdc_explain.records.evidence import Evidence
 from acdc_explain.records.question import Question
 from acdc_explain.records.run.summary import SummaryQuestion
@@ -51,7 +52,7 @@ def test_nothing_stands_out():
     )
 
 
-@pytest.mark.parametrize("outcome", ["supported", "refuted"])
+@pytest.mark.parametrize("outcome", ["matters", "refuted"])
 def test_the_summary_says_of_an_unnamed_component_what_the_table_says(outcome):
     run = make_run()
     label = replace(run.labels[0], role="other")
@@ -60,5 +61,30 @@ def test_the_summary_says_of_an_unnamed_component_what_the_table_says(outcome):
     question = SummaryQuestion.of(run.circuit, "", [label], [verdict], {}, {})
     sentences, _ = asyncio.run(Rules().summarise(question, None))
     (about,) = [s.text for s in sentences if label.node in s.nodes]
-    assert ("matter here" in about) is (outcome == "supported")
+    assert ("matter here" in about) is (outcome == "matters")
     assert about.startswith("No role of") is (outcome == "refuted")
+
+
+def test_a_role_whose_claims_are_suggested_at_one_position_is_proposed():
+    run = make_run()
+    assert run.circuit is not None
+    node = next(node for node in run.circuit.components if node.kind == "head")
+
+    def about(name, topic, text, also=None, **arguments) -> Statement:
+        return Statement(Claim(node, name, arguments), text, topic, also or {})
+
+    reads = about("attends", "reads", "reads IO", {"to": ["answer"]}, at="END", to="IO")
+    writes = about(
+        "raises", "does", "raises it", {"source": ["answer"]}, what="answers", source="IO"
+    )
+    for claims, role in (([reads, writes], "name_mover"), ([reads], "other"), ([writes], "other")):
+        question = Question(node, run.circuit, [], ROLES, "", (), claims=claims)
+        rules = Rules()
+        answer = asyncio.run(rules(question, rules.prompt(question, None), None))
+        (proposal,) = answer.proposals
+        assert proposal.role == role
+        assert (
+            proposal.description
+            == "; ".join(x.text for x in claims).capitalize().replace("io", "IO") + "."
+        )
+        assert proposal.positions == ("END",)

@@ -413,10 +413,11 @@ class TestMini:
             assert verdict.measure
             assert verdict.unit
 
-    def test_induction_heads_of_both_runs_are_found(self, mini_runs):
+    def test_induction_is_found_where_it_is_done(self, mini_runs):
+        """The heads that look like it move names in `ioi`."""
         store, found = mini_runs
         matches = store.search(role="induction")
-        assert {match.run_id for match in matches} == {run.id for run in found.values()}
+        assert {match.run_id for match in matches} == {found["induction"].id}
         supported = store.search(role="induction", task="induction", verdict="supported")
         assert supported
 

@@ -55,7 +55,8 @@ def test_by_rules_and_with_a_name(explained):
     judged = ax.judge(store.get(run.id), store, settings)
     check(store, judged)
     assert judged.labels == run.labels
-    assert {verdict.judge for verdict in judged.verdicts} == {"role_card", "interchange"}
+    assert {verdict.judge for verdict in judged.verdicts} == {"role_card"}  # all are `other`
+    assert set(judged.header.settings["judges"]) == {"role_card", "interchange"}
 
 
 def test_by_an_agent_and_again_from_what_it_was_told(explained, monkeypatch):

@@ -18,7 +18,7 @@ from acdc_explain.errors import UserError
 from acdc_explain.hookspecs import ClaimKind, Hooks
 from acdc_explain.plugin_settings import settings_of, with_settings
 from acdc_explain.plugins import HOOKS, load_plugins
-from acdc_explain.records.role import RoleCard
+from acdc_explain.records.role import RoleCard, RoleClaim
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -36,7 +36,7 @@ class Labels:
 GOOD = {
     **dict.fromkeys(HOOKS, thing),
     "register_labelers": Labels(),
-    "register_roles": RoleCard("my_thing", "head", "does it", ()),
+    "register_roles": RoleCard("my_thing", "head", "does it", claims=(RoleClaim("raises"),)),
     "register_claims": ClaimKind("does", BaseModel, "does it", thing),
     "register_patterns": "* -> *",
     "register_prompts": ROOT / "prompts",

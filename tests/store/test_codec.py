@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from acdc_explain.records.claim import Claim, ClaimResult, ComponentResult
+from acdc_explain.records.claim import Claim, ClaimResult, ComponentResult, Step
 from acdc_explain.records.run.behavior import Behavior
 from acdc_explain.records.run.run import Run
 from acdc_explain.records.task import Example, Task
@@ -50,6 +50,7 @@ def rich_run() -> Run:
     claim = ClaimResult(
         Claim(edge.src, "feeds", arguments), "feeds it", "does", "holds", 0.25, 0.125, 0.5, 0.0,
         0.75, "attention", 2, True, {"swap": "agrees"}, "as measured",
+        {"at": ["itself"]},
     )  # fmt: skip
     untested = ClaimResult(Claim(edge.src, "acts", {"at": "X"}), "acts", "where", "untested")
     component = ComponentResult(edge.src, 0.25, 0.125, 0.5, False, True)
@@ -57,6 +58,7 @@ def rich_run() -> Run:
         run, header=header, circuit=circuit, task=task, behavior=behavior,
         verdicts=[*run.verdicts, verdict], exchanges=[*run.exchanges, exchange],
         claims=[claim, untested], components=[component],
+        algorithm=[Step("It feeds it.", [claim.claim.id]), Step("That is all.", [])],
     )  # fmt: skip
 
 

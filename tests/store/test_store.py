@@ -149,8 +149,8 @@ def test_document_keeps_the_contract():
     document = to_document(make_run())
     assert document["schema"] == "acdc-explain/run/1"
     assert set(document) == {
-        "schema", "run", "behavior", "task", "circuit", "coverage", "components", "motifs",
-        "summary", "exchanges",
+        "schema", "run", "behavior", "task", "circuit", "coverage", "components", "algorithm",
+        "motifs", "summary", "exchanges",
     }  # fmt: skip
     assert {"id", "task", "model", "status", "created_at", "seed", "settings", "versions"} <= set(
         document["run"]
