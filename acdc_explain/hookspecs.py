@@ -8,27 +8,31 @@ what identifies a result. A bare callable is enough; the records `Discoverer`, `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import pluggy
 
+from .signatures import (
+    FindEdges,
+    JudgeLabels,
+    LabelerObject,
+    MakePrompt,
+    Propose,
+    Summarise,
+    TestClaims,
+)
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from .claims.checks import Check
-    from .llm.exchange import Ask, Exchange
     from .models.contrast import Contrast
-    from .progress import Progress
     from .records.circuit import Node
-    from .records.claim import Claim, Topic
-    from .records.graph import Discovery
-    from .records.label import Label, LabelerReply
-    from .records.question import Question
+    from .records.claim import Claim, ClaimResult, Topic
+    from .records.label import Label
     from .records.role import AnswerKey, RoleCard
-    from .records.run.summary import Sentence, SummaryQuestion
     from .records.task import Task, Tokenizer
     from .records.verdict import Verdict
 
@@ -46,95 +50,12 @@ class TaskBuilder(Protocol):
     def __call__(self, tokenizer: Tokenizer, *, examples: int, seed: int) -> Task: ...
 
 
-# --- functions: their settings are keyword-only parameters ---------------------------------------
-
-
-class FindEdges(Protocol):
-    """Chooses a circuit's edges. It sees the discovery prompts and no held-out one."""
-
-    def __call__(
-        self, contrast: Contrast, progress: Progress, /, *args: Any, **settings: Any
-    ) -> Discovery: ...
-
-
 class Collector(Protocol):
     """Yields facts, as JSON, for each node as soon as it has them."""
 
     def __call__(
         self, contrast: Contrast, nodes: Sequence[Node], /, *args: Any, **settings: Any
     ) -> Iterator[tuple[Node, Facts]]: ...
-
-
-class JudgeLabels(Protocol):
-    """Yields a verdict for each label as soon as it has one. The contrast is on held-out prompts.
-
-    A judge that asks an LLM is also given `session`, a function that opens the LLM session.
-    """
-
-    def __call__(
-        self,
-        contrast: Contrast,
-        labels: Sequence[Label],
-        roles: Mapping[str, RoleCard],
-        /,
-        *args: Any,
-        **settings: Any,
-    ) -> Iterator[Verdict]: ...
-
-
-class TestClaims(Protocol):
-    """Measures claims of one kind, all at once, on the prompts of a contrast.
-
-    Args:
-        prompts: The corruption that components are ablated with: `corrupt`, a scheme, a variable.
-        others: Whether to measure other components, too, as the null.
-
-    Returns:
-        For each claim the checks that must hold, or why it cannot be tested. Where `others` is
-        False, the last check alone is needed, of the component alone.
-    """
-
-    def __call__(
-        self, contrast: Contrast, claims: Sequence[Claim], prompts: str, others: bool, /
-    ) -> Sequence[Sequence[Check] | str]: ...
-
-
-class Propose(Protocol):
-    """Proposes roles for the node of a question, given the prompt that was made for it.
-
-    Raises what `ask` raises.
-    """
-
-    def __call__(
-        self, question: Question, prompt: str, ask: Ask | None, /, *args: Any, **settings: Any
-    ) -> Awaitable[LabelerReply]: ...
-
-
-class MakePrompt(Protocol):
-    """What an LLM would be sent first, or a fingerprint of what the labeler looks at.
-
-    A stored answer to the same prompt is used again.
-    """
-
-    def __call__(self, question: Question, ask: Ask | None, /) -> str: ...
-
-
-class Summarise(Protocol):
-    """Sentences on the whole circuit, and the exchange they came from."""
-
-    def __call__(
-        self, question: SummaryQuestion, ask: Ask | None, /
-    ) -> Awaitable[tuple[Sequence[Sentence], Exchange | None]]: ...
-
-
-class LabelerObject(Protocol):
-    """A labeler as one object: call it for proposals. It may have a method `summarise`, too."""
-
-    @property
-    def prompt(self) -> MakePrompt: ...
-
-    @property
-    def __call__(self) -> Propose: ...
 
 
 # --- records: a function and what else is to be known of it --------------------------------------
@@ -235,6 +156,18 @@ class Judge:
     on_request: bool = False
     asks_llm: bool = False
     reads_claims: bool = False
+
+    def verdicts(
+        self,
+        contrast: Contrast,
+        labels: Sequence[Label],
+        roles: Mapping[str, RoleCard],
+        claims: Mapping[Node, Sequence[ClaimResult]],
+        **settings: Any,
+    ) -> Iterator[Verdict]:
+        """What the function yields, given the claims if it reads them."""
+        given = (claims,) if self.reads_claims else ()
+        return self.function(contrast, labels, roles, *given, **settings)
 
     @staticmethod
     def of(registered: Judge | JudgeLabels) -> Judge:

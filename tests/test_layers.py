@@ -26,7 +26,7 @@ ORDER = """
     models
     evidence.measurement
     claims.checks
-    hookspecs plugin_settings plugins
+    signatures hookspecs plugin_settings plugins
     store.duck
     store.tables
     store.search

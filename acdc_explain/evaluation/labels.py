@@ -219,13 +219,15 @@ def _add_run(score: Score, run: Run, work: RunContext, answers: KnownRoles) -> N
     decoys = [
         Label(run.circuit.id, n, "decoy", r, (), "", 0.0, ()) for n, r in answers.decoys.items()
     ]
-    outcomes = _outcomes(work, decoys)
+    outcomes = _outcomes(work, run, decoys)
     score.decoys += len(decoys)
     score.decoys_supported += sum(outcome == "supported" for outcome in outcomes.values())
     score.decoys_pattern_only += sum(outcome == "pattern_only" for outcome in outcomes.values())
     shuffled = list(_shuffled(labels, answers.roles))
     score.shuffled += len(shuffled)
-    wrong = [label for label in shuffled if _outcomes(work, [label]).get(label.id) == "supported"]
+    wrong = [
+        label for label in shuffled if _outcomes(work, run, [label]).get(label.id) == "supported"
+    ]
     score.shuffled_supported += len(wrong)
     score.mistakes += [f"{where}, {x.node}: {x.role} passed, though wrong" for x in wrong]
 
@@ -250,13 +252,14 @@ def _shuffled(labels: Sequence[Label], known: Mapping[Node, tuple[str, ...]]) ->
             yield replace(label, role=role, labeler="shuffled")
 
 
-def _outcomes(work: RunContext, labels: Sequence[Label]) -> dict[str, str]:
+def _outcomes(work: RunContext, run: Run, labels: Sequence[Label]) -> dict[str, str]:
     """By label id, the worst outcome among all judges of the run."""
+    claims = {label.node: run.claims_of(label.node) for label in labels}
     verdicts = [
         verdict
         for name, settings in work.plan.judges.items()
-        for verdict in work.plugins.judges()[name].function(
-            work.held_out, labels, work.plugins.roles(), **settings
+        for verdict in work.plugins.judges()[name].verdicts(
+            work.held_out, labels, work.plugins.roles(), claims, **settings
         )
     ]
     outcomes: dict[str, str] = {}

@@ -100,10 +100,9 @@ def _test(
         run.plugins.roles(),
     )
     session = {"session": lambda: run.session} if judge.asks_llm else {}
-    given = (claims,) if judge.reads_claims else ()
 
     def checked_verdicts() -> Iterator[Verdict]:
-        for verdict in judge.function(held_out, labels, roles, *given, **session, **settings):
+        for verdict in judge.verdicts(held_out, labels, roles, claims, **session, **settings):
             yield check_verdict(verdict, name, by_id)
 
     return until_fault(checked_verdicts, run.name_of("judge", name), run.set_aside.append)

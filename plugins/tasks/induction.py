@@ -25,7 +25,8 @@ def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Tas
     The foil is another word of the sequence. The corruption replaces the first part by other
     words, so that nothing is repeated. Scheme `swap_b`: the answer and the foil change places.
     Scheme `other_a`: only the first occurrence of the last word is another word.
-    Variables: the first occurrence A1, the word B1 after it, and the word A both times.
+    Variables: the first occurrence A1, the word B1 after it, the word A both times, and the others
+    of the first part. All but A are words of the corrupted prompt.
 
     Raises:
         UserError: Too few nouns are one token each in the tokenizer.
@@ -57,8 +58,9 @@ def repeated_beginning(rng: random.Random, pool: Sequence[str], length: int) -> 
     foil = rng.choice([i for i in range(length) if i not in (a1, a1 + 1)])
     swapped = list(first)
     swapped[a1 + 1], swapped[foil] = first[foil], first[a1 + 1]
-    other = list(first)
-    other[a1] = fresh[0]
+    other, between = list(first), list(fresh)
+    other[a1] = fresh[a1]
+    between[a1 : a1 + 2] = first[a1 : a1 + 2]
     example = Example(
         clean="".join(first + again),
         corrupt="".join(fresh + again),
@@ -67,8 +69,9 @@ def repeated_beginning(rng: random.Random, pool: Sequence[str], length: int) -> 
         positions={"A1": a1, "B1": a1 + 1, "END": length + a1},
         variables={
             "A1": "".join(other + again),
-            "B1": "".join([*first[: a1 + 1], fresh[1], *first[a1 + 2 :], *again]),
-            "A": "".join([*other, *again[:-1], fresh[0]]),
+            "B1": "".join([*first[: a1 + 1], fresh[a1 + 1], *first[a1 + 2 :], *again]),
+            "A": "".join([*other, *again[:-1], fresh[a1]]),
+            "others": "".join([*between, *again]),
         },
     )
     return example, {"swap_b": "".join(swapped + again), "other_a": "".join(other + again)}

@@ -85,7 +85,8 @@ def test_the_inhibiting_head_turns_every_mover_to_the_answer(planted):
             assert (claim["port"], claim["at"]) == ("q", "END")
             assert (claim["query"], claim["key"]) == ("END", "IO")
             assert claim["by"] > 0.5
-    assert {claim["variable"] for claim in planted.of(head, "carries")} == {"S2"}
+    carried = {claim["variable"] for claim in planted.of(head, "carries")}
+    assert "S2" in carried <= {"S2", "S"}  # S is the name that stands at S2
     assert "S2" in {claim["to"] for claim in planted.of(head, "attends")}
 
 

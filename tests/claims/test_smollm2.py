@@ -40,10 +40,14 @@ class PlainHuggingFace:
             config.num_attention_heads // config.num_key_value_heads,
         )
         self.d_head = config.hidden_size // self.n_heads
-        self.clean, self.corrupt = self._run(self.tokens), self._run(self.other)
+        self.clean, self.corrupt = (self._run(self._embedded(x)) for x in (self.tokens, self.other))
         self.gap = number(self._metric(self.clean) - self._metric(self.corrupt))
 
-    def _run(self, tokens: torch.Tensor) -> dict[str, Any]:
+    def _embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.hf.model.embed_tokens(tokens)
+
+    def _run(self, embedded: torch.Tensor) -> dict[str, Any]:
         kept: dict[str, Any] = defaultdict(dict)
         handles = []
         for number, layer in enumerate(self.hf.model.layers):
@@ -73,7 +77,7 @@ class PlainHuggingFace:
             )
         )
         with torch.enable_grad():
-            embedded = self.hf.model.embed_tokens(tokens).detach().requires_grad_(True)
+            embedded = embedded.detach().requires_grad_(True)
             output = self.hf(inputs_embeds=embedded, use_cache=False, output_attentions=True)
         for handle in handles:
             handle.remove()
@@ -91,10 +95,16 @@ class PlainHuggingFace:
 
     @cached_property
     def gradients(self) -> dict[str, dict[int, torch.Tensor]]:
-        """Of the metric at what heads together and MLPs write."""
-        self._metric(self.clean).sum().backward()
-        after_heads = {n: x.grad for n, x in self.clean["middle"].items()}
-        return {"mlp": {n: x.grad for n, x in self.clean["mlp"].items()}, "heads": after_heads}
+        """Of the metric at what heads together and MLPs write, on average on the way to corrupt."""
+        start, end = self._embedded(self.tokens), self._embedded(self.other)
+        sums: dict[str, dict[int, torch.Tensor]] = {"mlp": {}, "middle": {}}
+        for share in (0, 0.25, 0.5):
+            run = self._run(start + share * (end - start))
+            self._metric(run).sum().backward()
+            for name, found in sums.items():
+                for layer, x in run[name].items():
+                    found[layer] = found.get(layer, 0) + x.grad / 3
+        return {"mlp": sums["mlp"], "heads": sums["middle"]}
 
     def at(self, place: str) -> torch.Tensor:
         if place != "rest":

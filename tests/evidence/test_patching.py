@@ -12,7 +12,7 @@ from acdc_explain.evidence.patching import edges, rerun
 from acdc_explain.evidence.patching.direct import direct_of_heads, direct_of_mlps, logit_directions
 from acdc_explain.evidence.patching.edges import changes, kept_change, respond, tokens_at, unit
 from acdc_explain.evidence.patching.keep_only import kept_output
-from acdc_explain.evidence.patching.passes import Pass, clean_pass, stream_gradients
+from acdc_explain.evidence.patching.passes import Pass, clean_pass, gradients_in, stream_gradients
 from acdc_explain.evidence.patching.paths import PathPatching
 from acdc_explain.evidence.patching.rerun import Patch, Rerun, metric_with, outputs_of
 from acdc_explain.models.contrast import Contrast
@@ -82,7 +82,7 @@ class TestRerun:
         """Against interventions with a small change of each sign."""
         contrast = contrast_of(family)
         clean = contrast.once_for_clean(clean_pass)
-        gradients, within = contrast.once(stream_gradients), contrast.clean.within
+        gradients, within = gradients_in(contrast, clean), contrast.clean.within
         generator = torch.Generator().manual_seed(0)
         for node in (HEAD, MLP):
             output = clean.written(node)
