@@ -194,11 +194,7 @@ def _left_out(components: Sequence[ComponentResult], told: set[Node]) -> list[St
     if not left or not total:
         return []
     share = sum(abs(x.effect) for x in left) / total
+    named = "1 component" if len(left) == 1 else f"{len(left)} components"
     explained = sum(x.explained for x in left)
-    return [
-        Step(
-            f"Not told here: {len(left)} components with {share:.0%} of the summed effect; "
-            f"{explained} of them are explained.",
-            [],
-        )
-    ]
+    text = f"Not told here: {named} with {share:.0%} of the summed effect; {explained} explained."
+    return [Step(text, [])]

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     from acdc_explain.claims.checks import Check
     from acdc_explain.claims.paths import Path
+    from acdc_explain.evidence.measurement import Measurement
     from acdc_explain.evidence.patching.edges import Response
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.claim import Claim
 
 KEPT = 0.5  # of the effect, if the head reads the claimed keys alone
+NOTICED = 0.1  # of the effect on a reader: a head that does less there does nothing there
 CARRIED = 0.5  # of the effect, if only the variable differs
 
 
@@ -63,8 +65,8 @@ def attends(
     from acdc_explain.claims.checks import Check, measured
     from acdc_explain.claims.paths import CORRUPT, RANDOM_KEYS, Source, path_effects
     from acdc_explain.claims.reading import (
-        attention_to,
         effect_at,
+        measure_others,
         path_of,
         testable,
         untouched,
@@ -77,6 +79,8 @@ def attends(
         wanted += [(path, Source(x)) for x in dict.fromkeys((CORRUPT, prompts))]
         wanted += [(path, Source(prompts, to))]
         wanted += [(path, Source(prompts, to, seed)) for seed in range(RANDOM_KEYS)]
+    if others:
+        measure_others(contrast, [(path, Source(CORRUPT)) for path in paths.values()])
     effects = path_effects(contrast, wanted)
     for number, path in paths.items():
         to, node = claims[number].arguments["to"], claims[number].node
@@ -97,9 +101,30 @@ def attends(
         share = measured("kept", [node], [kept], [control], whole / mean)
         checks = [Check(share, "share of its effect", KEPT, for_null=False)]
         if others:
-            checks.insert(0, Check(attention_to(contrast, path.at, to), "attention"))
+            checks.insert(0, Check(_of_those_that_matter(contrast, path, to, amount), "attention"))
         answers[number] = checks
     return answers
+
+
+def _of_those_that_matter(
+    contrast: Contrast, path: Path, to: str, amount: Callable[[Response], Tensor]
+) -> Measurement:
+    """Attention of every head to the keys; none of those that do next to nothing to the reader.
+
+    The claim says that the head attends there for the reader: one that attends there as well and
+    that the reader does not notice does not do the same.
+    """
+    from acdc_explain.claims.paths import CORRUPT, Source
+    from acdc_explain.claims.reading import attention_to, of_others
+    from acdc_explain.evidence.measurement import Measurement
+
+    attention = attention_to(contrast, path.at, to)
+    effects = of_others(contrast, path, Source(CORRUPT), amount)
+    own = abs(effects.value(path.sender))
+    nothing = {x for x in effects.nodes if abs(effects.value(x)) < NOTICED * own}
+    samples = attention.samples.clone()
+    samples[[i for i, node in enumerate(attention.nodes) if node in nothing]] = 0
+    return Measurement(attention.measure, attention.nodes, samples, attention.control)
 
 
 def carries(
