@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .records.role import KnownRoles as KnownRoles
     from .records.role import Requirement as Requirement
     from .records.role import RoleCard as RoleCard
+    from .records.role import RoleClaim as RoleClaim
     from .records.run.run import Run as Run
     from .records.run.summary import Sentence as Sentence
     from .records.task import Example as Example
@@ -97,6 +98,7 @@ _MODULES = {
     "Question": "records.question",
     "Requirement": "records.role",
     "RoleCard": "records.role",
+    "RoleClaim": "records.role",
     "Run": "records.run.run",
     "Sentence": "records.run.summary",
     "Settings": "pipeline.settings",

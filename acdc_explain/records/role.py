@@ -196,18 +196,18 @@ class RoleCard:
         kind: The kind of component that can play the role.
         claim: What a component with the role does, in a sentence.
         requirements: The measurements that must hold.
-        claims: The claims that must hold, all at one position: there the component plays the role.
         aliases: Other names of the role in the literature.
         source: The paper that describes the role.
+        claims: The claims that must hold, all at one position: there the component plays the role.
     """
 
     name: str
     kind: Literal["head", "mlp", "any"]
     claim: str
     requirements: tuple[Requirement, ...] = ()
-    claims: tuple[RoleClaim, ...] = ()
     aliases: tuple[str, ...] = ()
     source: str = ""
+    claims: tuple[RoleClaim, ...] = ()
 
     def tests(self, tier: Tier) -> tuple[Requirement, ...]:
         """The requirements of a tier."""
