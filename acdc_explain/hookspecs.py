@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .models.contrast import Contrast
     from .records.circuit import Node
-    from .records.claim import Claim, ClaimResult, Topic
+    from .records.claim import Claim, ClaimsOf, Topic
     from .records.label import Label
     from .records.role import AnswerKey, RoleCard
     from .records.task import Task, Tokenizer
@@ -162,7 +162,7 @@ class Judge:
         contrast: Contrast,
         labels: Sequence[Label],
         roles: Mapping[str, RoleCard],
-        claims: Mapping[Node, Sequence[ClaimResult]],
+        claims: ClaimsOf,
         **settings: Any,
     ) -> Iterator[Verdict]:
         """What the function yields, given the claims if it reads them."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.direct import What
 from ..evidence.patching.edges import place_weights, unit
-from ..evidence.patching.passes import clean_pass, stream_gradients
+from ..evidence.patching.gradients import stream_gradients
+from ..evidence.patching.passes import clean_pass
 from ..evidence.variables import variable_names
 from ..hookspecs import ClaimKind
 from ..models.contrast import Contrast

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..evidence.measurement import Measurement
 from ..evidence.patching.edges import unit
-from ..evidence.patching.rerun import Patch, metric_with, outputs_of
+from ..evidence.patching.rerun import Patch, metric_lost, outputs_of
 from ..models.activations import Batch
 from ..models.contrast import Contrast
 from ..records.circuit import Node
@@ -74,10 +74,9 @@ def _together(contrast: Contrast, nodes: Sequence[Node]) -> set[Node]:
     size = {node: abs(_effect(contrast, node, None, CORRUPT)[0]) for node in nodes}
     left = sorted(nodes, key=lambda node: size[node])
     outputs = outputs_of(contrast.model, contrast.corrupt, left)
-    clean = contrast.metric(contrast.clean_logits)
     while len(left) > 1:
         patch = Patch({node: outputs[node] for node in left}, contrast.clean.within)
-        lost = ((clean - metric_with(contrast, [patch])[0]) / unit(contrast)).cpu()
+        lost = (metric_lost(contrast, [patch])[0] / unit(contrast)).cpu()
         low, high = Measurement("effect", (left[0],), lost[None]).interval(left[0])
         if low > -IDLE and high < IDLE:
             break
@@ -93,8 +92,7 @@ def joint_effects(contrast: Contrast, groups: Sequence[Sequence[Node]]) -> list[
     patches = [
         Patch({node: outputs[node] for node in some}, contrast.clean.within) for some in groups
     ]
-    clean = contrast.metric(contrast.clean_logits)
-    lost = ((clean - metric_with(contrast, patches)) / unit(contrast)).mean(1)
+    lost = (metric_lost(contrast, patches) / unit(contrast)).mean(1)
     return [round(value, 6) for value in lost.tolist()]
 
 
@@ -141,8 +139,7 @@ def _measured(
         Patch({node: outputs[node]}, changed if at is None else changed & masks[at])
         for node, at in wanted
     ]
-    lost = contrast.metric(contrast.clean_logits) - metric_with(contrast, patches)
-    return list((lost / unit(contrast)).cpu())
+    return list((metric_lost(contrast, patches) / unit(contrast)).cpu())
 
 
 def _that_change(contrast: Contrast, other: Batch) -> Bool[Tensor, "batch pos"]:

@@ -25,8 +25,9 @@ from ..evidence.patching.edges import (
     tokens_at,
     unit,
 )
-from ..evidence.patching.passes import Pass, clean_pass, stream_gradients
-from ..evidence.patching.rerun import Patch, Rerun, metric_with
+from ..evidence.patching.gradients import stream_gradients
+from ..evidence.patching.passes import Pass, clean_pass
+from ..evidence.patching.rerun import Patch, Rerun, metric_lost
 from ..evidence.variables import variable_names, variable_prompts
 from ..models.activations import Batch
 from ..models.contrast import Contrast
@@ -147,7 +148,7 @@ def _by_all_paths(contrast: Contrast, at: str, senders: Sequence[Node], change: 
         rows = torch.arange(len(output), device=output.device)[:, None].expand_as(tokens.index)
         output[rows[tokens.valid], tokens.index[tokens.valid]] += added[tokens.valid]
         patches.append(Patch({sender: output}, mask & contrast.clean.within))
-    lost = contrast.metric(contrast.clean_logits) - metric_with(contrast, patches)
+    lost = metric_lost(contrast, patches)
     share = torch.zeros(*lost.shape, len(places), dtype=lost.dtype, device=lost.device)
     share[..., -1] = lost / unit(contrast)
     return Response(share)

@@ -295,7 +295,6 @@ def import_(
 
     installed()
     runs = [from_document(read_json(file), str(file)) for file in files]
-    store = open_store(db, must_exist=False)
-    added = store.add_runs(iter(runs))
+    added = open_store(db, must_exist=False).add_runs(iter(runs))
     for file, run, new in zip(files, runs, added):
         say(f"{file}: run {run.id} {'added' if new else 'was there already'}")

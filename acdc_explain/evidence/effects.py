@@ -16,7 +16,7 @@ from ..models.network.hooks import Hook
 from ..records.circuit import Node
 from .attention import at_position
 from .measurement import Measurement, NotMeasurable
-from .patching.rerun import Patch, metric_with, outputs_of
+from .patching.rerun import Patch, metric_lost, outputs_of
 
 
 def final_direction(contrast: Contrast) -> Float[Tensor, "batch d_model"]:
@@ -251,8 +251,7 @@ def _ablations(contrast: Contrast, nodes: Sequence[Node]) -> list[Float[Tensor, 
             raise NotMeasurable("clean and corrupted prompts have the same metric")
         outputs = outputs_of(contrast.model, contrast.corrupt, missing)
         patches = [Patch({node: outputs[node]}, contrast.clean.within) for node in missing]
-        lost = contrast.metric(contrast.clean_logits) - metric_with(contrast, patches)
-        known.update(zip(missing, (lost / gap).cpu()))
+        known.update(zip(missing, (metric_lost(contrast, patches) / gap).cpu()))
     return [known[node] for node in nodes]
 
 

@@ -13,14 +13,12 @@ from ..ids import content_id
 from ..labeling.checked import check_verdict
 from ..plugins import pick
 from ..records.circuit import Node
-from ..records.claim import ClaimResult
+from ..records.claim import ClaimResult, ClaimsOf
 from ..records.label import Label
 from ..records.run.behavior import doubt
 from ..records.verdict import JudgeResult, Verdict
 from ..store.buffer import WriteBuffer
 from .context import RunContext
-
-ClaimsOf = Mapping[Node, Sequence[ClaimResult]]
 
 
 def judge_labels(

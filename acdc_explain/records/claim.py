@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ..ids import content_id
 from .circuit import Edge, Node
@@ -124,6 +124,10 @@ class ClaimResult:
     def explains(self) -> bool:
         """Whether it holds, for few components, and is not contradicted by another corruption."""
         return self.outcome == "holds" and self.specific
+
+
+ClaimsOf: TypeAlias = Mapping[Node, Sequence[ClaimResult]]
+"""The results of the claims about each component."""
 
 
 @dataclass(frozen=True, slots=True)

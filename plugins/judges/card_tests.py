@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from acdc_explain.records.role import Requirement, RoleCard, RoleClaim, Tier
     from acdc_explain.records.verdict import Outcome
 
+READS = ("attends", "carries")  # kinds of claims that count as pattern tests
 NULL_NODES = 12  # nodes of each kind, ablated for comparison; each costs a run
 
 
@@ -79,16 +80,14 @@ def tests_of(
     node: Node,
     card: RoleCard,
     null: list[Node],
-    claims: Sequence[ClaimResult] | None,
+    claims: Sequence[ClaimResult],
 ) -> tuple[list[Test], str | None]:
     """Every requirement and claim tested; or an empty list and why one of them cannot be.
 
-    `claims`: the results of all claims about the node; None leaves the card's claims out.
+    `claims`: the results of all claims about the node.
     """
     tests, unmeasurable = requirement_tests(contrast, node, card, null)
-    if unmeasurable is None and claims is not None:
-        tests += claim_tests(card, claims)
-    return tests, unmeasurable
+    return tests if unmeasurable else [*tests, *claim_tests(card, claims)], unmeasurable
 
 
 # --- claims -------------------------------------------------------------------------------------
@@ -104,10 +103,8 @@ def claim_tests(card: RoleCard, claims: Sequence[ClaimResult]) -> list[Test]:
         [_claim_test(wanted, fitting, claims) for wanted, fitting in zip(card.claims, bundle)]
         for bundle in bundles
     ]
-    return max(tested, key=lambda tests: [sum(t.state == s for t in tests) for s in STATES])
-
-
-STATES = WORST[::-1]
+    best_first = WORST[::-1]
+    return max(tested, key=lambda tests: [sum(t.state == s for t in tests) for s in best_first])
 
 
 def claim_state(result: ClaimResult) -> State:
@@ -135,9 +132,6 @@ def _claim_test(
         tier, f"{best.text!r}", claim_state(best), best.text, best.unit, best.value,
         best.low or 0.0, best.high or 0.0, best.chance or 0.0, best.percentile, best.n,
     )  # fmt: skip
-
-
-READS = ("attends", "carries")
 
 
 # --- requirements -------------------------------------------------------------------------------
@@ -289,7 +283,3 @@ def verdict_of(
         low=round(low, 5),
         high=round(high, 5),
     )
-
-
-ClaimsOf = Mapping["Node", Sequence["ClaimResult"]]
-"""The results of the claims about each component."""

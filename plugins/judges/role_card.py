@@ -9,11 +9,12 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Verdict
 
-from .card_tests import ClaimsOf, null_nodes, outcome_of, tests_of, verdict_of
+from .card_tests import null_nodes, outcome_of, tests_of, verdict_of
 from .verdicts import without_numbers
 
 if TYPE_CHECKING:
     from acdc_explain.models.contrast import Contrast
+    from acdc_explain.records.claim import ClaimsOf
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 

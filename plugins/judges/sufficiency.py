@@ -10,13 +10,12 @@ from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Outcome, Verdict
 
 from ..claims.reads import attends
-from .card_tests import ClaimsOf
 
 if TYPE_CHECKING:
     from acdc_explain.evidence.measurement import Measurement
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
-    from acdc_explain.records.claim import Claim
+    from acdc_explain.records.claim import Claim, ClaimsOf
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
@@ -29,8 +28,6 @@ def sufficiency(
     labels: Iterable[Label],
     roles: Mapping[str, RoleCard],
     claims: ClaimsOf,
-    *,
-    seed: int = 0,
 ) -> Iterator[Verdict]:
     """For roles that claim where a head attends, where a claim of the head says the same.
 

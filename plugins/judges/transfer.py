@@ -9,12 +9,19 @@ from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Outcome, Verdict
 
-from .card_tests import ClaimsOf, Test, deciding_of, null_nodes, outcome_of, tests_of, verdict_of
+from .card_tests import (
+    Test,
+    deciding_of,
+    null_nodes,
+    outcome_of,
+    requirement_tests,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
-    from acdc_explain.records.claim import ClaimResult, Vote
+    from acdc_explain.records.claim import ClaimResult, ClaimsOf, Vote
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
@@ -84,7 +91,7 @@ def _of_requirements(
         return None
     votes = {}
     for scheme, other in contrast.schemes.items():
-        tests, unmeasurable = tests_of(other, label.node, card, null, None)
+        tests, unmeasurable = requirement_tests(other, label.node, card, null)
         if unmeasurable is None and _votes(tests):
             votes[scheme] = tests
     if not votes:

@@ -11,8 +11,9 @@ import torch
 from acdc_explain.evidence.patching import edges, rerun
 from acdc_explain.evidence.patching.direct import direct_of_heads, direct_of_mlps, logit_directions
 from acdc_explain.evidence.patching.edges import changes, kept_change, respond, tokens_at, unit
+from acdc_explain.evidence.patching.gradients import gradients_in, stream_gradients
 from acdc_explain.evidence.patching.keep_only import kept_output
-from acdc_explain.evidence.patching.passes import Pass, clean_pass, gradients_in, stream_gradients
+from acdc_explain.evidence.patching.passes import Pass, clean_pass
 from acdc_explain.evidence.patching.paths import PathPatching
 from acdc_explain.evidence.patching.rerun import Patch, Rerun, metric_with, outputs_of
 from acdc_explain.models.contrast import Contrast

@@ -24,6 +24,13 @@ from acdc_explain.records.label import Label
 from acdc_explain.records.verdict import Verdict, worst
 
 PLACED = jobs("small", 0)
+ROLE_OF = {
+    "mover": "name_mover",
+    "negative": "negative_name_mover",
+    "inhibit": "s_inhibition",
+    "duplicate": "duplicate_token",
+    "previous": "previous_token",
+}
 
 
 def nodes(job: str) -> list[Node]:
@@ -74,16 +81,7 @@ def judged(held_out, claims) -> Callable[..., list[Verdict | None]]:
 
 
 class TestRoleCard:
-    @pytest.mark.parametrize(
-        ("job", "role"),
-        [
-            ("mover", "name_mover"),
-            ("negative", "negative_name_mover"),
-            ("inhibit", "s_inhibition"),
-            ("duplicate", "duplicate_token"),
-            ("previous", "previous_token"),
-        ],
-    )
+    @pytest.mark.parametrize(("job", "role"), ROLE_OF.items())
     def test_a_planted_job_is_granted_and_no_other(self, job, role, judged):
         """Of 13 roles of heads that the model could have, the one that was planted."""
         node = nodes(job)[0]
@@ -116,16 +114,7 @@ class TestRoleCard:
 
 
 class TestSufficiency:
-    @pytest.mark.parametrize(
-        ("job", "role"),
-        [
-            ("mover", "name_mover"),
-            ("negative", "negative_name_mover"),
-            ("inhibit", "s_inhibition"),
-            ("duplicate", "duplicate_token"),
-            ("previous", "previous_token"),
-        ],
-    )
+    @pytest.mark.parametrize(("job", "role"), ROLE_OF.items())
     def test_the_claimed_places_are_enough(self, job, role, judged):
         (verdict,) = judged(sufficiency, (nodes(job)[0], role))
         assert verdict.outcome == "supported"

@@ -20,7 +20,8 @@ from ...models.contrast import Contrast
 from ...models.functional.attention import Attention
 from ...records.circuit import Node, Port
 from .direct import What, logit_directions
-from .passes import Pass, clean_pass, stream_gradients
+from .gradients import stream_gradients
+from .passes import Pass, clean_pass
 
 Change = Float[Tensor, "variant batch token d_model"]
 
@@ -200,22 +201,34 @@ def changes(contrast: Contrast, other: Pass, senders: Sequence[Node], at: str) -
     return torch.stack([there - here for there, here in pairs])
 
 
+def kept_and_rest(
+    clean: Float[Tensor, "*any key"],
+    other: Float[Tensor, "*any key"],
+    keys: Bool[Tensor, "*any key"],
+) -> tuple[Float[Tensor, "*any key"], Float[Tensor, "*any key"]]:
+    """Clean attention to some keys, and that of another run to all others.
+
+    The latter is scaled so that the sum over all keys stays what it is when clean: else a head that
+    attends elsewhere in the other run would read twice as much.
+    """
+    rest = other * ~keys
+    left = (clean * ~keys).sum(-1, keepdim=True)
+    return clean * keys, rest * (left / rest.sum(-1, keepdim=True).clamp_min(1e-9))
+
+
 def kept_change(
     contrast: Contrast, other: Pass, head: Node, at: str, keys: Bool[Tensor, "batch token pos"]
 ) -> Float[Tensor, "batch token d_model"]:
     """What a head writes at a place if it reads only some keys as they are, minus what it writes.
 
-    All other keys have the attention and values of another run of the prompts, the attention scaled
-    so that the sum over all keys stays what it was: else a head that attends elsewhere in the other
-    run would read twice as much.
+    All other keys have the attention and values of another run of the prompts (`kept_and_rest`).
     """
     clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
     layer, number = head_index(head)
     here, there = clean.attended[layer], other.attended[layer]
-    kept = tokens.of(here.pattern[0, :, number]) * keys
-    rest = tokens.of(there.pattern[0, :, number]) * ~keys
-    left = tokens.of(here.pattern[0, :, number]).sum(-1, keepdim=True) - kept.sum(-1, keepdim=True)
-    rest = rest * (left / rest.sum(-1, keepdim=True).clamp_min(1e-9))
+    kept, rest = kept_and_rest(
+        tokens.of(here.pattern[0, :, number]), tokens.of(there.pattern[0, :, number]), keys
+    )
     z = kept @ here.v[0, :, number] + rest @ there.v[0, :, number]
     attention, scale = clean.runner.layers.attention[layer], clean.scales[layer]
     written = attention.write(number, z)

@@ -18,6 +18,7 @@ from ..attention import last_occurrence, occurrences
 from ..composition import Effect, k_effect, kv_effect, q_effect, receivers_by_sender
 from ..effects import ablated_output, clean_output, direct_logits, logits_with, share_lost
 from ..measurement import NotMeasurable
+from .edges import kept_and_rest
 from .paths import PathPatching
 
 Keys = Bool[Tensor, "batch query key"]
@@ -82,20 +83,14 @@ CLAIMS: dict[str, Callable[[Contrast], Keys]] = {
 
 
 def kept_output(contrast: Contrast, node: Node, keys: Keys) -> Float[Tensor, "batch pos d_model"]:
-    """What a head writes from these keys when clean plus from all others when corrupted.
-
-    The corrupted attention is scaled so that all of it together stays as much as when clean.
-    """
+    """What a head writes from these keys when clean plus from all others when corrupted."""
     layer, head = head_index(node)
     clean, corrupt = contrast.once(PathPatching), contrast.once(_corrupt_paths)
     clean_pattern, corrupt_pattern = (
         paths.run.patterns[layer, :, head] for paths in (clean, corrupt)
     )
-    rest = corrupt_pattern * ~keys
-    left = (clean_pattern * ~keys).sum(-1, keepdim=True)
-    rest = rest * (left / rest.sum(-1, keepdim=True).clamp_min(1e-9))
-    from_keys = clean.output_with(node, clean_pattern * keys)
-    return from_keys + corrupt.output_with(node, rest)
+    kept, rest = kept_and_rest(clean_pattern, corrupt_pattern, keys)
+    return clean.output_with(node, kept) + corrupt.output_with(node, rest)
 
 
 def _corrupt_paths(contrast: Contrast) -> PathPatching:

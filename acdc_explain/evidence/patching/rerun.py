@@ -56,6 +56,11 @@ def metric_with(contrast: Contrast, patches: Sequence[Patch]) -> Float[Tensor, "
     return torch.stack([metrics[number] for number in range(len(patches))])
 
 
+def metric_lost(contrast: Contrast, patches: Sequence[Patch]) -> Float[Tensor, "patch batch"]:
+    """How much of the clean metric is lost under each of several interventions, by prompt."""
+    return contrast.metric(contrast.clean_logits) - metric_with(contrast, patches)
+
+
 def _logits_with(
     contrast: Contrast, patches: Sequence[Patch]
 ) -> Iterator[tuple[int, Float[Tensor, "batch vocab"]]]:

@@ -69,6 +69,12 @@ class Run:
         return f"{self.title}\n{self._circuit_in_words}"
 
     @property
+    def told(self) -> Summary | None:
+        """The summary, unless it is that of the rules: the algorithm says more than it does."""
+        by_rules = self.summary is not None and self.summary.labeler == "rules"
+        return None if self.algorithm and by_rules else self.summary
+
+    @property
     def title(self) -> str:
         """The id, task, model and status."""
         header = self.header

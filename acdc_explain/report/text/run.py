@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ...store.tables.read import Listed
 
 
-RULES = "rules"  # the labeler whose summary only repeats what the steps say
 CLAIMS_EXPLAINED = (
     "effect: the share of the gap that is lost when the component alone is ablated; role: one "
     "that passed its tests; reads, does: the first claim that holds on held-out prompts and is "
@@ -54,9 +53,9 @@ def show_run(run: Run, out: PlainConsole, *, all_labels: bool = False) -> None:
     if run.motifs:
         out.print()
         out.print(motifs_table(run))
-    if run.summary and not (run.algorithm and run.summary.labeler == RULES):
-        out.print(f"\nin words (by {run.summary.labeler}, from the verdicts):")
-        for sentence in run.summary.sentences:
+    if run.told is not None:
+        out.print(f"\nin words (by {run.told.labeler}, from the verdicts):")
+        for sentence in run.told.sentences:
             cited = "" if _names_all(sentence) else f" [{', '.join(map(str, sentence.nodes))}]"
             out.print(f"- {sentence.text}{cited}")
     if run.algorithm:
