@@ -262,7 +262,11 @@ def _is_card(card: Any) -> bool:
     """Whether it is a role card with at least one test: one without could not be refuted."""
     if not isinstance(card, RoleCard):
         return False
-    for tests, kind in ((card.requirements, Requirement), (card.claims, RoleClaim)):
+    for tests, kind in (
+        (card.requirements, Requirement),
+        (card.claims, RoleClaim),
+        (card.unless, RoleClaim),
+    ):
         if not isinstance(tests, (tuple, list)) or not all(isinstance(x, kind) for x in tests):
             return False
     texts = all(isinstance(text, str) for text in (card.name, card.kind, card.claim, card.source))

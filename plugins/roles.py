@@ -76,6 +76,7 @@ HEADS = (
             Requirement("pattern", "copying", at_least=COPYING),
             Requirement("causal", "stands_in", at_least=STANDS_IN),
         ),
+        unless=(RoleClaim("raises", {"what": ("foils",)}),),
         aliases=("backup",),
         source="Wang et al. 2022",
     ),

@@ -49,7 +49,7 @@ def roles(as_json: Json = False) -> None:
             {
                 name: plain(card)
                 | {"requirements": [str(r) for r in card.requirements]}
-                | {"claims": [str(c) for c in card.claims]}
+                | {"claims": [str(c) for c in card.claims], "unless": [str(c) for c in card.unless]}
                 for name, card in cards.items()
             }
         )
@@ -64,6 +64,7 @@ def roles(as_json: Json = False) -> None:
             Lines(
                 [f"{r.tier}: {r}" for r in card.requirements]
                 + [f"claims: {c}" for c in card.claims]
+                + [f"unless: {c}" for c in card.unless]
             ),
             card.source,
         )

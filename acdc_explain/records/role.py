@@ -199,6 +199,7 @@ class RoleCard:
         aliases: Other names of the role in the literature.
         source: The paper that describes the role.
         claims: The claims that must hold, all at one position: there the component plays the role.
+        unless: Claims of which none may hold, at any position: they say that it does the opposite.
     """
 
     name: str
@@ -208,10 +209,17 @@ class RoleCard:
     aliases: tuple[str, ...] = ()
     source: str = ""
     claims: tuple[RoleClaim, ...] = ()
+    unless: tuple[RoleClaim, ...] = ()
 
     def tests(self, tier: Tier) -> tuple[Requirement, ...]:
         """The requirements of a tier."""
         return tuple(r for r in self.requirements if r.tier == tier)
+
+    def against(self, claims: Sequence[Stated]) -> list[Stated]:
+        """The claims that say the opposite of the role."""
+        statements = (x if isinstance(x, Statement) else x.statement for x in claims)
+        pairs = zip(claims, statements)
+        return [x for x, s in pairs if any(unwanted.fits(s) for unwanted in self.unless)]
 
     def bundles(self, claims: Sequence[Stated]) -> dict[str, list[list[Stated]]]:
         """By position: of the claims made there, those that fit each claim of the role."""

@@ -95,8 +95,13 @@ def tests_of(
 
 def claim_tests(card: RoleCard, claims: Sequence[ClaimResult]) -> list[Test]:
     """The claims of a card at the position where most of them hold."""
+    against = [
+        Test("causal", f"{x.text!r}, the opposite of the role,", "fails")
+        for x in card.against(claims)
+        if x.outcome == "holds"
+    ]
     if not card.claims:
-        return []
+        return against
     at_no_place: list[list[ClaimResult]] = [[] for _ in card.claims]
     bundles = [at_no_place, *card.bundles(claims).values()]
     tested = [
@@ -104,7 +109,8 @@ def claim_tests(card: RoleCard, claims: Sequence[ClaimResult]) -> list[Test]:
         for bundle in bundles
     ]
     best_first = WORST[::-1]
-    return max(tested, key=lambda tests: [sum(t.state == s for t in tests) for s in best_first])
+    best = max(tested, key=lambda tests: [sum(t.state == s for t in tests) for s in best_first])
+    return [*best, *against]
 
 
 def claim_state(result: ClaimResult) -> State:

@@ -111,8 +111,11 @@ class Rules:
 
 
 def _passes(question: Question, card: RoleCard) -> bool:
-    """Whether the evidence meets the card's requirements and claims at one position its claims."""
-    if card.missing(question.measured):
+    """Whether evidence meets the card's requirements, and claims at one position its claims.
+
+    A claim that says the opposite is enough to leave the role out.
+    """
+    if card.missing(question.measured) or card.against(question.claims):
         return False
     return not card.claims or any(map(all, card.bundles(question.claims).values()))
 

@@ -88,3 +88,19 @@ def test_a_role_whose_claims_are_suggested_at_one_position_is_proposed():
             == "; ".join(x.text for x in claims).capitalize().replace("io", "IO") + "."
         )
         assert proposal.positions == ("END",)
+
+
+def test_a_role_is_not_proposed_where_a_claim_says_the_opposite():
+    """A head that raises the wrong answers stands in for no mover."""
+    run = make_run()
+    assert run.circuit is not None
+    node = next(node for node in run.circuit.components if node.kind == "head")
+    facts = {"measures": {x: {"value": 0.9, "percentile": 0.9} for x in ("copying", "stands_in")}}
+    evidence = [Evidence(run.circuit.id, node, "x", {}, facts)]
+    arguments = {"what": "foils", "source": "S1"}
+    opposite = Statement(Claim(node, "raises", arguments), "raises the foils", "does")
+    for claims, role in (([], "backup_name_mover"), ([opposite], "other")):
+        question = Question(node, run.circuit, evidence, ROLES, "", (), claims=claims)
+        rules = Rules()
+        answer = asyncio.run(rules(question, rules.prompt(question, None), None))
+        assert [proposal.role for proposal in answer.proposals] == [role]

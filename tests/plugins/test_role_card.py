@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from acdc_explain_plugins.judges.card_tests import Test as Measured
@@ -286,3 +288,20 @@ class TestClaims:
         tests = claim_tests(self.card, [reads, fed])
         assert outcome_of(tests) == "causal_only"
         assert deciding_of(tests).measure == "attends {'at': 'A', 'to': 'answer'}"
+
+    def test_a_claim_that_says_the_opposite_refutes_at_any_position(self):
+        card = replace(self.card, unless=(RoleClaim("raises", {"what": ("foils",)}),))
+        reads = self.result("attends", at="A", to="answer")
+        fed = self.result("feeds", at="A", receiver="a1.h0", by=0.2)
+        opposite = self.result("raises", what="foils", source="S1", by=0.4)
+        other = self.result("raises", what="answers", source="S1", by=0.4)
+        uncertain = self.result("raises", "unclear", what="foils", source="S1", by=0.4)
+        for extra, outcome in (
+            ([], "supported"),
+            ([other], "supported"),
+            ([uncertain], "supported"),
+            ([opposite], "pattern_only"),
+        ):
+            assert outcome_of(claim_tests(card, [reads, fed, *extra])) == outcome
+        without_claims = replace(card, claims=())
+        assert [x.state for x in claim_tests(without_claims, [opposite])] == ["fails"]
