@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl as hookimpl
     from .models.contrast import Contrast as Contrast
     from .models.model import Model as Model
+    from .pipeline.discover import sweep as sweep
     from .pipeline.flow import explain as explain
     from .pipeline.flow import judge as judge
     from .pipeline.flow import label as label
-    from .pipeline.flow import sweep as sweep
     from .pipeline.inputs.model import load_model as load_model
     from .pipeline.settings import Settings as Settings
     from .records.circuit import Circuit as Circuit
@@ -74,7 +74,7 @@ _MODULES = {
     "motifs": "store.motifs",
     "path_patch": "experiments.patching",
     "stability": "evaluation.stability",
-    "sweep": "pipeline.flow",
+    "sweep": "pipeline.discover",
     "write_report": "report.notebook",
     "Circuit": "records.circuit",
     "Claim": "records.claim",

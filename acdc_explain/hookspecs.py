@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -26,6 +27,7 @@ from .signatures import (
 )
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from pydantic import BaseModel
 
     from .models.contrast import Contrast
@@ -115,6 +117,7 @@ class ClaimKind:
         kinds: The kinds of components that the claim can be about.
         corrupts: Whether the test depends on how the prompts are corrupted, so that a claim is
             tested under other corruptions, too.
+        meaning: What holds if the claim does, in one sentence, for those who may make it.
     """
 
     topic: Topic
@@ -123,6 +126,18 @@ class ClaimKind:
     test: TestClaims
     kinds: tuple[str, ...] = ("head", "mlp")
     corrupts: bool = False
+    meaning: str = ""
+
+    def says(self, arguments: Mapping[str, Any]) -> str:
+        """A claim of this kind in words.
+
+        Args:
+            arguments: All arguments, those with defaults too.
+
+        Raises:
+            jinja2.UndefinedError: An argument is missing.
+        """
+        return _template(self.sentence).render(**arguments)
 
     def claim(self, node: Node, name: str, arguments: Mapping[str, Any]) -> Claim:
         """A claim of this kind with checked arguments, the defaults filled in.
@@ -139,6 +154,13 @@ class ClaimKind:
 
         checked = self.arguments.model_validate(dict(arguments))
         return Claim(node, name, checked.model_dump())
+
+
+@cache
+def _template(text: str) -> Template:
+    from jinja2 import Environment, StrictUndefined  # only where claims are put into words
+
+    return Environment(undefined=StrictUndefined, autoescape=False).from_string(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,14 +102,15 @@ def main() -> None:
           f"peak so far {peak():.1f} GB")  # fmt: skip
 
     clock, kinds, nodes = Clock(forward), load_plugins().claims(), circuit.components
-    claims = clock.time(
+    composed = clock.time(
         "composed on the discovery prompts", lambda: compose(discover, circuit, nodes, kinds)
     )
+    claims = [result.claim for result in composed]
     del discover
     tested = clock.time("tested on held-out prompts", lambda: check_claims(held_out, claims, kinds))
     results = by_node(tested)
     components = clock.time("effects, and which are idle",
-                            lambda: component_results(held_out, nodes, results))  # fmt: skip
+                            lambda: component_results(held_out, nodes, [tested]))  # fmt: skip
     print(f"{'together':34} {clock.total:7.1f} forward passes; peak {peak():.1f} GB")
     print(Coverage.of(components).in_words)
     print(f"{len(claims)} claims tested:", dict(Counter(result.outcome for result in tested)))

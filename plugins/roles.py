@@ -254,7 +254,7 @@ MLPS = (
 OTHER = RoleCard(
     name="other",
     kind="any",
-    claim="does something that no other word says, described in free text",
+    claim="matters here, in a way that no other role says",
     requirements=(Requirement("causal", "ablation_effect", away_from_zero=LEAST_EFFECT),),
 )
 

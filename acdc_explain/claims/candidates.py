@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..evidence.measurement import NotMeasurable
-from ..evidence.patching.direct import What
+from ..evidence.patching.direct import WHATS
 from ..evidence.patching.edges import place_weights, unit
 from ..evidence.patching.gradients import stream_gradients
 from ..evidence.patching.passes import clean_pass
@@ -42,7 +42,6 @@ AT_ONE_PLACE = 0.85  # of the effect
 LEAST_ATTENTION = 0.05
 LEAST_SHIFT = 0.0025  # of attention, by one sender
 SOURCES = 2  # of direct effects, of one head
-WHAT: tuple[What, What] = ("answers", "foils")
 KEYS = 3  # of one head at one place
 
 
@@ -94,7 +93,7 @@ Made = tuple[str, Mapping[str, object]]  # the name of a claim and its arguments
 
 def _acts(contrast: Contrast, node: Node) -> list[Made]:
     """The place that has nearly all of its effect, to first order, if there is one."""
-    lost = contrast.once(_first_order, node)  # [place batch]
+    lost = contrast.once(lost_by_place, node)
     share = lost.mean(1) / lost.mean(1).sum()
     error = lost.sum(0).std() / len(contrast) ** 0.5
     best = int(share.argmax())
@@ -110,7 +109,7 @@ def _acts_at(reader: Reader) -> Made:
     return "acts", {"at": reader.path.at}
 
 
-def _first_order(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]:
+def lost_by_place(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]:
     """The share of the gap that is lost when a component is ablated, by the gradient."""
     clean, gradients = contrast.once_for_clean(clean_pass), contrast.once(stream_gradients)
     other = corrupted_pass(contrast)
@@ -212,7 +211,7 @@ def _direct(contrast: Contrast, node: Node) -> list[Made]:
     """The largest sure effects on answers and foils, by where they come from."""
     made: list[tuple[float, Made]] = []
     sources: Sequence[str | None] = contrast.place_names if node.kind == "head" else (None,)
-    for what in WHAT:
+    for what in WHATS:
         for source in sources:
             try:
                 measurement = direct_from(contrast, node.kind, what, source, 1)
@@ -230,4 +229,4 @@ def _direct(contrast: Contrast, node: Node) -> list[Made]:
 def _to_logits_of(contrast: Contrast, node: Node, direct: Sequence[Made]) -> list[Path]:
     """The logits that a component writes to, as readers of it."""
     end, written = contrast.place_names[-1], {arguments["what"] for _, arguments in direct}
-    return [Path(node, end, LOGITS, what) for what in WHAT if what in written]
+    return [Path(node, end, LOGITS, what) for what in WHATS if what in written]

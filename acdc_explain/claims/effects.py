@@ -21,20 +21,23 @@ IDLE = 0.01  # of the gap: a component whose effect is surely smaller everywhere
 
 
 def component_results(
-    contrast: Contrast, nodes: Sequence[Node], claims: Mapping[Node, Sequence[ClaimResult]]
+    contrast: Contrast, nodes: Sequence[Node], explanations: Sequence[Sequence[ClaimResult]]
 ) -> list[ComponentResult]:
-    """The effect of every component, whether it is idle, and whether its claims explain it.
+    """The effect of every component, whether it is idle, and whether claims explain it.
+
+    The claims of one author must do so: what another one says wrongly of it takes nothing away.
 
     Args:
         contrast: Held-out prompts.
         nodes: The components of a circuit.
-        claims: The tested claims about each.
+        explanations: The tested claims of each author, about all components.
     """
     idle = idle_components(contrast, nodes)
     results = []
     for node in nodes:
         value, low, high = _effect(contrast, node, None, CORRUPT)
-        explained = is_explained(claims.get(node, ()))
+        about = ([result for result in some if result.node == node] for some in explanations)
+        explained = any(map(is_explained, about))
         results.append(ComponentResult(node, value, low, high, node in idle, explained))
     return results
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from ..evidence.attention import last_occurrence, occurrences
 from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.edges import place_weights, tokens_at
-from ..evidence.patching.keep_only import continuation, duplicate, previous
+from ..models.activations import Batch
 from ..models.contrast import Contrast
 from ..models.metrics import TokenSets
+from ..records.claim import RELATIONS
 
 Keys = Bool[Tensor, "batch token pos"]
 _OFFSET = re.compile(r"offset (\d+)")
@@ -43,8 +44,8 @@ def _keys_at(contrast: Contrast, at: str, to: str) -> Keys:
     if to in contrast.place_names:
         weights = contrast.once(place_weights)[contrast.place_names.index(to)]
         mask = weights.bool()[:, None].expand(-1, queries.shape[1], -1)
-    elif to in RELATIONS:
-        mask = _of_queries(RELATIONS[to](contrast), queries)
+    elif to in KEYS:
+        mask = _of_queries(KEYS[to](contrast), queries)
     elif match := _OFFSET.fullmatch(to):
         places_back = torch.arange(contrast.clean.tokens.shape[1], device=queries.device)
         mask = places_back == queries[..., None] - int(match[1])
@@ -100,6 +101,34 @@ def _of_queries(keys: Bool[Tensor, "batch query pos"], queries: Tensor) -> Keys:
     return keys[rows, queries]
 
 
+def last_same(batch: Batch) -> Bool[Tensor, "batch query pos"]:
+    """For each token the last earlier occurrence of the same token."""
+    tokens = batch.tokens
+    same = (tokens[:, :, None] == tokens[:, None]).tril(-1)
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return same & ((same * places).amax(-1, keepdim=True) == places)
+
+
+def previous(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    """For each token the one before."""
+    tokens = contrast.clean.tokens
+    each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    return each.roll(-1, 1).tril(-1).expand(len(tokens), -1, -1)
+
+
+def duplicate(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    """For each token its last earlier occurrence."""
+    return last_same(contrast.clean)
+
+
+def continuation(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
+    """For each token the one after its last earlier occurrence."""
+    same = last_same(contrast.clean)
+    after = torch.zeros_like(same)
+    after[:, :, 1:] = same[:, :, :-1]
+    return after
+
+
 def _itself(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
     tokens = contrast.clean.tokens
     each = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
@@ -122,13 +151,7 @@ def _foil(contrast: Contrast) -> Bool[Tensor, "batch query pos"]:
     return at[:, None].expand(-1, at.shape[1], -1)
 
 
-RELATIONS: Mapping[str, Callable[[Contrast], Bool[Tensor, "batch query pos"]]] = {
-    "previous": previous,
-    "duplicate": duplicate,
-    "continuation": continuation,
-    "first": _first,
-    "itself": _itself,
-    "answer": _answer,
-    "foil": _foil,
-}
-"""Keys that are named by how they relate to the query or to the answer."""
+KEYS: Mapping[str, Callable[[Contrast], Bool[Tensor, "batch query pos"]]] = dict(
+    zip(RELATIONS, (previous, duplicate, continuation, _first, _itself, _answer, _foil))
+)
+"""The keys of each relation."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-
-from jinja2 import Environment, StrictUndefined, Template
 
 from ..evidence.measurement import NotMeasurable
 from ..evidence.variables import variable_names
@@ -23,20 +20,8 @@ from .reading import SILENT
 
 RATE = 0.05  # of false discoveries
 
-_SENTENCES = Environment(undefined=StrictUndefined, autoescape=False)
-
 Answer = Sequence[Check] | str
 """What the test of a claim measured, or why it could not."""
-
-
-def sentence(kind: ClaimKind, claim: Claim) -> str:
-    """A claim in words. Raises jinja2.UndefinedError for a missing argument."""
-    return _template(kind.sentence).render(**claim.arguments)
-
-
-@cache
-def _template(text: str) -> Template:
-    return _SENTENCES.from_string(text)
 
 
 def check_claims(
@@ -71,7 +56,7 @@ def check_claims(
     results = []
     for claim in claims:
         kind, answer = kinds[claim.name], answers[claim]
-        text = sentence(kind, claim)
+        text = kind.says(claim.arguments)
         if isinstance(answer, str) or claim not in accepted:
             reason = answer if isinstance(answer, str) else "nothing was measured"
             result = ClaimResult(claim, text, kind.topic, "untested", reason=reason)

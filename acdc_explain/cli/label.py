@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @app.command()
 @settings_options(
-    *("labeler", "llm_model", "labeler_settings", "templates"),
+    *("labeler", "llm_model", "labeler_settings", "templates", "more_judges"),
     *("prices", "max_cost", "concurrency", "timeout", "retry", "device"),
 )
 def label(

@@ -98,7 +98,7 @@ def _sweep(
     task: str, model: str, store: Store, settings: Settings, plot: Path | None, as_json: bool
 ) -> None:
     """Print edges against faithfulness as a table or JSON, and draw the curve."""
-    from ..pipeline.flow import sweep
+    from ..pipeline.discover import sweep
     from ..report.plot import plot_sweep
 
     file = check_output(plot or Path(f"{task}-{Path(model).stem}.png"), store.path)

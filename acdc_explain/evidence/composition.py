@@ -225,6 +225,25 @@ def kv_effect(contrast: Contrast, inhibitor: Node) -> Effect:
 # --- backups -----------------------------------------------------------------------------------
 
 
+def written_without(
+    contrast: Contrast, ablated: Sequence[Node]
+) -> dict[Node, Float[Tensor, "batch d_model"]]:
+    """What every head and MLP writes at the last token when some are ablated together.
+
+    Earlier components write what they always write.
+    """
+    graph, clean = contrast.model.graph, contrast.clean
+    written = {node: clean.at_end(clean_output(contrast, node)) for node in graph.writers[1:]}
+
+    def record(writers: slice, value: Tensor) -> None:
+        at_end = value[:, clean.rows, clean.end]
+        written.update(zip(graph.writers[writers], at_end))
+
+    replaced = {node: ablated_output(contrast, node) for node in ablated}
+    logits_with(contrast, replaced, writer_hooks(graph, record, embedding=False))
+    return written
+
+
 @torch.no_grad()
 def stands_in(contrast: Contrast) -> Measurement:
     """How much a head's direct effect on the answers rises when the movers are ablated together.
@@ -235,24 +254,15 @@ def stands_in(contrast: Contrast) -> Measurement:
     ablated = movers(contrast)
     if not ablated:
         raise NotMeasurable("the task has no movers to ablate")
-    graph = contrast.model.graph
     answers, _ = logit_directions(contrast, "answers")
-    outputs: dict[int, Float[Tensor, "writer batch d_model"]] = {}  # by index of the first writer
-
-    def record(writers: slice, value: Tensor) -> None:
-        outputs[writers.start] = value[:, contrast.clean.rows, contrast.clean.end]
-
+    written = written_without(contrast, list(ablated))
     first = min(head_index(node)[0] for node in ablated)
-    replaced = {node: ablated_output(contrast, node) for node in ablated}
-    logits_with(contrast, replaced, writer_hooks(contrast.model.graph, record, embedding=False))
     nodes, samples = [], []
-    for node in graph.heads:
-        layer, head = head_index(node)
-        if layer > first and node not in ablated:
-            start = graph.writer_index[node] - head
+    for node in contrast.model.graph.heads:
+        if head_index(node)[0] > first and node not in ablated:
             before = contrast.clean.at_end(clean_output(contrast, node))
             nodes.append(node)
-            samples.append(((outputs[start][head] - before) * answers).sum(-1))
+            samples.append(((written[node] - before) * answers).sum(-1))
     if not nodes:
         raise NotMeasurable("no head comes after the movers")
     return Measurement("stands_in", tuple(nodes), torch.stack(samples))

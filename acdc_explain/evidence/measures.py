@@ -6,7 +6,6 @@ known. The component under test and its null, all others of its kind, come from 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from ..models.contrast import Contrast
@@ -94,14 +93,18 @@ def measure(name: str, contrast: Contrast) -> Measurement:
     return contrast.once(MEASURES[name])
 
 
-def measure_all(names: Iterable[str], contrast: Contrast) -> dict[str, Measurement]:
-    """Several measures by name, without those that have no meaning for the contrast.
+def measure_all(
+    names: Iterable[str], contrast: Contrast
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Several measures by name; and why others have no meaning for the contrast.
 
     Raises:
         KeyError: There is no measure of a name.
     """
-    measurements = {}
+    measurements, reasons = {}, {}
     for name in names:
-        with contextlib.suppress(NotMeasurable):
+        try:
             measurements[name] = measure(name, contrast)
-    return measurements
+        except NotMeasurable as reason:
+            reasons[name] = str(reason)
+    return measurements, reasons

@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..claims.paths import CORRUPT
 from ..errors import UserError
-from ..evidence.effects import ablation, standing_in
-from ..evidence.measurement import Measurement, NotMeasurable
-from ..evidence.measures import MEASURES, measure
-from ..evidence.patching.keep_only import CLAIMS, losses, random_keys
-from ..evidence.patching.paths import PathPatching
+from ..evidence.measurement import NotMeasurable
+from ..evidence.measures import MEASURES
 from ..llm.session import one_line
-from ..models.activations import head_index
 from ..models.contrast import Contrast
 from ..records.circuit import Node
+from ..records.question import Question
 from ..records.task import Task
-
-MOST_TOKENS = 128  # of a text whose attention is measured
-TOP = 5  # keys that are reported
+from . import trials
+from .language import Language, back, named
 
 _model_lock = threading.Lock()  # experiments share the model, so they run one at a time
 
@@ -38,28 +35,40 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class TestArguments(Arguments):
+    made: dict[str, Any] = Field(description="a claim with its arguments")
+
+
 class MeasureArguments(Arguments):
     measure: str
 
 
 class AttentionArguments(Arguments):
     text: str = Field(min_length=1, max_length=600)
-    query: int = Field(description="token number from 0; -1 for the last", ge=-1, le=MOST_TOKENS)
+    query: int = Field(
+        description="token number from 0; -1 for the last", ge=-1, le=trials.MOST_TOKENS
+    )
+
+
+class AttentionHereArguments(Arguments):
+    at: str
 
 
 class AblateArguments(Arguments):
-    positions: list[str] = Field(description="named positions; empty for all tokens", max_length=8)
+    positions: list[str] = Field(description="empty for all tokens", max_length=8)
     how: Literal["resample", "mean"]
-    scheme: str = Field(description="name of a corruption; empty for the usual one")
+    prompts: str = Field(description="empty for the usual corrupted prompts")
+    others: list[str] = Field(description="components ablated with it", max_length=12)
 
 
-class KeepOnlyArguments(Arguments):
-    role: str
+class CutInputArguments(Arguments):
+    sender: str
+    port: Literal["q", "k", "v"] | None
+    at: str
 
 
-class CutPathArguments(Arguments):
-    receiver: str
-    port: Literal["q", "k", "v"]
+class WithoutArguments(Arguments):
+    others: list[str] = Field(min_length=1, max_length=12)
 
 
 class StandInArguments(Arguments):
@@ -79,110 +88,88 @@ class Experiment:
 # --- the experiments ---------------------------------------------------------------------------
 
 
-def _with_interval(samples: torch.Tensor, node: Node) -> dict[str, Any]:
-    """The mean of `samples` [sample] with its bootstrap interval."""
-    measurement = Measurement("", (node,), samples[None].float())
-    low, high = measurement.interval(node)
-    return {
-        "value": _round(measurement.value(node)),
-        "interval": [_round(low), _round(high)],
-        "n": measurement.n,
-    }
-
-
-def _round(value: float) -> float:
-    return round(float(value), 4)
+def _test(component: ComponentExperiments, args: TestArguments) -> dict[str, Any]:
+    claim = component.language.claim(args.made)
+    facts = trials.tested(component.contrast, claim, component.question.kinds)  # type: ignore[arg-type]
+    return {"says": component.language.says(claim), **facts}
 
 
 def _measure(component: ComponentExperiments, args: MeasureArguments) -> dict[str, Any]:
     if args.measure not in MEASURES:
         raise ValueError(f"there is no measure {args.measure!r}")
-    measurement, node = measure(args.measure, component.contrast), component.node
-    if node not in measurement.nodes:
-        raise ValueError(f"{args.measure} is not defined for this kind of component")
-    return {
-        **_with_interval(measurement.samples[measurement.nodes.index(node)], node),
-        "percentile": _round(measurement.percentile(node)),
-        "median_of_the_others": _round(measurement.chance(node)),
-    }
+    return trials.measured(component.contrast, component.node, args.measure)
 
 
 def _attention(component: ComponentExperiments, args: AttentionArguments) -> dict[str, Any]:
-    model = component.contrast.model
-    pieces = model.pieces(args.text)
-    if not 0 < len(pieces) <= min(MOST_TOKENS, model.context_length - len(model.prefix)):
-        raise ValueError(f"the text has {len(pieces)} tokens; at most {MOST_TOKENS} are read")
-    query = len(pieces) - 1 if args.query == -1 else args.query
-    if query >= len(pieces):
-        raise ValueError(f"the text has {len(pieces)} tokens and no token {query}")
-    layer, head = head_index(component.node)
-    batch, prefix = model.batch([args.text]), len(model.prefix)
-    row = model.patterns(batch)[layer, 0, head, query + prefix, : query + prefix + 1].cpu()
-    keys = [*(["(start)"] * prefix), *pieces]
-    best = row.topk(min(TOP, len(row))).indices.tolist()
-    return {
-        "query": {"token": pieces[query], "number": query},
-        "attends_to": [
-            {"token": keys[k], "number": k - prefix, "attention": _round(float(row[k]))}
-            for k in best
-        ],
-    }
+    return trials.attention_in(component.contrast.model, component.node, args.text, args.query)
+
+
+def _attention_here(
+    component: ComponentExperiments, args: AttentionHereArguments
+) -> dict[str, Any]:
+    found = trials.attention_from(component.contrast, component.node, component.place(args.at))
+    return {component.language.places[place]: facts for place, facts in found.items()}
 
 
 def _ablate(component: ComponentExperiments, args: AblateArguments) -> dict[str, Any]:
-    contrast = component.contrast
-    if args.scheme:
-        if args.scheme not in contrast.schemes:
-            raise ValueError(
-                f"there is no corruption {args.scheme!r}; there are {[*contrast.schemes]}"
-            )
-        contrast = contrast.schemes[args.scheme]
-    node = component.node
-    return _with_interval(ablation(contrast, node, args.how, args.positions), node)
+    prompts = component.prompts_named(args.prompts) if args.prompts else CORRUPT
+    places = [component.place(name) for name in args.positions]
+    others = component.others(args.others)
+    return trials.ablated(component.contrast, component.node, places, args.how, prompts, others)
 
 
-def _keep_only(component: ComponentExperiments, args: KeepOnlyArguments) -> dict[str, Any]:
-    if args.role not in CLAIMS:
-        raise ValueError(f"{args.role!r} does not say where a head looks; these do: {[*CLAIMS]}")
-    contrast, node = component.contrast, component.node
-    keys = CLAIMS[args.role](contrast)
-    kept, ablated = losses(contrast, args.role, node, [keys, *random_keys(keys, [0])])
-    shares = [1 - float(loss.mean() / ablated.mean()) for loss in kept]
-    return {"survives": _round(shares[0]), "random_places": _round(shares[1]), "n": len(ablated)}
+def _cut_input(component: ComponentExperiments, args: CutInputArguments) -> dict[str, Any]:
+    sender, at = component.node_named(args.sender), component.place(args.at)
+    facts, turn = trials.input_cut(component.contrast, component.node, sender, args.port, at)
+    if turn is None:
+        return facts
+    query, key, by = (
+        component.language.places[turn[0]],
+        component.language.places[turn[1]],
+        turn[2],
+    )
+    return {**facts, "turns_attention": {"from": query, "to": key, "by": by}}
 
 
-def _cut_path(component: ComponentExperiments, args: CutPathArguments) -> dict[str, Any]:
-    contrast, receiver = component.contrast, component.node_named(args.receiver)
-    paths = contrast.once(PathPatching)
-    if receiver.kind != "head" or component.node not in paths.senders(receiver):
-        raise ValueError(f"{args.receiver} is no later attention head")
-    end, rows = contrast.clean.end, contrast.clean.rows
-    change = paths.cut([component.node])
-    if args.port == "q":
-        change = change[:, rows, end][:, :, None]
-    clean = paths.receive(receiver, {}, query=end)
-    changed = paths.receive(receiver, {args.port: change}, query=end)
-    attention = 0.5 * (changed.pattern - clean.pattern)[0, :, 0].abs().sum(-1)
-    clean_size = clean.written.norm(dim=-1).clamp_min(1e-9)
-    size = (changed.written - clean.written).norm(dim=-1) / clean_size
-    return {
-        "attention_moved_at_END": _with_interval(attention, component.node),
-        "output_changed_at_END": _with_interval(size[0, :, 0], component.node),
-    }
+def _without(component: ComponentExperiments, args: WithoutArguments) -> dict[str, Any]:
+    others = component.others(args.others)
+    return trials.without(component.contrast, component.node, others)
 
 
 def _stand_in(component: ComponentExperiments, args: StandInArguments) -> dict[str, Any]:
-    other = component.node_named(args.other)
-    if other == component.node:
-        raise ValueError("that is the component itself")
-    return _with_interval(standing_in(component.contrast, component.node, other), component.node)
+    (other,) = component.others([args.other])
+    return trials.stand_in(component.contrast, component.node, other)
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
-    "measure": Experiment(
-        "a measure on all components of the kind, with this one's place among them",
-        MeasureArguments,
-        _measure,
+    "test": Experiment(
+        "a claim about the component, tested: paths to a later component or to the logits are cut "
+        "(feeds, directly), other keys corrupted (attends), one variable alone changed (carries)",
+        TestArguments,
+        _test,
+    ),
+    "ablate": Experiment(
+        "share of the gap lost when it, alone or together with others, writes what it wrote on the "
+        "corrupted prompts or those of a variable (resample) or its mean, somewhere or everywhere",
+        AblateArguments,
+        _ablate,
+    ),
+    "cut_input": Experiment(
+        "what it does differently when the output of an earlier component at a position is cut "
+        "from its queries, keys or values (of an MLP: port null)",
+        CutInputArguments,
+        _cut_input,
+    ),
+    "without": Experiment(
+        "its direct effect on answers and foils, before and after others are ablated",
+        WithoutArguments,
+        _without,
+    ),
+    "attention_here": Experiment(
+        "where the head attends from a position of the prompts",
+        AttentionHereArguments,
+        _attention_here,
+        ("head",),
     ),
     "attention": Experiment(
         "where the head attends from one token of any text",
@@ -190,28 +177,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         _attention,
         ("head",),
     ),
-    "ablate": Experiment(
-        "share of the behavior lost when it writes what it wrote on the corrupted prompts "
-        "(resample) or its mean, at named positions or everywhere",
-        AblateArguments,
-        _ablate,
-    ),
-    "keep_only": Experiment(
-        "share of the head's effect that survives when it reads clean only the places that a role "
-        "names, beside as many random places",
-        KeepOnlyArguments,
-        _keep_only,
-        ("head",),
-    ),
-    "cut_path": Experiment(
-        "how a later head of the circuit changes at END when what this one writes into its "
-        "queries, keys or values is that of the corrupted prompt",
-        CutPathArguments,
-        _cut_path,
+    "measure": Experiment(
+        "a measure on all components of the kind, with this one's place among them",
+        MeasureArguments,
+        _measure,
     ),
     "stand_in": Experiment(
         "Jensen-Shannon distance (nats) of the model's output when it writes what another "
-        "component of the circuit writes; small if they do the same",
+        "component writes; small if they do the same",
         StandInArguments,
         _stand_in,
     ),
@@ -222,49 +195,75 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 
 
 class ComponentExperiments:
-    """The `Experiments` of one component.
+    """The `Experiments` on the component of a question.
 
-    `shown` are the names by which the labeler knows the components. `contrast` returns the model's
-    behavior on the discovery examples; it is called when an experiment first runs.
+    `contrast` returns the model's behavior on the discovery examples; it is called when an
+    experiment first runs.
     """
 
-    def __init__(
-        self, node: Node, shown: Mapping[Node, str], task: Task, contrast: Callable[[], Contrast]
-    ) -> None:
-        self.node = node
-        self._task = task
-        self._nodes = {name: other for other, name in shown.items()}
+    def __init__(self, question: Question, task: Task, contrast: Callable[[], Contrast]) -> None:
+        self.question = question
+        self.node = question.node
+        self.language = Language(question)
+        self._nodes = {name: other for other, name in question.shown.items()}
+        blind = question.model is None
+        self._schemes = {
+            f"corruption {number}" if blind else name: name
+            for number, name in enumerate(task.schemes, 1)
+        }
         self._contrast = contrast
 
     @property
     def contrast(self) -> Contrast:
         return self._contrast()
 
+    # --- from the names that the labeler is shown to the true ones, or ValueError ---------------
+
     def node_named(self, name: str) -> Node:
         """The component with a shown name. Raises ValueError."""
-        if name not in self._nodes:
-            raise ValueError(f"there is no component {name!r}")
-        return self._nodes[name]
+        return named(self._nodes, "component", name)
+
+    def others(self, names: Sequence[str]) -> list[Node]:
+        """Other components, each once. Raises ValueError."""
+        nodes = list(dict.fromkeys(self.node_named(name) for name in names))
+        if self.node in nodes:
+            raise ValueError("that is the component itself")
+        return nodes
+
+    def place(self, name: str) -> str:
+        """The position with a shown name. Raises ValueError."""
+        return named(back(self.language.places), "position", name)
+
+    def prompts_named(self, name: str) -> str:
+        """The scheme or the variable with a shown name. Raises ValueError."""
+        known = {**self._schemes, **back(self.language.variables)}
+        return named(known, "corruption or variable", name)
 
     @property
     def catalogue(self) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         """By name, what each experiment finds out, and the JSON schema of its arguments."""
         others = [name for name, node in self._nodes.items() if node != self.node]
-        vocabulary = {
+        places = list(self.language.places.values())
+        vocabulary: dict[str, list[Any]] = {
             "measure": list(MEASURES),
-            "scheme": ["", *self._task.schemes],
-            "role": list(CLAIMS),
-            "receiver": [name for name in others if self._nodes[name].kind == "head"],
+            "prompts": ["", *self._schemes, *self.language.variables.values()],
+            "sender": others,
             "other": others,
+            "at": places,
+            "positions": places,
+            "others": others,
         }
         catalogue = {}
         for name, experiment in EXPERIMENTS.items():
             schema = experiment.arguments.model_json_schema()
-            for argument in vocabulary.keys() & schema["properties"].keys():
-                schema["properties"][argument] = {"enum": vocabulary[argument]}
-            if "positions" in schema["properties"] and self._task.position_names:
-                schema["properties"]["positions"]["items"] = {"enum": [*self._task.position_names]}
-            empty = any(p.get("enum") == [] for p in schema["properties"].values())
+            for argument, values in schema["properties"].items():
+                if argument == "made":
+                    schema["properties"][argument] = {"anyOf": self.language.schemas()}
+                elif argument in vocabulary and values.get("type") == "array":
+                    values["items"] = {"enum": vocabulary[argument]}
+                elif argument in vocabulary:
+                    schema["properties"][argument] = {"enum": vocabulary[argument]}
+            empty = any([] in p.values() for p in schema["properties"].values())
             if self.node.kind in experiment.kinds and not empty:
                 catalogue[name] = (experiment.description, schema)
         return catalogue

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ..errors import UserError
-from ..guard import PASSED_ON, PluginFault, Unfit, sentence
-from ..hookspecs import Labeler
+from ..guard import PASSED_ON, Unfit, sentence
+from ..hookspecs import ClaimKind, Labeler
 from ..ids import content_id
 from ..llm.exchange import NotAsked, UnusableReply, Waiting
 from ..llm.session import Conversation, Session, run_async
 from ..progress import Progress
 from ..records.circuit import Circuit, Node
-from ..records.claim import Statement
 from ..records.evidence import Evidence
 from ..records.label import Failure, Label, LabelerReply, LabelResult
-from ..records.question import Experiments, Question, blind_names, true_names, true_text
+from ..records.question import Experiments, Question, blind_names, true_names
 from ..records.role import RoleCard
-from ..records.run.summary import Sentence, Summary, SummaryQuestion
+from ..records.run.behavior import Behavior
 from ..records.task import Task
-from ..records.verdict import Verdict
 from ..store.buffer import WriteBuffer
-from .checked import check_reply, check_sentences, facts_as_stored
+from .checked import check_reply, facts_as_stored
+from .language import Language
 from .writer import LabelWriter
 
 REVEAL = "reveal"  # a labeler's setting: show the model's name and the components' true names
 
-ExperimentsOf: TypeAlias = Callable[[Node, Mapping[Node, str]], Experiments]
-"""Returns a component's experiments, given the names that the labeler sees."""
+ExperimentsOf: TypeAlias = Callable[[Question], Experiments]
+"""Returns the experiments on the component of a question."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class LabelingStage:
 
     `code` identifies the code of a labeler from another package (`Plugins.code`), `plugin` is the
     plugin that has it. `session` is None for a labeler that asks no LLM. `find_results` returns
-    the stored results of questions, given their ids. `claims` are what the discovery prompts
-    suggest about the components.
+    the stored results of questions, given their ids. `kinds` are the kinds of claims that may be
+    made, `behavior` is how the model does on the discovery prompts.
     """
 
     name: str
@@ -69,7 +68,8 @@ class LabelingStage:
     session: Session | None = None
     experiments: ExperimentsOf | None = None
     plugin: str = ""
-    claims: Sequence[Statement] = ()
+    kinds: Mapping[str, ClaimKind] = field(default_factory=dict)
+    behavior: Behavior | None = None
 
     # --- the questions -------------------------------------------------------------------------
 
@@ -77,32 +77,35 @@ class LabelingStage:
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
     ) -> list[KeyedQuestion]:
         """One question for each component, in the circuit's order."""
-        names = self._shown_names(circuit)
         return [
-            self.question(
-                Question(
-                    node=node,
-                    circuit=circuit,
-                    evidence=sorted(evidence[node], key=lambda item: item.collector),
-                    roles=self.roles,
-                    task_description=self.task.description,
-                    position_names=self.task.position_names,
-                    shown=names,
-                    model=self.model if self._revealed else None,
-                    experiments=self.experiments(node, names) if self.experiments else None,
-                    claims=[x for x in self.claims if x.claim.node == node],
-                )
-            )
-            for node in circuit.components
+            self.question(self.about(circuit, node, evidence[node])) for node in circuit.components
         ]
 
+    def about(self, circuit: Circuit, node: Node, evidence: Sequence[Evidence] = ()) -> Question:
+        """The question about one component."""
+        question = Question(
+            node=node,
+            circuit=circuit,
+            evidence=sorted(evidence, key=lambda item: item.collector),
+            roles=self.roles,
+            task_description=self.task.description,
+            position_names=self.task.position_names,
+            shown=self.shown_names(circuit),
+            model=self.model if self.revealed else None,
+            kinds=self.kinds,
+            behavior=self.behavior,
+        )
+        if self.experiments is None:
+            return question
+        return replace(question, experiments=self.experiments(question))
+
     @property
-    def _revealed(self) -> bool:
+    def revealed(self) -> bool:
         return bool(self.settings.get(REVEAL))
 
-    def _shown_names(self, circuit: Circuit) -> dict[Node, str]:
+    def shown_names(self, circuit: Circuit) -> dict[Node, str]:
         """The names of the components that the labeler sees."""
-        return true_names(circuit) if self._revealed else blind_names(circuit)
+        return true_names(circuit) if self.revealed else blind_names(circuit)
 
     def question(self, question: Question) -> KeyedQuestion:
         """The question with its id; equal ids have the same answer."""
@@ -112,7 +115,7 @@ class LabelingStage:
         except PASSED_ON:
             raise
         except BaseException as error:  # a plugin may raise anything
-            fault = self._fault(error)
+            fault = self.fault(error)
         key = {
             "circuit_id": question.circuit.id,
             "node": question.node,
@@ -123,15 +126,15 @@ class LabelingStage:
         return KeyedQuestion(content_id("question", key), question, prompt, fault)
 
     def _prompt(self, question: Question) -> str:
-        prompt: Any = self.labeler.prompt(question, self._ask())
+        prompt: Any = self.labeler.prompt(question, self.ask())
         if not isinstance(prompt, str):
             raise Unfit(f"its prompt is {type(prompt).__name__}, not a text")
         return prompt
 
-    def _ask(self) -> Conversation | None:
+    def ask(self) -> Conversation | None:
         return self.session.ask() if self.session else None
 
-    def _fault(self, error: BaseException) -> str:
+    def fault(self, error: BaseException) -> str:
         return f"labeler {self.name!r} of plugin {self.plugin!r} failed ({sentence(error)})"
 
     # --- the answers ---------------------------------------------------------------------------
@@ -189,7 +192,7 @@ class LabelingStage:
         run_async(answer_all, self.session)
 
     async def _answer(self, keyed: KeyedQuestion) -> LabelResult:
-        question, ask = keyed.question, self._ask()
+        question, ask = keyed.question, self.ask()
         if keyed.fault is not None:
             failure = Failure(question.node, self.name, keyed.fault)
             return LabelResult(keyed.id, (), failure=failure)
@@ -207,7 +210,7 @@ class LabelingStage:
         except (*PASSED_ON, asyncio.CancelledError):
             raise
         except BaseException as error:  # a plugin may raise anything
-            reason = self._fault(error)
+            reason = self.fault(error)
         failure = Failure(question.node, self.name, reason)
         return LabelResult(keyed.id, (), _exchange_ids(ask), failure=failure)
 
@@ -215,7 +218,7 @@ class LabelingStage:
         self, keyed: KeyedQuestion, reply: LabelerReply, exchange_ids: tuple[str, ...]
     ) -> LabelResult:
         """The labels that a reply proposes, with the evidence that the labeler gathered."""
-        question = keyed.question
+        question, language = keyed.question, Language(keyed.question)
         evidence = self._findings(question, reply.findings)
         labels = [
             Label(
@@ -224,10 +227,11 @@ class LabelingStage:
                 labeler=self.name,
                 role=proposal.role,
                 positions=tuple(proposal.positions),
-                description=true_text(proposal.description, question.shown),
+                description=language.true_text(proposal.description),
                 confidence=proposal.confidence,
                 evidence_ids=(*proposal.evidence_ids, *([evidence.id] if evidence else [])),
                 exchange_id=reply.exchange.id if reply.exchange else None,
+                claims=tuple(dict.fromkeys(proposal.claims)),
             )
             for proposal in reply.proposals
         ]
@@ -242,44 +246,6 @@ class LabelingStage:
             return None
         facts = facts_as_stored(findings)
         return Evidence(question.circuit.id, question.node, self.name, self.settings, facts)
-
-    # --- the summary ---------------------------------------------------------------------------
-
-    def summarise(
-        self, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
-    ) -> Summary | None:
-        """Have the labeler describe what the whole circuit does.
-
-        Args:
-            circuit: The circuit.
-            labels: The labels of its components.
-            verdicts: The verdicts on the labels.
-
-        Returns:
-            The summary; None if there are no labels or the labeler writes no summaries.
-
-        Raises:
-            UnusableReply: if the LLM gave no usable reply.
-            NotAsked: if the LLM was not asked.
-            PluginFault: if the labeler failed.
-        """
-        summarise = self.labeler.summarise
-        if summarise is None or not labels:
-            return None
-        claims = {name: card.claim for name, card in self.roles.items()}
-        names, ask = self._shown_names(circuit), self._ask()
-        question = SummaryQuestion.of(
-            circuit, self.task.description, labels, verdicts, claims, names
-        )
-        try:
-            reply, exchange = run_async(lambda: summarise(question, ask), self.session)
-            sentences = check_sentences(reply, set(circuit.components))
-        except (*PASSED_ON, UnusableReply, NotAsked):
-            raise
-        except BaseException as error:  # a plugin may raise anything
-            raise PluginFault(self._fault(error)) from error
-        renamed = tuple(Sentence(true_text(x.text, names), tuple(x.nodes)) for x in sentences)
-        return Summary(self.writer.run_id, self.name, renamed, exchange.id if exchange else None)
 
 
 def _exchange_ids(ask: Conversation | None) -> tuple[str, ...]:

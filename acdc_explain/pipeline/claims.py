@@ -1,15 +1,22 @@
-"""Circuit -> claims: what each component does, composed on some prompts and tested on others."""
+"""Circuit -> claims: composed on the discovery prompts, and tested on those held out.
+
+What is composed is evidence, which labelers see. What is tested are these claims and those that
+labels make.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UserError
 from ..ids import content_id
+from ..labeling.checked import facts_as_stored
 from ..records.circuit import Circuit, Node
 from ..records.claim import Claim, ClaimResult, ComponentResult, Coverage, Step
+from ..records.evidence import CLAIMS, Evidence
+from ..records.label import Label
 from ..records.run.header import RESULTS
 from .context import RunContext
 
@@ -25,52 +32,46 @@ class Explanation:
     algorithm: Sequence[Step] = ()
 
 
-def explain_components(run: RunContext, circuit: Circuit) -> Explanation:
-    """Claims about every component, tested on held-out prompts; from the store if it has them."""
-    kinds = run.plugins.claims()
-    codes = {name: run.plugins.code("register_claims", name) for name in kinds}
-    question = content_id("claims", [circuit.id, RESULTS, codes])
-    tested = run.writer.find_claims(question)
-    if tested is None:
-        found = _measured(run, circuit)
-        tested = {
-            "claims": list(found.claims),
-            "components": list(found.components),
-            "algorithm": list(found.algorithm),
-        }
-    run.writer.add_claims(question, tested)
-    return Explanation(**tested)
+# --- composed on the discovery prompts ----------------------------------------------------------
 
 
-def _measured(run: RunContext, circuit: Circuit) -> Explanation:
-    from ..claims.compose import compose
-    from ..claims.effects import component_results
+def compose_claims(run: RunContext, circuit: Circuit) -> list[Evidence]:
+    """What the discovery prompts suggest about every component; from the store if it has it."""
+    settings = {"results": RESULTS, **_codes(run)}
+    stored = run.store.find_evidence(circuit.id, CLAIMS, settings)
+    found = stored or [
+        Evidence(circuit.id, node, CLAIMS, settings, facts_as_stored(facts))
+        for node, facts in _composed(run, circuit).items()
+    ]
+    run.writer.add_evidence(found)
+    return found
+
+
+def _codes(run: RunContext) -> dict[str, Any]:
+    """The code of kinds of claims from other packages."""
+    codes = {name: run.plugins.code("register_claims", name) for name in run.plugins.claims()}
+    foreign = {name: code for name, code in codes.items() if code}
+    return {"code": foreign} if foreign else {}
+
+
+def _composed(run: RunContext, circuit: Circuit) -> dict[Node, dict[str, Any]]:
+    from ..claims.compose import compose, facts_of
     from ..claims.paths import release
-    from ..claims.steps import steps
     from ..evidence.measurement import NotMeasurable
 
     if (reason := _obstacle(run)) is not None:
-        run.progress("claims", 3, 3, f"none, as {reason}")
-        return Explanation()
-    run.progress("claims", 0, 3, "composed on the discovery prompts")
+        run.progress("compose claims", 1, 1, f"none, as {reason}")
+        return {}
+    run.progress("compose claims", 0, 1)
     try:
         claims = compose(run.contrast, circuit, circuit.components, run.plugins.claims())
-        run.progress("claims", 1, 3, f"{len(claims)} tested on held-out prompts")
-        results = _tested(run, claims)
-        run.progress("claims", 2, 3, "effects of components")
-        by_node: dict[Node, list[ClaimResult]] = defaultdict(list)
-        for result in results:
-            by_node[result.node].append(result)
-        components = component_results(run.held_out, circuit.components, by_node)
-        algorithm = steps(run.held_out, components, results)
+        facts = {node: facts_of(run.contrast, node, claims) for node in circuit.components}
     except NotMeasurable as reason:
-        run.progress("claims", 3, 3, f"none, as {reason}")
-        return Explanation()
-    for contrast in (run.contrast, run.held_out):
-        release(contrast)
-    coverage = Coverage.of(components)
-    run.progress("claims", 3, 3, coverage.in_words)
-    return Explanation(results, components, algorithm)
+        run.progress("compose claims", 1, 1, f"none, as {reason}")
+        return {}
+    release(run.contrast)
+    run.progress("compose claims", 1, 1, f"{len(claims)} hold on the discovery prompts")
+    return facts
 
 
 def _obstacle(run: RunContext) -> str | None:
@@ -87,7 +88,84 @@ def _obstacle(run: RunContext) -> str | None:
     return None if trouble is None else f"its layers cannot be run alone: {trouble}"
 
 
-def _tested(run: RunContext, claims: Sequence[Claim]) -> list[ClaimResult]:
-    from ..claims.testing import check_claims
+# --- tested on held-out prompts -----------------------------------------------------------------
 
-    return check_claims(run.held_out, claims, run.plugins.claims())
+
+def explain_components(
+    run: RunContext,
+    circuit: Circuit,
+    evidence: Mapping[Node, Sequence[Evidence]],
+    labels: Sequence[Label],
+) -> Explanation:
+    """The composed claims and those of the labels, all tested at once; from the store if it can be.
+
+    Args:
+        run: The run.
+        circuit: Its circuit.
+        evidence: Where the composed claims are; empty where none could be composed.
+        labels: The labels of the components.
+    """
+    authors = _authors(evidence, labels)
+    claims = list(dict.fromkeys(claim for some in authors for claim in some))
+    if not any(item.collector == CLAIMS for items in evidence.values() for item in items):
+        return Explanation()
+    question = content_id(
+        "claims", [circuit.id, RESULTS, _codes(run), [[c.id for c in some] for some in authors]]
+    )
+    tested = run.writer.find_claims(question)
+    if tested is None:
+        found = _tested(run, circuit, claims, authors)
+        tested = {
+            "claims": list(found.claims),
+            "components": list(found.components),
+            "algorithm": list(found.algorithm),
+        }
+    run.writer.add_claims(question, tested)
+    return Explanation(**tested)
+
+
+def _authors(
+    evidence: Mapping[Node, Sequence[Evidence]], labels: Sequence[Label]
+) -> list[list[Claim]]:
+    """The claims of each author: those composed, and those of each labeler's labels."""
+    composed = [
+        result.claim for items in evidence.values() for item in items for result in item.suggested
+    ]
+    by_labeler: dict[str, list[Claim]] = {}
+    for label in labels:
+        by_labeler.setdefault(label.labeler, []).extend(label.claims)
+    return [composed, *(_sorted(some) for some in by_labeler.values() if some)]
+
+
+def _sorted(claims: Iterable[Claim]) -> list[Claim]:
+    """In an order that does not depend on that of the answers."""
+    return sorted(dict.fromkeys(claims), key=lambda claim: (str(claim.node), claim.id))
+
+
+def _tested(
+    run: RunContext,
+    circuit: Circuit,
+    claims: Sequence[Claim],
+    authors: Sequence[Sequence[Claim]],
+) -> Explanation:
+    from ..claims.effects import component_results
+    from ..claims.paths import release
+    from ..claims.steps import steps
+    from ..claims.testing import check_claims
+    from ..evidence.measurement import NotMeasurable
+
+    held_out = run.held_out
+    run.progress("test claims", 0, 2, f"{len(claims)} on held-out prompts")
+    try:
+        results = check_claims(held_out, claims, run.plugins.claims())
+        run.progress("test claims", 1, 2, "effects of components")
+        by_claim = {result.claim: result for result in results}
+        explanations = [[by_claim[claim] for claim in some] for some in authors]
+        components = component_results(held_out, circuit.components, explanations)
+        algorithm = steps(held_out, components, results)
+    except NotMeasurable as reason:
+        run.progress("test claims", 2, 2, f"none, as {reason}")
+        return Explanation()
+    release(held_out)
+    run.progress("test claims", 2, 2, Coverage.of(components).in_words)
+    return Explanation(results, components, algorithm)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from ..errors import UserError
 from ..ids import canonical_json
+from ..llm.batch import RecordingTransport
 from ..llm.client import Llm, Transport
 from ..llm.exchange import Exchange
 from ..llm.prices import Prices
@@ -114,6 +115,11 @@ class RunContext:
 
         return {"discover": behavior_of(self.contrast), "held_out": behavior_of(self.held_out)}
 
+    @property
+    def discovered_on(self) -> Behavior | None:
+        """How the model does on the discovery prompts, if that was measured."""
+        return (vars(self).get("behavior") or self.known_behavior or {}).get("discover")
+
     def check_behavior(self) -> Mapping[str, Behavior]:
         """How well the model does the task.
 
@@ -158,6 +164,11 @@ class RunContext:
             concurrency=self.settings.concurrency,
             again=self.settings.retry,
         )
+
+    @property
+    def waits(self) -> bool:
+        """Whether a question goes to the LLM by a batch file, and has no reply yet."""
+        return isinstance(self.transport, RecordingTransport) and bool(self.transport.requests)
 
     # --- the record of the run -----------------------------------------------------------------
 

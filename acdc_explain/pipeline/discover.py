@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..ids import content_id
+from ..progress import Progress, silent
 from ..records.circuit import Circuit
 from ..records.run.header import results_of
+from ..records.task import Task
 from ..store.store import Store
 from .context import RunContext
+from .prepare import open_run
+from .settings import Settings, settings_from
 
 if TYPE_CHECKING:
-    pass
+    from ..models.model import Model
 
 SHARES = (0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)  # thresholds of a sweep, of the gap
 SIZES = (20, 50, 100, 200, 500, 1000, 2000)  # most edges, where a discoverer has no threshold
@@ -114,3 +119,38 @@ def sweep_points(run: RunContext) -> list[dict[str, Any]]:
     raise UserError(
         f"Discoverer {run.plan.discoverer!r} has neither tau nor max_edges to sweep over."
     )
+
+
+# --- circuits of several sizes -------------------------------------------------------------------
+
+
+def sweep(
+    task: str | Task,
+    model: str | Model = "mini",
+    *,
+    store: str | Path | Store,
+    settings: Settings | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> list[Circuit]:
+    """Find circuits from small to large, to see what faithfulness costs in edges.
+
+    Args:
+        task, model, store, settings, progress, options: As for `explain`.
+
+    Returns:
+        The circuits, each stored: by thresholds that are shares of the gap between the clean and
+        the ablated metric, or else by the discoverer's `max_edges`.
+
+    Raises:
+        UserError: if the discoverer has neither, or for whatever cannot be done.
+    """
+    run = open_run(task, model, store, settings_from(options, settings), progress)
+    points = sweep_points(run)
+    run.check_behavior()
+    circuits = []
+    for number, point in enumerate(points):
+        progress("sweep", number, len(points), str(point))
+        circuits.append(circuit_by(run, point))
+    progress("sweep", len(points), len(points))
+    return circuits

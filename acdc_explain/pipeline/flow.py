@@ -1,4 +1,4 @@
-"""task -> circuit -> claims -> evidence -> labels -> verdicts -> summary and motifs.
+"""task -> circuit -> evidence -> labels -> claims -> verdicts -> summary and motifs.
 
 Each stage returns what it makes and stores each record as soon as it exists.
 """
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..labeling.labeler import LabelingStage
+from ..labeling.summary import summary_of
 from ..llm.batch import CacheOverlay, RecordingTransport, take
 from ..llm.exchange import Exchange, NotAsked, Request, UnusableReply
 from ..progress import Progress, silent
 from ..records.circuit import Circuit, Node
-from ..records.claim import ClaimResult, Statement
-from ..records.evidence import Evidence
+from ..records.evidence import CLAIMS, Evidence
 from ..records.label import LabelResult
 from ..records.run.run import Run
 from ..records.task import Task
 from ..store.store import Store
-from .claims import Explanation, explain_components
+from .claims import compose_claims, explain_components
 from .collect import collect
 from .context import Found, RunContext
-from .discover import circuit_by, discover, sweep_points
+from .discover import discover
 from .judge import judge_labels
 from .label import label_components, stage
 from .prepare import open_run, reopen
@@ -69,15 +69,18 @@ def explain(
         return run.reused()
     run.begin(run.check_behavior())
     circuit = discover(run)
-    explanation = explain_components(run, circuit)
+    evidence = _measured(run, circuit)
+    results = label_components(run, circuit, evidence)
+    return _finish(run, circuit, evidence, results)
+
+
+def _measured(run: RunContext, circuit: Circuit) -> dict[Node, list[Evidence]]:
+    """The evidence for every component: what it may be said to do, and what collectors measure."""
+    composed = compose_claims(run, circuit)
     evidence = collect(run, circuit)
-    results = label_components(run, circuit, evidence, _statements(explanation.claims))
-    return _finish(run, circuit, evidence, results, explanation)
-
-
-def _statements(claims: Sequence[ClaimResult]) -> list[Statement]:
-    """The claims as a labeler may see them: without what held-out prompts say of them."""
-    return [result.statement for result in claims]
+    for item in composed:
+        evidence[item.node].append(item)
+    return evidence
 
 
 def _finish(
@@ -85,15 +88,16 @@ def _finish(
     circuit: Circuit,
     evidence: Mapping[Node, Sequence[Evidence]],
     results: Sequence[LabelResult],
-    explanation: Explanation,
 ) -> Run:
-    """labels -> verdicts -> summary and motifs."""
+    """labels -> claims -> verdicts -> summary and motifs."""
     labels = [label for result in results for label in result.labels]
+    explanation = explain_components(run, circuit, evidence, labels)
     verdicts = judge_labels(run, labels, explanation.claims)
-    summary, told = summarise(run, circuit, labels, verdicts)
+    summary, told = summarise(run, circuit, labels, verdicts, explanation.claims)
     motifs = run.store.match(run.header.id, run.plugins.patterns())
     run.writer.add_motifs(motifs)
     complete = told and not run.set_aside and all(result.labels for result in results)
+    complete = complete and not run.waits
     found = Found(
         explanation.claims, explanation.components, explanation.algorithm, verdicts, summary, motifs
     )
@@ -141,10 +145,9 @@ def label(
     now.begin(run.behavior)
     now.writer.add_evidence([item for items in evidence.values() for item in items])
     now.writer.add_exchanges(taken)
-    results = label_components(now, run.circuit, evidence, _statements(run.claims))
+    results = label_components(now, run.circuit, evidence)
     if judge:
-        explanation = explain_components(now, run.circuit)
-        return _finish(now, run.circuit, evidence, results, explanation)
+        return _finish(now, run.circuit, _with_claims(now, run.circuit, evidence), results)
     return now.close(run.circuit, evidence, results, complete=False)
 
 
@@ -171,16 +174,26 @@ def judge(run: Run, store: Store, settings: Settings, progress: Progress = silen
         now.earlier = replace(run, verdicts=[], motifs=[], summary=None)
     results = [LabelResult("", (label,)) for label in run.labels]
     results += [LabelResult("", ()) for node in run.circuit.components if not run.labels_of(node)]
-    explanation = explain_components(now, run.circuit)
-    return _finish(now, run.circuit, evidence_of(run, now), results, explanation)
+    evidence = _with_claims(now, run.circuit, evidence_of(run, now))
+    return _finish(now, run.circuit, evidence, results)
+
+
+def _with_claims(
+    run: RunContext, circuit: Circuit, evidence: dict[Node, list[Evidence]]
+) -> dict[Node, list[Evidence]]:
+    """The evidence with claims: those of a run that an earlier version made are composed now."""
+    if not any(item.collector == CLAIMS for items in evidence.values() for item in items):
+        for item in compose_claims(run, circuit):
+            evidence[item.node].append(item)
+    return evidence
 
 
 def evidence_of(stored: Run, run: RunContext) -> dict[Node, list[Evidence]]:
-    """A stored run's evidence by node, that of its collectors alone."""
+    """A stored run's evidence by node: composed claims, and what its collectors measured."""
     assert stored.circuit is not None
     evidence: dict[Node, list[Evidence]] = {node: [] for node in stored.circuit.components}
     for item in stored.evidence:
-        if item.collector in run.plan.collectors and item.node in evidence:
+        if item.collector in (CLAIMS, *run.plan.collectors) and item.node in evidence:
             evidence[item.node].append(item)
     return evidence
 
@@ -199,7 +212,7 @@ def dry_run(
     run = open_run(task, model, store, settings, progress, RecordingTransport())
     run.begin(run.check_behavior())
     circuit = discover(run)
-    return run, would_ask(run, circuit, collect(run, circuit))
+    return run, would_ask(run, circuit, _measured(run, circuit))
 
 
 def would_ask(
@@ -228,8 +241,22 @@ def _requests(
     answered = {result.question_id for result in stored}
     labeler.answer([x for x in questions if x.id not in answered], lambda result: None)
     if not transport.requests:
+        _ask_judges(run, cache)
         _ask_summary(run, labeler, circuit)
     return dict(transport.requests)
+
+
+def _ask_judges(run: RunContext, cache: CacheOverlay) -> None:
+    """The questions of judges that ask an LLM; those with a reply are not asked again."""
+    stored, session = run.earlier, replace(run.session, cache=cache)
+    for name, settings in run.plan.judges.items():
+        judge = run.plugins.judges()[name]
+        if stored is None or not judge.asks_llm:
+            continue
+        about = {node: stored.claims_of(node) for node in {x.node for x in stored.claims}}
+        asked = {"session": lambda: session, **settings}
+        for _ in judge.verdicts(run.held_out, stored.labels, run.plugins.roles(), about, **asked):
+            pass
 
 
 def _ask_summary(run: RunContext, labeler: LabelingStage, circuit: Circuit) -> None:
@@ -238,7 +265,7 @@ def _ask_summary(run: RunContext, labeler: LabelingStage, circuit: Circuit) -> N
     if stored is None or stored.summary is None or stored.summary.labeler == labeler.name:
         return
     with suppress(NotAsked, UnusableReply):
-        labeler.summarise(circuit, stored.labels, stored.verdicts)
+        summary_of(labeler, circuit, stored.labels, stored.verdicts, stored.claims)
 
 
 def _taken(
@@ -247,38 +274,3 @@ def _taken(
     """The answers in a batch file, if all of them are to questions of this run."""
     cache = CacheOverlay(run.store.replies)
     return take(file, cache, run.session.prices, lambda: _requests(run, circuit, evidence, cache))
-
-
-# --- circuits of several sizes -------------------------------------------------------------------
-
-
-def sweep(
-    task: str | Task,
-    model: str | Model = "mini",
-    *,
-    store: str | Path | Store,
-    settings: Settings | None = None,
-    progress: Progress = silent,
-    **options: Any,
-) -> list[Circuit]:
-    """Find circuits from small to large, to see what faithfulness costs in edges.
-
-    Args:
-        task, model, store, settings, progress, options: As for `explain`.
-
-    Returns:
-        The circuits, each stored: by thresholds that are shares of the gap between the clean and
-        the ablated metric, or else by the discoverer's `max_edges`.
-
-    Raises:
-        UserError: if the discoverer has neither, or for whatever cannot be done.
-    """
-    run = open_run(task, model, store, settings_from(options, settings), progress)
-    points = sweep_points(run)
-    run.check_behavior()
-    circuits = []
-    for number, point in enumerate(points):
-        progress("sweep", number, len(points), str(point))
-        circuits.append(circuit_by(run, point))
-    progress("sweep", len(points), len(points))
-    return circuits

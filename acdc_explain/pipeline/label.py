@@ -10,9 +10,9 @@ from ..labeling.labeler import LabelingStage
 from ..llm.session import Session
 from ..plugins import pick
 from ..records.circuit import Circuit, Node
-from ..records.claim import Statement
 from ..records.evidence import Evidence
 from ..records.label import LabelResult
+from ..records.question import Question
 from .context import RunContext
 
 if TYPE_CHECKING:
@@ -25,30 +25,21 @@ def label_components(
     run: RunContext,
     circuit: Circuit,
     evidence: Mapping[Node, Sequence[Evidence]],
-    claims: Sequence[Statement],
 ) -> list[LabelResult]:
     """An answer for every component: labels, or why there are none."""
-    return stage(run, claims=claims).label(circuit, evidence)
+    return stage(run).label(circuit, evidence)
 
 
-def stage(
-    run: RunContext, session: Session | None = None, claims: Sequence[Statement] = ()
-) -> LabelingStage:
-    """The run's labeler with all it needs.
-
-    Args:
-        run: The run.
-        session: Another one than the run's own.
-        claims: What the discovery prompts suggest about the components.
-    """
+def stage(run: RunContext, session: Session | None = None) -> LabelingStage:
+    """The run's labeler with all it needs; `session`: another one than the run's own."""
     name = run.plan.labeler
     if session is None and run.asks_llm:
         session = run.session
 
-    def experiments(node: Node, shown: Mapping[Node, str]) -> ComponentExperiments:
+    def experiments(question: Question) -> ComponentExperiments:
         from ..labeling.experiments import ComponentExperiments
 
-        return ComponentExperiments(node, shown, run.task, lambda: run.contrast)
+        return ComponentExperiments(question, run.task, lambda: run.contrast)
 
     return LabelingStage(
         name=name,
@@ -64,7 +55,8 @@ def stage(
         session=session,
         experiments=experiments,
         plugin=run.plugins.owner("register_labelers", name),
-        claims=claims,
+        kinds=run.plugins.claims(),
+        behavior=run.discovered_on,
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..guard import PluginFault
+from ..labeling.summary import summary_of
 from ..llm.exchange import NotAsked, UnusableReply
 from ..records.circuit import Circuit
+from ..records.claim import ClaimResult
 from ..records.label import Label
 from ..records.run.summary import Summary
 from ..records.verdict import Verdict
@@ -15,7 +17,11 @@ from .label import rules_stage, stage
 
 
 def summarise(
-    run: RunContext, circuit: Circuit, labels: Sequence[Label], verdicts: Sequence[Verdict]
+    run: RunContext,
+    circuit: Circuit,
+    labels: Sequence[Label],
+    verdicts: Sequence[Verdict],
+    claims: Sequence[ClaimResult],
 ) -> tuple[Summary | None, bool]:
     """What the labeler says of the whole circuit; where it says nothing, what the rules say.
 
@@ -33,7 +39,7 @@ def summarise(
         if labeler is None:
             continue
         try:
-            summary = labeler.summarise(circuit, labels, verdicts)
+            summary = summary_of(labeler, circuit, labels, verdicts, claims)
         except NotAsked:
             complete = False
         except UnusableReply as problem:

@@ -15,6 +15,8 @@ TOPICS: tuple[Topic, ...] = ("where", "reads", "does")
 ClaimOutcome = Literal["holds", "fails", "unclear", "untested"]
 OUTCOMES: tuple[ClaimOutcome, ...] = ("holds", "fails", "unclear", "untested")
 Vote = Literal["agrees", "contradicts", "silent"]
+RELATIONS = ("previous", "duplicate", "continuation", "first", "itself", "answer", "foil")
+"""How keys may be named by where they stand to the query, or to the answer."""
 
 
 @dataclass(frozen=True, slots=True)

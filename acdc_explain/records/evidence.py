@@ -9,6 +9,9 @@ from typing import Any
 
 from ..ids import content_id
 from .circuit import Node
+from .claim import TOPICS, Claim, ClaimResult
+
+CLAIMS = "claims"  # the collector of what `claims/compose.py` finds
 
 
 def finite(value: Any) -> float | None:
@@ -53,3 +56,39 @@ class Evidence:
         """`facts["measures"]`; empty if there are none."""
         measures: Mapping[str, Mapping[str, Any]] = self.facts.get("measures", {})
         return measures
+
+    @property
+    def suggested(self) -> list[ClaimResult]:
+        """The claims that hold on the discovery prompts, with what their tests said there.
+
+        An imported record may hold anything: what is no claim is left out.
+        """
+        entries = self.facts.get("suggested", ()) if self.collector == CLAIMS else ()
+        found = (_suggested(self.node, entry) for entry in entries)
+        return [result for result in found if result is not None]
+
+
+_KEPT = ("text", "topic", "value", "low", "high", "chance", "percentile", "unit", "n", "also")
+
+
+def suggestion(result: ClaimResult) -> dict[str, Any]:
+    """A claim that holds on the discovery prompts, as facts hold it."""
+    named = {"claim": result.claim.name, "arguments": dict(result.claim.arguments)}
+    kept = {name: getattr(result, name) for name in _KEPT}
+    return named | {n: round(x, 4) if isinstance(x, float) else x for n, x in kept.items()}
+
+
+def _suggested(node: Node, entry: Any) -> ClaimResult | None:
+    try:
+        claim = Claim(node, str(entry["claim"]), dict(entry["arguments"]))
+        also = {str(name): list(map(str, some)) for name, some in entry["also"].items()}
+        values = {name: entry[name] for name in _KEPT if name != "also"}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    numbers = [values[name] for name in ("value", "low", "high", "chance", "percentile")]
+    if any(number is not None and finite(number) is None for number in numbers):
+        return None
+    texts = [values[name] for name in ("text", "topic", "unit")]
+    if values["topic"] not in TOPICS or not all(isinstance(text, str) for text in texts):
+        return None
+    return ClaimResult(claim, outcome="holds", also=also, **values)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..ids import content_id
+from ..ids import content_id, plain
 from ..llm.exchange import Exchange
 from .circuit import Node
+from .claim import Claim
 from .evidence import Evidence
 
 
@@ -26,6 +27,7 @@ class Label:
         confidence: The labeler's, from 0 to 1.
         evidence_ids: The evidence that the labeler cites.
         exchange_id: The reply of the LLM with the label; None if no LLM was asked.
+        claims: What the description claims, to be tested. Without any, only its role is tested.
     """
 
     circuit_id: str
@@ -37,11 +39,15 @@ class Label:
     confidence: float
     evidence_ids: tuple[str, ...]
     exchange_id: str | None = None
+    claims: tuple[Claim, ...] = ()
 
     @property
     def id(self) -> str:
         """A hash of the content."""
-        return content_id("label", self)
+        content = plain(self)
+        if not self.claims:  # which labels of earlier stores do not have
+            del content["claims"]
+        return content_id("label", content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Proposal:
     confidence: float
     evidence_ids: tuple[str, ...]
     positions: tuple[str, ...] = ()
+    claims: Sequence[Claim] = ()
 
 
 @dataclass(frozen=True, slots=True)

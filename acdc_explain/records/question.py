@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from ..ids import content_id
 from .circuit import Circuit, Edge, Node
-from .claim import Statement
+from .claim import Claim, ClaimResult, Statement, Topic
 from .evidence import Evidence
 from .role import RoleCard
+from .run.behavior import Behavior
 
 
 class Experiments(Protocol):
@@ -39,9 +40,37 @@ class Experiments(Protocol):
         ...
 
 
+class Claimable(Protocol):
+    """A kind of claim that a labeler may make (`hookspecs.ClaimKind`)."""
+
+    @property
+    def topic(self) -> Topic: ...
+
+    @property
+    def arguments(self) -> Any:
+        """A pydantic model."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of components that it can be about."""
+        ...
+
+    @property
+    def meaning(self) -> str: ...
+
+    def says(self, arguments: Mapping[str, Any]) -> str:
+        """A claim of this kind in words."""
+        ...
+
+    def claim(self, node: Node, name: str, arguments: Mapping[str, Any]) -> Claim:
+        """A claim of this kind. Raises pydantic.ValidationError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What role does this node play? With its evidence and the roles to choose from.
+    """What does this node do? With its evidence, and the roles and claims to choose from.
 
     Attributes:
         node: The component.
@@ -53,7 +82,8 @@ class Question:
         shown: The names under which a prompt may speak of the circuit's components.
         model: The model's name; None if the labeler must not know it.
         experiments: The experiments that the labeler may run; None if it may run none.
-        claims: What the discovery prompts suggest about the component, not tested yet.
+        kinds: The kinds of claims that the labeler may make, by name.
+        behavior: How the model does on the discovery prompts; None if that is not known.
     """
 
     node: Node
@@ -65,7 +95,19 @@ class Question:
     shown: Mapping[Node, str] = field(default_factory=dict)
     model: str | None = None
     experiments: Experiments | None = None
-    claims: Sequence[Statement] = ()
+    kinds: Mapping[str, Claimable] = field(default_factory=dict)
+    behavior: Behavior | None = None
+
+    @property
+    def suggested(self) -> list[ClaimResult]:
+        """The claims that hold on the discovery prompts, with what their tests said there."""
+        found = [result for item in self.evidence for result in item.suggested]
+        return [result for result in found if result.claim.name in self.kinds]
+
+    @property
+    def claims(self) -> list[Statement]:
+        """The same claims without the results."""
+        return [result.statement for result in self.suggested]
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:
@@ -105,7 +147,14 @@ def true_names(circuit: Circuit) -> dict[Node, str]:
     return {node: str(node) for node in circuit.components}
 
 
-def true_text(text: str, shown: Mapping[Node, str]) -> str:
-    """A text with the real names in place of the shown ones."""
+def true_text(text: str, shown: Mapping[Node, str], others: Mapping[str, str] | None = None) -> str:
+    """A text with the real names in place of the shown ones.
+
+    Args:
+        text: What a labeler wrote.
+        shown: The names of components that it was shown.
+        others: The real names of positions and variables, by those that it was shown.
+    """
     true = {name: str(node) for node, name in shown.items()}
-    return re.sub(r"\b[HM]\d+\b", lambda match: true.get(match[0], match[0]), text)
+    true |= others or {}
+    return re.sub(r"\b[HMPV]\d+\b", lambda match: true.get(match[0], match[0]), text)

@@ -11,6 +11,7 @@ from .claim import ClaimResult, Statement
 
 Tier = Literal["pattern", "causal"]
 State = Literal["fails", "unclear", "holds"]
+NO_ROLE = "other"  # the role of a label that names none
 WORST: tuple[State, ...] = ("fails", "unclear", "holds")
 Interval = tuple[float, float]
 
@@ -210,6 +211,11 @@ class RoleCard:
     source: str = ""
     claims: tuple[RoleClaim, ...] = ()
     unless: tuple[RoleClaim, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What a component with the role does, as a sentence of its own."""
+        return f"{self.claim[0].upper()}{self.claim[1:]}."
 
     def tests(self, tier: Tier) -> tuple[Requirement, ...]:
         """The requirements of a tier."""

@@ -8,13 +8,17 @@ from typing import Literal
 
 from ..ids import content_id, plain
 
-Outcome = Literal["supported", "matters", "pattern_only", "causal_only", "refuted", "inconclusive"]
-"""`matters`: the component surely has an effect, and nothing else is claimed."""
+Outcome = Literal[
+    "supported", "matters", "untested", "pattern_only", "causal_only", "refuted", "inconclusive"
+]
+"""`matters`: the component surely has an effect, and nothing else is claimed. `untested`: the text
+of the label says what no claim of it puts to a test."""
 WORST_FIRST: tuple[Outcome, ...] = (
     "refuted",
     "pattern_only",
     "causal_only",
     "inconclusive",
+    "untested",
     "matters",
     "supported",
 )

@@ -162,7 +162,27 @@ OUTPUT = (
 def register_claims() -> dict[str, ClaimKind]:
     fed = f"{{% if key %}}{ATTENTION}{{% else %}}{OUTPUT}{{% endif %}}"
     return {
-        "raises": ClaimKind("does", Writes, f"raises{LOGITS}", partial(writes, 1)),
-        "lowers": ClaimKind("does", Writes, f"lowers{LOGITS}", partial(writes, -1)),
-        "feeds": ClaimKind("does", Feeds, fed, feeds, corrupts=True),
+        "raises": ClaimKind(
+            "does",
+            Writes,
+            f"raises{LOGITS}",
+            partial(writes, 1),
+            meaning="it adds `by` logits to these directly, from what it reads at `source`",
+        ),
+        "lowers": ClaimKind(
+            "does",
+            Writes,
+            f"lowers{LOGITS}",
+            partial(writes, -1),
+            meaning="it takes `by` logits from these directly",
+        ),
+        "feeds": ClaimKind(
+            "does",
+            Feeds,
+            fed,
+            feeds,
+            corrupts=True,
+            meaning="what it writes at `at` makes `receiver` attend from `query` to `key` more "
+            "(`by` > 0) or less, or, without `key`, is worth the share `by` of the gap there",
+        ),
     }

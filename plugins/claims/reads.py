@@ -206,11 +206,14 @@ def register_claims() -> dict[str, ClaimKind]:
             attends,
             kinds=("head",),
             corrupts=True,
+            meaning="at `at` it attends to `to`, and its effect on the reader `through` is left if "
+            "it reads nothing else",
         ),
         "carries": ClaimKind(
             "reads",
             Carries,
             "at {{ at }} carries {{ variable }} to {{ through }}",
             carries,
+            meaning="most of its effect on the reader `through` is left if only `variable` differs",
         ),
     }

@@ -114,8 +114,20 @@ def directly(
 @hookimpl
 def register_claims() -> dict[str, ClaimKind]:
     return {
-        "acts": ClaimKind("where", Acts, "acts at {{ at }}", acts, corrupts=True),
+        "acts": ClaimKind(
+            "where",
+            Acts,
+            "acts at {{ at }}",
+            acts,
+            corrupts=True,
+            meaning="nearly all of its effect comes from what it writes there",
+        ),
         "directly": ClaimKind(
-            "where", Directly, "acts on the logits directly", directly, corrupts=True
+            "where",
+            Directly,
+            "acts on the logits directly",
+            directly,
+            corrupts=True,
+            meaning="at least half of its effect goes by no other component",
         ),
     }

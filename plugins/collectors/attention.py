@@ -32,7 +32,7 @@ def attention(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node,
     from acdc_explain.evidence.attention import example_attention, named_attention
     from acdc_explain.evidence.measures import measure_all
 
-    measurements = measure_all(PATTERNS, contrast)
+    measurements, reasons = measure_all(PATTERNS, contrast)
     between = named_attention(contrast)
     for node in nodes:
         if node.kind != "head":
@@ -42,6 +42,7 @@ def attention(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node,
             node,
             {
                 "measures": {name: m.facts(node) for name, m in measurements.items()},
+                "not_measured": reasons,
                 "between_positions": between[node],
                 "example": example_attention(contrast, node),
             },

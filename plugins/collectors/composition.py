@@ -25,13 +25,15 @@ def routes(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, Fa
     from acdc_explain.evidence.composition import receivers_by_sender
     from acdc_explain.evidence.measures import measure_all
 
-    measurements = measure_all((*PORTS, "stands_in"), contrast)
+    measurements, reasons = measure_all((*PORTS, "stands_in"), contrast)
     receivers = {
         name: receivers_by_sender(contrast, name) for name in PORTS if name in measurements
     }
     for node in nodes:
         measures = {name: m.facts(node) for name, m in measurements.items() if node in m.nodes}
-        facts = {"measures": measures} if measures else {}
+        facts: dict[str, object] = {"measures": measures} if measures else {}
+        if reasons and node.kind == "head":
+            facts["not_measured"] = reasons
         inputs = {
             name: f"{receiver_of[node]}{PORTS[name]}"
             for name, receiver_of in receivers.items()

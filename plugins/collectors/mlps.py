@@ -26,14 +26,14 @@ def mlps(
     from acdc_explain.evidence.measures import measure_all
     from acdc_explain.evidence.mlps import mean_neuron_effects
 
-    measurements = measure_all(SCORES, contrast)
+    measurements, reasons = measure_all(SCORES, contrast)
     effects_of = mean_neuron_effects(contrast, [node for node in nodes if node.kind == "mlp"])
     for node in nodes:
         if node.kind != "mlp":
             yield node, {}
             continue
         measures = {name: m.facts(node) for name, m in measurements.items()}
-        facts: dict[str, object] = {"measures": measures}
+        facts: dict[str, object] = {"measures": measures, "not_measured": reasons}
         if node in effects_of:
             effects = effects_of[node]
             largest = effects.abs().topk(min(neurons, len(effects))).indices.tolist()

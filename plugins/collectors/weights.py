@@ -19,10 +19,13 @@ def weights(contrast: Contrast, nodes: Sequence[Node]) -> Iterator[tuple[Node, F
     """For heads: whether attending to a token raises its logit (copying) or lowers it."""
     from acdc_explain.evidence.measures import measure_all
 
-    measurements = measure_all(SCORES, contrast)
+    measurements, reasons = measure_all(SCORES, contrast)
     for node in nodes:
-        measures = {name: m.facts(node) for name, m in measurements.items() if node.kind == "head"}
-        yield node, {"measures": measures} if measures else {}
+        if node.kind != "head":
+            yield node, {}
+            continue
+        measures = {name: m.facts(node) for name, m in measurements.items()}
+        yield node, {"measures": measures, "not_measured": reasons}
 
 
 @hookimpl

@@ -129,14 +129,19 @@ def _claim_test(
     Where none does, what the role claims was not found on the discovery prompts: it fails if the
     component surely does something else, else it is unclear.
     """
-    tier: Tier = "pattern" if wanted.name in READS else "causal"
     if not fitting:
+        tier: Tier = "pattern" if wanted.name in READS else "causal"
         others = [x for x in claims if x.explains and (x.topic == "reads") is (tier == "pattern")]
         return Test(tier, f"{wanted}, of which nothing is found,", "fails" if others else "unclear")
-    best = max(fitting, key=lambda result: WORST.index(claim_state(result)))
+    return tested_claim(max(fitting, key=lambda result: WORST.index(claim_state(result))))
+
+
+def tested_claim(result: ClaimResult) -> Test:
+    """A claim with its result as a test: what is read is a pattern, all else is causal."""
+    tier: Tier = "pattern" if result.topic == "reads" else "causal"
     return Test(
-        tier, f"{best.text!r}", claim_state(best), best.text, best.unit, best.value,
-        best.low or 0.0, best.high or 0.0, best.chance or 0.0, best.percentile, best.n,
+        tier, f"{result.text!r}", claim_state(result), result.text, result.unit, result.value,
+        result.low or 0.0, result.high or 0.0, result.chance or 0.0, result.percentile, result.n,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Judges `prediction` and `prediction_llm`: what can be predicted from a label's words alone?
+"""Judge `prediction`: what can be predicted from what a label claims?
 
 A predictor that reads the label, and no evidence, predicts where the head attends on held-out
 prompts and whether ablating it raises or lowers the metric (Bills et al. 2023, for neurons).
@@ -6,33 +6,28 @@ prompts and whether ablating it raises or lowers the metric (Bills et al. 2023, 
 
 from __future__ import annotations
 
-import asyncio
-import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
+from acdc_explain.records.role import LEAST_EFFECT
 from acdc_explain.records.verdict import Outcome, Verdict
 
-from ..labelers.llm import Reply
-from .verdicts import share_below, upper_median, without_numbers
+from .verdicts import share_below, upper_median
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from acdc_explain.llm.session import Session
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
+    from acdc_explain.records.claim import Claim, ClaimsOf
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import RoleCard
 
 GOOD, POOR = 0.75, 0.6  # ROC AUC; guessing gives 0.5
-RAISES = ("negative_name_mover",)  # ablating it raises the metric; any other role lowers it
 MOST_TOKENS = 3  # tokens that the LLM may name, the likeliest first
 NODE = re.compile(r"\b(?:a\d+\.h\d+|m\d+)\b")
 
@@ -86,161 +81,108 @@ def _pattern(contrast: Contrast, node: Node) -> Tensor:
     return contrast.clean_run.patterns[layer, :, head].cpu()
 
 
-# --- by rules, from the role's words -----------------------------------------------------------
+# --- by rules, from the claims -----------------------------------------------------------------
+
+Attended = tuple[str, str]  # the position that a head attends from, and what it attends to
 
 
 def prediction(
-    contrast: Contrast, labels: Iterable[Label], roles: Mapping[str, RoleCard], *, seed: int = 0
-) -> Iterator[Verdict]:
-    """Predict from the role alone: for roles that say where a head attends; others get no verdict.
-
-    Chance is the prediction from each of the other roles.
-    """
-    from acdc_explain.evidence.measurement import NotMeasurable
-    from acdc_explain.evidence.patching.keep_only import CLAIMS
-
-    for label in labels:
-        if label.role not in CLAIMS or label.node.kind != "head":
-            continue
-        try:
-            claims = contrast.once(_claims)
-            keys = claims[label.role]
-            game = _claimed(keys, keys)
-            shuffled = [
-                _claimed(keys, others).auc(contrast, label)[0]
-                for role, others in claims.items()
-                if role != label.role
-            ]
-        except NotMeasurable:
-            continue
-        if len(game.examples):
-            change: Change = "raises" if label.role in RAISES else "lowers"
-            yield _verdict("prediction", contrast, label, game, shuffled, change)
-
-
-def _claims(contrast: Contrast) -> dict[str, Tensor]:
-    """By role, the keys that a head of that role attends to [batch query key], on the CPU."""
-    from acdc_explain.evidence.patching.keep_only import CLAIMS
-
-    return {role: keys(contrast).cpu() for role, keys in CLAIMS.items()}
-
-
-def _claimed(claimed: Tensor, keys: Tensor) -> Game:
-    """The rows that one role makes a claim about, as another role (`keys`) predicts them."""
-    examples, queries = claimed.any(-1).nonzero(as_tuple=True)
-    return Game(examples, queries, keys[examples, queries].double())
-
-
-# --- by an LLM, from the label's words ---------------------------------------------------------
-
-
-class Guess(Reply):
-    """Where a head attends from one token, and what cutting it does."""
-
-    tokens: list[int] = Field(min_length=1, max_length=MOST_TOKENS)
-    cutting: Change
-
-
-def prediction_llm(
     contrast: Contrast,
     labels: Iterable[Label],
     roles: Mapping[str, RoleCard],
-    session: Callable[[], Session],
+    claims: ClaimsOf,
     *,
-    llm_model: str = "",
-    questions: int = 4,
     seed: int = 0,
 ) -> Iterator[Verdict]:
-    """An LLM predicts from the label alone; chance is its prediction from another head's label.
+    """Predict from what a label claims that a head attends to; labels without it get no verdict.
 
-    Args:
-        session: Opens the session in which the LLM is asked.
-        llm_model: The LLM, as part of what identifies a verdict.
-        questions: Held-out prompts to ask about, for each label.
+    Chance is the prediction, for the same tokens, from what labels of other roles claim.
     """
-    heads = [label for label in labels if label.node.kind == "head"]
-    rng = random.Random(seed)
-    for label in heads:
-        others = [other for other in heads if other.description != label.description]
-        if not others:
+    labels = list(labels)
+    said = {label: _said(label, roles, claims) for label in labels if label.node.kind == "head"}
+    attended = {label: _attended(some) for label, some in said.items()}
+    for label, pairs in attended.items():
+        game = _game(contrast, pairs, [to for _, to in pairs])
+        if game is None:
             continue
-        shuffled = rng.choice(others)
-        predictions = [
-            _predicted(contrast, session(), words, roles, questions) for words in (label, shuffled)
-        ]
-        if None in predictions:
-            yield without_numbers(label, "prediction_llm", "the LLM gave no usable reply")
-            continue
-        (game, guesses), (chance, _) = predictions  # type: ignore[misc]
-        changes = [guess.cutting for guess in guesses]
-        change = max(changes, key=changes.count)
-        auc = chance.auc(contrast, label)[0]
-        yield _verdict("prediction_llm", contrast, label, game, [auc], change)
+        others = {
+            to
+            for other, some in attended.items()
+            if other.role != label.role
+            for _, to in some
+            if to not in {own for _, own in pairs}
+        }
+        games = [_game(contrast, pairs, [to]) for to in sorted(others)]
+        shuffled = [other.auc(contrast, label)[0] for other in games if other is not None]
+        yield game_verdict(
+            "prediction", contrast, label, game, shuffled, _predicted_change(said[label])
+        )
 
 
-def _predicted(
-    contrast: Contrast,
-    session: Session,
-    words: Label,
-    roles: Mapping[str, RoleCard],
-    questions: int,
-) -> tuple[Game, list[Guess]] | None:
-    """What the LLM predicts for the last token of some held-out prompts; None without a reply."""
+def _said(label: Label, roles: Mapping[str, RoleCard], claims: ClaimsOf) -> list[Claim]:
+    """The claims of a label; of one without any, those by which the head has the role."""
+    card = roles.get(label.role)
+    if label.claims or card is None:
+        return list(label.claims)
+    bundles = card.bundles(claims.get(label.node, ())).values()
+    return [some[0].claim for bundle in bundles if all(bundle) for some in bundle]
+
+
+def _attended(claims: Iterable[Claim]) -> list[Attended]:
+    pairs = [
+        (str(c.arguments["at"]), str(c.arguments["to"])) for c in claims if c.name == "attends"
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+def _game(contrast: Contrast, claimed: Sequence[Attended], keys: Sequence[str]) -> Game | None:
+    """The rows that claims speak of, as keys predict them; None if there are none."""
     import torch
 
-    from acdc_explain.llm.exchange import NotAsked, UnusableReply
-    from acdc_explain.llm.session import run_async
+    from acdc_explain.claims.keys import keys_at
+    from acdc_explain.evidence.measurement import NotMeasurable
+    from acdc_explain.evidence.patching.edges import tokens_at
 
-    examples = list(range(min(questions, len(contrast))))
-    prefix = len(contrast.model.prefix)
-
-    async def guess(example: int) -> Guess:
-        tokens = contrast.model.pieces(contrast.examples[example].clean)
-        ask = session.ask()
-        card = roles.get(words.role)
-        prompt = ask.render(
-            "predict",
-            role=words.role,
-            claim=card.claim if card else "",
-            description=NODE.sub("another component", words.description),
-            tokens=list(enumerate(tokens)),
-            last=len(tokens) - 1,
-            most=MOST_TOKENS,
-        )
-        reply, _ = await ask("predict", prompt, Guess.model_json_schema(), _reader(len(tokens)))
-        return reply
-
-    async def all_of_them() -> list[Guess]:
-        return list(await asyncio.gather(*map(guess, examples)))
-
-    try:
-        guesses = run_async(all_of_them, session)
-    except (UnusableReply, NotAsked):
+    rows: dict[tuple[int, int], Tensor] = {}
+    for at, to in claimed:
+        try:
+            named = keys_at(contrast, at, to).any(-1)
+            predicted = torch.stack([keys_at(contrast, at, key) for key in keys]).any(0)
+        except NotMeasurable:
+            continue
+        tokens = contrast.once(tokens_at, at)
+        for example, token in (named & tokens.valid).nonzero().tolist():
+            query = int(tokens.index[example, token])
+            rows[example, query] = predicted[example, token].cpu().double()
+    if not rows:
         return None
-    score = torch.zeros(len(examples), contrast.clean.tokens.shape[1], dtype=torch.double)
-    for row, reply in enumerate(guesses):
-        for rank, token in enumerate(dict.fromkeys(reply.tokens)):
-            score[row, token + prefix] = MOST_TOKENS - rank
-    rows = torch.tensor(examples)
-    return Game(rows, contrast.clean.end.cpu()[rows], score), guesses
+    examples, queries = zip(*rows)
+    return Game(torch.tensor(examples), torch.tensor(queries), torch.stack(list(rows.values())))
 
 
-def _reader(n: int) -> Callable[[str], Guess]:
-    """Reads a reply about a prompt of `n` tokens. Raises ValueError if it is unusable."""
+SIGNS = {
+    ("raises", "answers"): 1,
+    ("lowers", "foils"): 1,
+    ("lowers", "answers"): -1,
+    ("raises", "foils"): -1,
+}
 
-    def read(reply: str) -> Guess:
-        guess = Guess.model_validate_json(reply)
-        if unknown := [token for token in guess.tokens if not 0 <= token < n]:
-            raise ValueError(f"there is no token {unknown[0]}")
-        return guess
 
-    return read
+def _predicted_change(claims: Iterable[Claim]) -> Change:
+    """What ablation does to the metric by the claims on what the head does; most of them help."""
+    total = 0
+    for claim in claims:
+        by, what = claim.arguments.get("by"), str(claim.arguments.get("what"))
+        total += SIGNS.get((claim.name, what), 0)
+        if claim.name == "feeds" and not claim.arguments.get("key") and by is not None:
+            total += 1 if by > 0 else -1
+    return "raises" if total < 0 else "lowers"
 
 
 # --- the verdict -------------------------------------------------------------------------------
 
 
-def _verdict(
+def game_verdict(
     judge: str,
     contrast: Contrast,
     label: Label,
@@ -277,8 +219,11 @@ def _verdict(
 
 
 def _change(low: float, high: float) -> Change | None:
-    """How ablation changes the metric, from the interval of the share lost; None if unclear."""
-    return "lowers" if low > 0 else "raises" if high < 0 else None
+    """How ablation changes the metric, from the interval of the share lost.
+
+    None if that is unclear, or less than counts as an effect.
+    """
+    return "lowers" if low > LEAST_EFFECT else "raises" if high < -LEAST_EFFECT else None
 
 
 def _outcome(attention: bool | None, causal: bool | None) -> Outcome:
@@ -293,6 +238,5 @@ def _outcome(attention: bool | None, causal: bool | None) -> Outcome:
 @hookimpl
 def register_judges() -> dict[str, Judge]:
     return {
-        "prediction": Judge(prediction, on_request=True),
-        "prediction_llm": Judge(prediction_llm, on_request=True, asks_llm=True),
+        "prediction": Judge(prediction, on_request=True, reads_claims=True),
     }

@@ -9,11 +9,14 @@ from acdc_explain.records.verdict import Verdict
 
 if TYPE_CHECKING:
     from acdc_explain.records.label import Label
+    from acdc_explain.records.verdict import Outcome
 
 
-def without_numbers(label: Label, judge: str, reason: str) -> Verdict:
-    """An `inconclusive` verdict, where nothing could be measured."""
-    return Verdict(label.id, judge, "inconclusive", None, None, None, 0, reason)
+def without_numbers(
+    label: Label, judge: str, reason: str, outcome: Outcome = "inconclusive"
+) -> Verdict:
+    """A verdict where nothing could be measured."""
+    return Verdict(label.id, judge, outcome, None, None, None, 0, reason)
 
 
 def upper_median(values: Sequence[float]) -> float:

@@ -7,65 +7,53 @@ with batch files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import ConfigDict, Field
+from typing import TYPE_CHECKING, Any
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Labeler
 from acdc_explain.ids import canonical_json
+from acdc_explain.labeling.language import Language
 from acdc_explain.llm.exchange import MOST_REPLY_TOKENS, UnusableReply
 from acdc_explain.llm.prices import estimated_tokens
 from acdc_explain.records.label import LabelerReply
 
+from .agent_replies import (
+    MOST_HYPOTHESES,
+    NONE,
+    AgentReply,
+    Conclusion,
+    Hypotheses,
+    Hypothesis,
+    Resolution,
+    step_schema,
+)
 from .llm import (
-    Answer,
     Describe,
-    Reply,
-    aliases,
     answer_schema,
     check_answer,
-    proposal_of,
-    template_variables,
+    claim_schema,
+    claims_of,
+    proposals_of,
 )
+from .shown import aliases, roles_of, template_variables
 
 if TYPE_CHECKING:
     from acdc_explain.llm.exchange import Ask
     from acdc_explain.records.question import Question
 
-MOST_HYPOTHESES = 3
 DONE = "done"
-
-
-class Hypothesis(Reply):
-    role: str = Field(max_length=100)
-    claim: str = Field(min_length=1, max_length=300)
-
-
-class Hypotheses(Reply):
-    hypotheses: list[Hypothesis] = Field(min_length=1, max_length=MOST_HYPOTHESES)
-
-
-class AgentReply(Reply):
-    """The next experiment and why. `step` names it and has its arguments beside."""
-
-    model_config = ConfigDict(title="Step")  # the title is part of the request's id
-
-    reason: str = Field(max_length=300)
-    step: dict[str, Any]
-
-
-class Resolution(Reply):
-    hypothesis: str = Field(max_length=10)
-    outcome: Literal["supported", "refuted", "undecided"]
-    reason: str = Field(min_length=1, max_length=300)
-    evidence: list[str] = Field(max_length=8)
-
-
-class Conclusion(Answer):
-    hypotheses: list[Resolution] = Field(max_length=MOST_HYPOTHESES)
+SHORT = {
+    "made": "a claim as above, with its arguments",
+    "at": "a position",
+    "positions": "positions; [] for all tokens",
+    "sender": "an earlier component",
+    "other": "a component",
+    "others": "components; [] for none",
+    "prompts": "a variable or another corruption; empty for the usual one",
+}
+"""What the schemas of arguments say in a prompt, in short."""
 
 
 @dataclass
@@ -99,7 +87,14 @@ class Investigation:
     def _experiments(self) -> list[dict[str, Any]]:
         assert self.question.experiments is not None
         return [
-            {"name": name, "says": description, "arguments": schema["properties"]}
+            {
+                "name": name,
+                "says": description,
+                "arguments": {
+                    argument: SHORT.get(argument, values)
+                    for argument, values in schema["properties"].items()
+                },
+            }
             for name, (description, schema) in self.question.experiments.catalogue.items()
         ]
 
@@ -118,17 +113,21 @@ class Investigation:
     async def hypothesise(self, prompt: str) -> None:
         """Have the LLM state its hypotheses."""
         schema = Hypotheses.model_json_schema()
-        roles = self.question.possible_roles
-        schema["$defs"]["Hypothesis"]["properties"]["role"] = {"enum": list(roles)}
+        roles = [NONE, *(card.name for card in roles_of(self.question))]
+        properties = schema["$defs"]["Hypothesis"]["properties"]
+        properties["role"] = {"enum": roles}
+        properties["claims"]["items"] = claim_schema(self.question)
 
         def read(reply: str) -> Hypotheses:
             stated = Hypotheses.model_validate_json(reply)
-            if unknown := [h.role for h in stated.hypotheses if h.role not in roles]:
-                raise ValueError(f"role {unknown[0]!r} is not in the vocabulary")
+            for hypothesis in stated.hypotheses:
+                if hypothesis.role not in roles:
+                    raise ValueError(f"role {hypothesis.role!r} is not in the vocabulary")
+                claims_of(hypothesis.claims, self.question)
             return stated
 
         stated, _ = await self.ask("hypothesise", prompt, schema, read)
-        distinct = {(h.role, h.claim): h for h in stated.hypotheses}
+        distinct = {(h.role, h.says): h for h in stated.hypotheses}
         self.hypotheses = dict(zip("ABC", distinct.values()))
 
     async def experiment(self) -> bool:
@@ -142,14 +141,15 @@ class Investigation:
         if self.results:
             schemas = {DONE: {}, **schemas}
         try:
-            step, _ = await self.ask(
+            reply, _ = await self.ask(
                 "experiment",
                 prompt,
-                _step_schema(schemas),
+                step_schema(schemas),
                 lambda reply: self._step(reply, schemas),
             )
         except UnusableReply:  # the agent concludes from what is known so far
             return False
+        step = reply.step
         if step["experiment"] == DONE:
             return False
         arguments = {name: value for name, value in step.items() if name != "experiment"}
@@ -158,19 +158,21 @@ class Investigation:
             outcome: dict[str, Any] = {"result": dict(result)}
         except ValueError as error:
             outcome = {"error": str(error)}
-        self.results[f"X{len(self.results) + 1}"] = {"asked": step, **outcome}
+        made = {"reason": reply.reason, "asked": step, **outcome}
+        self.results[f"X{len(self.results) + 1}"] = made
         return True
 
-    def _step(self, reply: str, known: Collection[str]) -> dict[str, Any]:
+    def _step(self, text: str, known: Collection[str]) -> AgentReply:
         """The requested experiment. Raises ValueError if it is unknown or was run before."""
-        step = AgentReply.model_validate_json(reply).step
+        reply = AgentReply.model_validate_json(text)
+        step = reply.step
         name = step.get("experiment")
         if name not in known:
             raise ValueError(f"there is no experiment {name!r}")
         requested = canonical_json(step)
         if any(canonical_json(result["asked"]) == requested for result in self.results.values()):
             raise ValueError("this was asked before; ask something else, or for 'done'")
-        return step
+        return reply
 
     async def conclude(self) -> tuple[LabelerReply, list[dict[str, Any]]]:
         """Have the LLM conclude. Returns the proposed role, and how each hypothesis ended."""
@@ -188,12 +190,18 @@ class Investigation:
                     raise ValueError(f"cited evidence {unknown[0]!r} does not exist")
                 if resolved.hypothesis not in self.hypotheses:
                     raise ValueError(f"there is no hypothesis {resolved.hypothesis!r}")
+                role = self.hypotheses[resolved.hypothesis].role
+                if resolved.outcome == "refuted" and role in conclusion.roles:
+                    raise ValueError(
+                        f"role {role!r} is that of hypothesis {resolved.hypothesis}, which you say "
+                        "is refuted"
+                    )
             return conclusion
 
         conclusion, exchange = await self.ask("conclude", self.render("conclude"), schema, read)
         by_alias = {resolution.hypothesis: resolution for resolution in conclusion.hypotheses}
         hypotheses = [self._resolved(alias, by_alias.get(alias)) for alias in self.hypotheses]
-        return LabelerReply((proposal_of(conclusion, self.question),), exchange), hypotheses
+        return LabelerReply(proposals_of(conclusion, self.question), exchange), hypotheses
 
     def _resolved(self, alias: str, resolution: Resolution | None) -> dict[str, Any]:
         """A hypothesis with its outcome, which is `undecided` unless it cites an experiment."""
@@ -202,42 +210,34 @@ class Investigation:
             outcome, reason = resolution.outcome, resolution.reason
             if outcome != "undecided" and not set(resolution.evidence) & set(self.results):
                 outcome, reason = "undecided", f"said to be {outcome}, but by no experiment"
+        hypothesis = self.hypotheses[alias]
+        claims = claims_of(hypothesis.claims, self.question)
         return {
-            **self.hypotheses[alias].model_dump(),
+            "id": alias,
+            "role": hypothesis.role,
+            "says": hypothesis.says,
+            "claims": [{"claim": x.name, "arguments": dict(x.arguments)} for x in claims],
             "outcome": outcome,
             "reason": reason,
             "evidence": list(dict.fromkeys(resolution.evidence)) if resolution else [],
         }
 
-    def true_results(self) -> list[dict[str, Any]]:
-        """The experiments, with the components' true names."""
-        true_names = {name: str(node) for node, name in self.question.shown.items()}
-        results = []
-        for alias, result in self.results.items():
-            arguments = {
-                key: true_names.get(value, value) if key in ("receiver", "other") else value
-                for key, value in result["asked"].items()
-            }
-            results.append({"id": alias, **result, "asked": arguments})
-        return results
-
-
-def _step_schema(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The schema of a reply that names one of the experiments, with its arguments."""
-    steps = []
-    for name, schema in schemas.items():
-        properties = {"experiment": {"enum": [name]}, **schema.get("properties", {})}
-        steps.append(
-            {
-                "type": "object",
-                "properties": properties,
-                "required": list(properties),
-                "additionalProperties": False,
-            }
+    def findings(self, hypotheses: list[dict[str, Any]]) -> dict[str, Any]:
+        """The experiments and how the hypotheses ended, in true names."""
+        results = [{"id": alias, **result} for alias, result in self.results.items()]
+        named: dict[str, Any] = _renamed(
+            {"experiments": results, "hypotheses": hypotheses}, Language(self.question).true_text
         )
-    schema = AgentReply.model_json_schema()
-    schema["properties"]["step"] = {"anyOf": steps}
-    return schema
+        return named
+
+
+def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
+    """JSON with other names in all its texts."""
+    if isinstance(value, str):
+        return rename(value)
+    if isinstance(value, Mapping):
+        return {rename(key): _renamed(item, rename) for key, item in value.items()}
+    return [_renamed(item, rename) for item in value] if isinstance(value, list) else value
 
 
 class Agent(Describe):
@@ -268,7 +268,7 @@ class Agent(Describe):
         while await investigation.experiment():
             pass
         answer, hypotheses = await investigation.conclude()
-        findings = {"experiments": investigation.true_results(), "hypotheses": hypotheses}
+        findings = investigation.findings(hypotheses)
         return LabelerReply(answer.proposals, answer.exchange, findings)
 
 

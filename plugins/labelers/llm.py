@@ -1,12 +1,13 @@
-"""Labeler `llm`: an LLM sees the evidence on one component and names its role.
+"""Labeler `llm`: an LLM sees the evidence on one component and says what it does.
 
-The pydantic models say what may be replied. Their names and docstrings are part of the JSON schemas
-that are sent, and so of the requests' ids: with another name, stored replies are not found again.
+It names roles and makes claims, which are tested as those of the rules are. The pydantic models say
+what may be replied. Their names and docstrings are part of the JSON schemas that are sent, and so
+of the requests' ids: with another name, stored replies are not found again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Labeler
+from acdc_explain.labeling.language import Language
 from acdc_explain.records.label import LabelerReply, Proposal
+from acdc_explain.records.role import NO_ROLE
 from acdc_explain.records.run.summary import Sentence
+
+from .shown import aliases, claim_aliases, roles_of, template_variables
 
 if TYPE_CHECKING:
     from acdc_explain.llm.exchange import Ask, Exchange
-    from acdc_explain.records.circuit import Edge, Node
-    from acdc_explain.records.evidence import Evidence
+    from acdc_explain.records.circuit import Node
+    from acdc_explain.records.claim import Claim, ClaimResult
     from acdc_explain.records.question import Question
     from acdc_explain.records.run.summary import SummaryQuestion
 
-N_NEIGHBORS = 8  # inputs that are shown, and outputs
+MOST_CLAIMS = 8
+MOST_TOLD = {"where": 0, "reads": 1, "does": 2}  # claims about one component in a summary
+MOST_CITED = 80  # in all
 
 
 class Reply(BaseModel):
@@ -34,18 +41,18 @@ class Reply(BaseModel):
 
 
 class Answer(Reply):
-    """A role for one component."""
+    """What one component does."""
 
-    role: str = Field(max_length=100)
+    roles: list[str] = Field(max_length=3)
+    claims: list[dict[str, Any]] = Field(max_length=MOST_CLAIMS)
     description: str = Field(min_length=1, max_length=600)
-    positions: list[str] = Field(max_length=6)
     confidence: float = Field(ge=0, le=1)
     evidence: list[str] = Field(min_length=1, max_length=10)
 
 
 class Told(Reply):
     text: str = Field(min_length=1, max_length=300)
-    nodes: list[str] = Field(min_length=1, max_length=20)
+    claims: list[str] = Field(min_length=1, max_length=20)
 
 
 class Description(Reply):
@@ -58,7 +65,7 @@ class Describe:
     """One question to an LLM for each component, answered from the component's evidence alone.
 
     It is blind unless `reveal` is set: the LLM sees neither the model's name nor the components'
-    layers and numbers.
+    layers and numbers nor what the task calls its positions and variables.
     """
 
     def prompt(self, question: Question, ask: Ask | None) -> str:
@@ -75,104 +82,73 @@ class Describe:
         reveal: bool = False,
     ) -> LabelerReply:
         assert ask is not None
+        citable = list(aliases(question))
         answer, exchange = await ask(
             "describe",
             prompt,
-            answer_schema(Answer, question, list(aliases(question))),
-            lambda reply: check_answer(
-                Answer.model_validate_json(reply), question, aliases(question)
-            ),
+            answer_schema(Answer, question, citable),
+            lambda reply: check_answer(Answer.model_validate_json(reply), question, citable),
         )
-        return LabelerReply((proposal_of(answer, question),), exchange)
+        return LabelerReply(proposals_of(answer, question), exchange)
 
     async def summarise(
         self, question: SummaryQuestion, ask: Ask | None
     ) -> tuple[Sequence[Sentence], Exchange | None]:
         assert ask is not None
-        by_name = {name: node for node, name in question.shown.items()}
-        prompt = ask.render("summary", **_summary_variables(question))
+        cited = {f"C{number}": x for number, x in enumerate(_told(question), 1)}
+        if not cited:
+            return [], None
+        prompt = ask.render("summary", **_summary_variables(question, cited))
         schema = Description.model_json_schema()
-        schema["$defs"]["Told"]["properties"]["nodes"]["items"] = {"enum": list(by_name)}
+        schema["$defs"]["Told"]["properties"]["claims"]["items"] = {"enum": list(cited)}
 
         def read(reply: str) -> Description:
             description = Description.model_validate_json(reply)
             for sentence in description.sentences:
-                if unknown := [name for name in sentence.nodes if name not in by_name]:
-                    raise ValueError(f"there is no component {unknown[0]!r}")
+                if unknown := [name for name in sentence.claims if name not in cited]:
+                    raise ValueError(f"there is no claim {unknown[0]!r}")
             return description
 
         description, exchange = await ask("summary", prompt, schema, read)
         distinct = {x.text: x for x in description.sentences}.values()  # small LLMs repeat
-        sentences = [
-            Sentence(x.text, tuple(dict.fromkeys(by_name[name] for name in x.nodes)))
-            for x in distinct
-        ]
-        return sentences, exchange
+        return [_sentence(x, [cited[name] for name in x.claims]) for x in distinct], exchange
 
 
-# --- what the LLM sees -------------------------------------------------------------------------
+def _sentence(told: Told, rests_on: Sequence[ClaimResult]) -> Sentence:
+    nodes = dict.fromkeys(result.node for result in rests_on)
+    return Sentence(told.text, tuple(nodes), tuple(dict.fromkeys(x.claim.id for x in rests_on)))
 
 
-def template_variables(question: Question) -> dict[str, Any]:
-    """The variables of the templates about one component."""
-    return {
-        "kind": kind_of(question.node),
-        "name": question.shown.get(question.node),
-        "model": question.model,
-        "task": question.task_description,
-        "positions": list(question.position_names),
-        "roles": [{"name": c.name, "claim": c.claim} for c in question.possible_roles.values()],
-        "inputs": _neighbors(question, question.inputs),
-        "outputs": _neighbors(question, question.outputs),
-        "evidence": [
-            {"alias": alias, "collector": e.collector, "facts": e.facts}
-            for alias, e in aliases(question).items()
-        ],
-    }
+def _told(question: SummaryQuestion) -> list[ClaimResult]:
+    """The claims that a summary is written from: of each component what it reads and does."""
+    chosen: dict[tuple[Node, str, int], ClaimResult] = {}
+    for result in question.results:
+        number = sum(x.node == result.node and x.topic == result.topic for x in chosen.values())
+        if number < MOST_TOLD[result.topic]:
+            chosen[result.node, result.topic, number] = result
+    return list(chosen.values())[:MOST_CITED]
 
 
-def kind_of(node: Node) -> str:
-    return "attention head" if node.kind == "head" else "MLP layer"
-
-
-def _neighbors(question: Question, edges: Sequence[Edge]) -> list[str]:
-    """The components at the other ends of a component's strongest edges, by their shown names."""
-    neighbors: dict[str, None] = {}
-    for edge in sorted(edges, key=lambda edge: -abs(edge.effect)):
-        other = edge.src.base if edge.dst.base == question.node else edge.dst.base
-        name = {"input": "the token embeddings", "logits": "the logits"}.get(other.kind)
-        port = f" ({edge.port})" if edge.port else ""
-        neighbors[f"{name or question.shown.get(other, 'another component')}{port}"] = None
-    return list(neighbors)[:N_NEIGHBORS]
-
-
-def aliases(question: Question) -> Mapping[str, Evidence]:
-    """Short names (E1, E2 ...) of the evidence that has any facts."""
-    with_facts = [evidence for evidence in question.evidence if evidence.facts]
-    return {f"E{number}": evidence for number, evidence in enumerate(with_facts, start=1)}
-
-
-def _summary_variables(question: SummaryQuestion) -> dict[str, Any]:
+def _summary_variables(
+    question: SummaryQuestion, cited: Mapping[str, ClaimResult]
+) -> dict[str, Any]:
     """The variables of the template about the whole circuit."""
-    links = [
-        f"{question.shown[edge.src.base]} -> {question.shown.get(edge.dst.base, 'the logits')}"
-        + (f" ({edge.port})" if edge.port else "")
-        for edge in question.circuit.edges
-        if question.granted(edge.src.base)
-        and (question.granted(edge.dst.base) or edge.dst.kind == "logits")
-    ]
+    told = {result.node for result in cited.values()}
     return {
         "task": question.task_description,
-        "components": [
+        "blind": question.blind,
+        "claims": [
             {
-                "name": question.shown[node],
-                "kind": kind_of(node),
-                "labels": [{"role": r, "verdict": v} for r, v in question.outcomes(node)],
+                "alias": alias,
+                "name": question.shown[result.node],
+                "roles": [label.role for label in question.granted(result.node)],
+                "says": question.said[result.claim.id],
+                "value": result.value or 0.0,
+                "unit": result.unit,
             }
-            for node in question.circuit.components
+            for alias, result in cited.items()
         ],
-        "claims": {role: question.claims.get(role, "") for role in question.by_role},
-        "links": list(dict.fromkeys(links)),
+        "open": [question.shown[x] for x in question.circuit.components if x not in told],
     }
 
 
@@ -182,37 +158,60 @@ def _summary_variables(question: SummaryQuestion) -> dict[str, Any]:
 def answer_schema(
     answer: type[BaseModel], question: Question, citable: Sequence[str]
 ) -> dict[str, Any]:
-    """The schema of an answer, limited to the known roles, positions and `citable` evidence."""
+    """The schema of an answer, limited to the known roles and claims and to `citable` evidence."""
     schema = answer.model_json_schema()
     properties = schema["properties"]
-    properties["role"] = {"enum": list(question.possible_roles)}
+    properties["roles"]["items"] = {"enum": [card.name for card in roles_of(question)]}
     properties["evidence"]["items"] = {"enum": list(citable)}
-    if question.position_names:
-        properties["positions"]["items"] = {"enum": list(question.position_names)}
+    properties["claims"]["items"] = claim_schema(question)
     return schema
 
 
-def check_answer(answer: Answer, question: Question, citable: Mapping[str, Any]) -> Answer:
-    """The answer. Raises ValueError for a role, a citation or a position that does not exist."""
-    if answer.role not in question.possible_roles:
-        raise ValueError(f"role {answer.role!r} is not in the vocabulary")
+def claim_schema(question: Question) -> dict[str, Any]:
+    """The schema of a claim: one that is listed, or one of the LLM's own."""
+    kinds = Language(question).schemas()
+    if listed := list(claim_aliases(question)):
+        adopted = {"type": "object", "properties": {"claim": {"enum": listed}}}
+        kinds.insert(0, {**adopted, "required": ["claim"], "additionalProperties": False})
+    return {"anyOf": kinds} if kinds else {}
+
+
+def check_answer(answer: Answer, question: Question, citable: Collection[str]) -> Answer:
+    """The answer. Raises ValueError for a role, a claim or a citation that does not exist."""
+    known = {card.name for card in roles_of(question)}
+    if unknown := [role for role in answer.roles if role not in known]:
+        raise ValueError(f"role {unknown[0]!r} is not in the vocabulary")
     if unknown := [alias for alias in answer.evidence if alias not in citable]:
         raise ValueError(f"cited evidence {unknown[0]!r} does not exist")
-    if unknown := [p for p in answer.positions if p not in question.position_names]:
-        raise ValueError(f"position {unknown[0]!r} does not exist in this task")
+    claims_of(answer.claims, question)
     return answer
 
 
-def proposal_of(answer: Answer, question: Question) -> Proposal:
-    """An answer as a proposal, which cites evidence by id."""
+def claims_of(entries: Sequence[Mapping[str, Any]], question: Question) -> list[Claim]:
+    """The claims of an answer. Raises ValueError for one that cannot be made."""
+    listed, language = claim_aliases(question), Language(question)
+    return [
+        listed[name].claim if (name := str(entry.get("claim"))) in listed else language.claim(entry)
+        for entry in entries
+    ]
+
+
+def proposals_of(answer: Answer, question: Question) -> tuple[Proposal, ...]:
+    """An answer as proposals, one for each role, which cite evidence by id."""
     ids = {alias: evidence.id for alias, evidence in aliases(question).items()}
     cited = [ids[alias] for alias in answer.evidence if alias in ids]
-    return Proposal(
-        role=answer.role,
-        description=answer.description,
-        confidence=answer.confidence,
-        evidence_ids=tuple(dict.fromkeys(cited)),
-        positions=tuple(dict.fromkeys(answer.positions)),
+    claims = claims_of(answer.claims, question)
+    positions = [claim.arguments["at"] for claim in claims if "at" in claim.arguments]
+    return tuple(
+        Proposal(
+            role=role,
+            description=answer.description,
+            confidence=answer.confidence,
+            evidence_ids=tuple(dict.fromkeys(cited)),
+            positions=tuple(dict.fromkeys(positions)),
+            claims=claims,
+        )
+        for role in dict.fromkeys(answer.roles or [NO_ROLE])
     )
 
 

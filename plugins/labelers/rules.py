@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from acdc_explain.records.role import RoleCard
     from acdc_explain.records.run.summary import SummaryQuestion
 
-OUTSTANDING = 0.9  # percentile
-NEGLIGIBLE = 0.05  # value of a measure
-MOST_NUMBERS = 4  # in a description
 MOST_SAID = 4  # claims in a description
 FALLBACK_ROLES = ("attention_sink", "other")  # in this order, where no other role fits
 
@@ -34,7 +31,7 @@ class Rules:
         inputs = {
             "measured": question.measured,
             "cards": question.possible_roles,
-            "claims": list(question.claims),
+            "claims": question.claims,
         }
         return canonical_json(inputs)
 
@@ -58,7 +55,11 @@ class Rules:
             if role in question.claims
         ]
         without_role = [node for node in question.circuit.components if not question.granted(node)]
-        unnamed = [node for node in without_role if ("other", "matters") in question.outcomes(node)]
+        unnamed = [
+            node
+            for node in without_role
+            if {("other", "matters"), ("other", "supported")} & {*question.outcomes(node)}
+        ]
         failed = [node for node in without_role if node not in unnamed]
         if unnamed:
             text = f"{_listed(unnamed)}: matter here, in a way that no role names (other)."
@@ -71,43 +72,17 @@ class Rules:
     def _proposal(self, question: Question, card: RoleCard) -> Proposal:
         required = {requirement.measure for requirement in card.requirements}
         cited = [e for e in question.evidence if required & set(e.measures)]
-        claims = question.claims if card.name == "other" else _fitting(question, card)
+        fitting = question.claims if card.name == "other" else _fitting(question, card)
+        of_topic = [x for topic in ("reads", "does") for x in fitting if x.topic == topic]
+        said = of_topic[:MOST_SAID]
         return Proposal(
             role=card.name,
-            description=self._description(question, card, claims),
+            description=_sentence([x.text for x in said]) if said else card.sentence,
             confidence=_confidence(question, card),
             evidence_ids=tuple(evidence.id for evidence in cited or question.evidence),
-            positions=tuple(dict.fromkeys(x.at for x in claims if x.topic != "where")),
+            positions=tuple(dict.fromkeys(x.at for x in fitting if x.topic != "where")),
+            claims=[x.claim for x in said],
         )
-
-    def _description(self, question: Question, card: RoleCard, claims: Sequence[Statement]) -> str:
-        """What the component does, by its claims, or by the values that the card names."""
-        said = [x.text for topic in ("reads", "does") for x in claims if x.topic == topic]
-        if card.name == "other":
-            return _sentence(said[:MOST_SAID]) if said else self._unnamed(question)
-        measured = question.measured
-        names = dict.fromkeys(requirement.measure for requirement in card.requirements)
-        numbers = [_number(name, *measured[name]) for name in names if name in measured]
-        if not said:
-            return f"{card.claim[0].upper()}{card.claim[1:]}: {', '.join(numbers)}."
-        return _sentence([*said[:MOST_SAID], *numbers])
-
-    def _unnamed(self, question: Question) -> str:
-        """The measures in which a component without a role stands out."""
-        measured = question.measured
-        kind = "Head" if question.node.kind == "head" else "MLP"
-        effect, _ = measured.get("ablation_effect", (None, 0.5))
-        text = f"{kind} without a known role"
-        if effect is not None:
-            text += f"; without it {effect:.0%} of the gap is lost"
-        names = sorted(
-            (name for name in measured if _stands_out(name, *measured[name])),
-            key=lambda name: -abs(measured[name][1] - 0.5),
-        )
-        if not names:
-            return f"{text}."
-        numbers = ", ".join(_number(name, *measured[name]) for name in names[:MOST_NUMBERS])
-        return f"{text}; more than most: {numbers}."
 
 
 def _passes(question: Question, card: RoleCard) -> bool:
@@ -131,20 +106,8 @@ def _sentence(parts: Sequence[str]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _stands_out(name: str, value: float, percentile: float) -> bool:
-    """Whether a value is among the top tenth of its kind; among the lowest, if it is negative."""
-    if name == "ablation_effect" or abs(value) < NEGLIGIBLE:
-        return False
-    return percentile >= OUTSTANDING if value > 0 else percentile <= 1 - OUTSTANDING
-
-
 def _listed(nodes: Sequence[Node]) -> str:
     return ", ".join(map(str, nodes))
-
-
-def _number(name: str, value: float, percentile: float) -> str:
-    rank = "" if name == "ablation_effect" else f" (above {percentile:.0%})"
-    return f"{name.replace('_', ' ')} {value:.2f}{rank}"
 
 
 def _confidence(question: Question, card: RoleCard) -> float:

@@ -149,7 +149,7 @@ def test_idle_is_proven(planted, monkeypatch):
     idle = idle_components(planted.held_out, planted.nodes)
     assert set(planted.having("decoy_mover", "decoy_previous", "sink")) <= idle
     assert not idle & set(planted.having(*MOVERS, "negative", "inhibit", "duplicate"))
-    results = component_results(planted.held_out, planted.nodes, planted.results)
+    results = component_results(planted.held_out, planted.nodes, [*planted.results.values()])
     effects = {result.node: result.effect for result in results}
     assert effects[planted.having("inhibit")[0]] > 0.5
     assert effects[planted.having("negative")[0]] < -0.05

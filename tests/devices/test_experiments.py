@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import acdc_explain as ax
 from acdc_explain.labeling.experiments import EXPERIMENTS, ComponentExperiments
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.question import Question
 
+from ..labeling.asking import Asker
 from .placed import on_device, prompts
 from .simulated import SimulatedDevice, simulated_device
 
@@ -27,10 +30,12 @@ NOTEBOOK: dict[str, Callable[[Contrast], Any]] = {
 REQUESTED: dict[str, dict[str, Any]] = {
     "measure": {"measure": "copying"},
     "attention": {"text": "When Tom and Ann left", "query": -1},
-    "ablate": {"positions": ["END"], "how": "mean", "scheme": ""},
-    "keep_only": {"role": "induction"},
-    "cut_path": {"receiver": "B", "port": "q"},
-    "stand_in": {"other": "B"},
+    "attention_here": {"at": "END"},
+    "ablate": {"positions": ["END"], "how": "mean", "prompts": "", "others": []},
+    "cut_input": {"sender": "A", "port": "q", "at": "END"},
+    "without": {"others": ["A"]},
+    "test": {"made": {"claim": "raises", "what": "answers", "source": None, "by": None}},
+    "stand_in": {"other": "A"},
 }
 
 
@@ -56,15 +61,16 @@ def test_in_a_notebook(contrasts: Any, name: str) -> None:
 def test_requested_by_an_llm(contrasts: Any, name: str) -> None:
     shown = {Node.parse("a0.h1"): "A", Node.parse("a1.h1"): "B"}
 
-    def found(contrast: Contrast) -> dict[str, Any]:
-        of_a = ComponentExperiments(Node.parse("a0.h1"), shown, contrast.task, lambda: contrast)
-        return of_a._run_alone(
+    def found(contrast: Contrast, question: Question) -> dict[str, Any]:
+        of_b = ComponentExperiments(question, contrast.task, lambda: contrast)
+        return of_b._run_alone(
             EXPERIMENTS[name], EXPERIMENTS[name].arguments.model_validate(REQUESTED[name])
         )  # in this thread: a simulated device has one
 
     here, there, simulated = contrasts
-    expected = found(here)
-    found(there)
+    of_each = [replace(Asker(x).about("a1.h1", evidence=False), shown=shown) for x in (here, there)]
+    expected = found(here, of_each[0])
+    found(there, of_each[1])
     simulated.clear()
-    assert found(there) == expected
+    assert found(there, of_each[1]) == expected
     assert max(simulated.waits.values(), default=0) <= 4

@@ -1,4 +1,4 @@
-"""Path patching, composition and kept attention against plain hooked runs of the whole model."""
+"""Path patching and composition against plain hooked runs of the whole model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ import torch
 from acdc_explain.evidence.attention import at_position
 from acdc_explain.evidence.composition import repeated
 from acdc_explain.evidence.measurement import NotMeasurable
-from acdc_explain.evidence.patching.keep_only import (
-    CLAIMS,
-    continuation,
-    kept_output,
-    last_same,
-    losses,
-    previous,
-    random_keys,
-)
 from acdc_explain.evidence.patching.paths import PathPatching
-from acdc_explain.models.activations import Batch
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.network.hooks import Point
 from acdc_explain.records.circuit import Node
@@ -94,59 +84,6 @@ class TestPaths:
         with torch.no_grad():
             contrast.model.forward(contrast.clean, hooks)
         assert torch.allclose(PathPatching(contrast).mlp_streams[1], values[0], atol=1e-5)
-
-
-def batch_of(*rows: list[int]) -> Batch:
-    tokens = torch.tensor(rows)
-    return Batch(tokens, torch.full((len(rows),), tokens.shape[1] - 1))
-
-
-class TestClaims:
-    """The keys that labels claim; off by one is another label."""
-
-    def test_the_last_earlier_occurrence(self):
-        found = last_same(batch_of([1, 5, 6, 5, 7, 5]))[0].nonzero().tolist()
-        assert found == [[3, 1], [5, 3]]
-
-    def test_the_token_after_it(self, small_model):
-        contrast = subject_of(small_model("gpt2"))
-        contrast.clean = batch_of([1, 5, 6, 5, 7, 5])
-        assert continuation(contrast)[0].nonzero().tolist() == [[3, 2], [5, 4]]
-
-    def test_the_token_before(self, small_model):
-        contrast = subject_of(small_model("gpt2"))
-        contrast.clean = batch_of([1, 5, 6, 7])
-        assert previous(contrast)[0].nonzero().tolist() == [[1, 0], [2, 1], [3, 2]]
-
-    def test_all_places_kept_is_all_kept(self, small_model):
-        contrast = subject_of(small_model("llama"))
-        node = Node("head", 1, 3)
-        everywhere = torch.ones_like(contrast.clean_run.patterns[0, :, 0], dtype=torch.bool)
-        clean, corrupt = (
-            run.writers[contrast.model.graph.writer_index[node]]
-            for run in (contrast.clean_run, contrast.corrupt_run)
-        )
-        within = contrast.clean.within
-        assert torch.allclose(
-            kept_output(contrast, node, everywhere)[within], clean[within], atol=1e-5
-        )
-        nowhere = kept_output(contrast, node, ~everywhere)
-        assert torch.allclose(nowhere[within], corrupt[within], atol=1e-5)
-        (kept,), whole = losses(contrast, "other", node, [everywhere])
-        assert kept.abs().max() < 1e-4 < whole.abs().max()
-
-    def test_random_keys_are_as_many_and_before(self, small_model):
-        contrast = subject_of(small_model("gpt2"))
-        keys = last_same(contrast.clean) | previous(contrast)
-        (found,) = random_keys(keys, [1])
-        assert (found.sum(-1) == keys.sum(-1)).all()
-        assert not found.triu(1).any()
-        assert (found != keys).any()
-
-    def test_claims_are_of_roles_that_exist(self):
-        from acdc_explain_plugins.roles import CARDS
-
-        assert set(CLAIMS) <= {card.name for card in CARDS}
 
 
 class TestRepeated:

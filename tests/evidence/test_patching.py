@@ -10,9 +10,15 @@ import torch
 
 from acdc_explain.evidence.patching import edges, rerun
 from acdc_explain.evidence.patching.direct import direct_of_heads, direct_of_mlps, logit_directions
-from acdc_explain.evidence.patching.edges import changes, kept_change, respond, tokens_at, unit
+from acdc_explain.evidence.patching.edges import (
+    changes,
+    kept_and_rest,
+    kept_change,
+    respond,
+    tokens_at,
+    unit,
+)
 from acdc_explain.evidence.patching.gradients import gradients_in, stream_gradients
-from acdc_explain.evidence.patching.keep_only import kept_output
 from acdc_explain.evidence.patching.passes import Pass, clean_pass
 from acdc_explain.evidence.patching.paths import PathPatching
 from acdc_explain.evidence.patching.rerun import Patch, Rerun, metric_with, outputs_of
@@ -48,6 +54,14 @@ def contrast_of(small_model: Any) -> Any:
         return Contrast(small_model(family), task, task.discover)
 
     return make
+
+
+def kept_output(contrast: Contrast, node: Node, keys: torch.Tensor) -> torch.Tensor:
+    """What a head writes from these keys when clean plus from all others when corrupted."""
+    clean, corrupt = PathPatching(contrast), PathPatching(contrast, contrast.corrupt_run)
+    patterns = (run.patterns[node.layer, :, node.head] for run in (clean.run, corrupt.run))
+    kept, rest = kept_and_rest(*patterns, keys)
+    return clean.output_with(node, kept) + corrupt.output_with(node, rest)
 
 
 def hooked(contrast: Contrast, patch: Patch) -> torch.Tensor:

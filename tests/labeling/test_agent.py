@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -11,24 +12,31 @@ import pytest
 import torch
 
 import acdc_explain as ax
-from acdc_explain.evidence.effects import ablation
+from acdc_explain.claims.testing import check_claims
+from acdc_explain.evidence.effects import ablated_output, ablation, logits_with, share_lost
 from acdc_explain.evidence.measures import MEASURES, measure
+from acdc_explain.evidence.patching.direct import logit_directions
 from acdc_explain.labeling.experiments import EXPERIMENTS, ComponentExperiments
 from acdc_explain.models.contrast import Contrast
+from acdc_explain.models.network.hooks import Point
+from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.claim import Claim
 
 from ..conftest import word_task
 from ..llm.scripted_server import completion, serve
+from .asking import Asker
 
 OPTIONS: dict[str, Any] = {
     "discoverer": "eap", "max_edges": 12, "labeler": "agent", "llm_model": "scripted",
     "judges": ("role_card",), "concurrency": 1, "anyway": True,
 }  # fmt: skip
-ABLATE = {"experiment": "ablate", "positions": [], "how": "resample", "scheme": ""}
-HYPOTHESES = {"hypotheses": [{"role": "other", "claim": "It matters."},
-                             {"role": "other", "claim": "It does not."}]}  # fmt: skip
+ABLATE = {"experiment": "ablate", "positions": [], "how": "resample", "prompts": "", "others": []}
+AT_END = {"claim": "acts", "at": "END"}
+HYPOTHESES = {"hypotheses": [{"role": "none", "says": "It matters.", "claims": [AT_END]},
+                             {"role": "none", "says": "It does not.", "claims": [AT_END]}]}  # fmt: skip
 CONCLUSION = {
-    "role": "other", "description": "It matters.", "positions": [], "confidence": 0.5,
+    "roles": [], "claims": [AT_END], "description": "It matters.", "confidence": 0.5,
     "evidence": ["X1"],
     "hypotheses": [
         {"hypothesis": "A", "outcome": "supported", "reason": "X1", "evidence": ["X1"]},
@@ -96,11 +104,13 @@ def test_hypotheses_experiments_conclusion(explain):
             continue
         (made,) = evidence.facts["experiments"]
         assert made["asked"] == ABLATE
-        assert set(made["result"]) == {"value", "interval", "n"}
-        outcomes = [(h["claim"], h["outcome"]) for h in evidence.facts["hypotheses"]]
+        assert made["reason"] == "r"
+        assert set(made["result"]) == {"value", "interval", "n", "median_of_others"}
+        outcomes = [(h["says"], h["outcome"]) for h in evidence.facts["hypotheses"]]
         assert outcomes == [("It matters.", "supported"), ("It does not.", "refuted")]
         (label,) = run.labels_of(evidence.node)
         assert evidence.id in label.evidence_ids
+        assert [claim.name for claim in label.claims] == ["acts"]
     steps = Counter(kind_of(body) for body in requests if kind_of(body) != "summary")
     n = len(nodes)
     assert steps == {"hypothesise": n, "experiment": 2 * n, "conclude": n}
@@ -161,8 +171,10 @@ def test_nothing_is_settled_without_an_experiment(explain):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({**ABLATE, "positions": ["nowhere"]}, "it cannot be measured"),
-        ({**ABLATE, "scheme": "magic"}, "there is no corruption 'magic'"),
+        ({**ABLATE, "positions": ["nowhere"]}, "there is no position 'nowhere'"),
+        ({**ABLATE, "prompts": "magic"}, "there is no corruption or variable 'magic'"),
+        ({**ABLATE, "others": ["H77"]}, "there is no component 'H77'"),
+        ({"experiment": "test", "made": {"claim": "sings"}}, "there is no claim 'sings'"),
         ({**ABLATE, "how": "__import__('os')"}, "how:"),
         ({**ABLATE, "code": "print(1)"}, "code:"),
         ({"experiment": "measure", "measure": "__class__"}, "there is no measure"),
@@ -179,6 +191,32 @@ def test_experiments_that_make_no_sense_are_results_too(arguments, complaint, ex
         (made,) = found["experiments"]
         assert complaint in made["error"]
         assert "result" not in made
+
+
+@pytest.mark.slow
+def test_a_role_that_its_own_hypothesis_refutes_is_not_taken(explain):
+    """The agent is asked again: it names another role, or lets the hypothesis stand."""
+    hypotheses = {"hypotheses": [{"role": "previous_token", "says": "x", "claims": [AT_END]},
+                                 {"role": "logit_booster", "says": "y", "claims": [AT_END]}]}  # fmt: skip
+    refuting = {**CONCLUSION, "hypotheses": [{"hypothesis": "A", "outcome": "refuted",
+                                              "reason": "X1", "evidence": ["X1"]}]}  # fmt: skip
+
+    def named(role: str) -> dict[str, Any]:
+        return {**refuting, "roles": [role]}
+
+    def answer(number: int, body: dict[str, Any]):
+        prompt, kind = body["messages"][0]["content"], kind_of(body)
+        role = "previous_token" if "attention head" in prompt else "logit_booster"
+        at = {"hypothesise": {"hypotheses": [h for h in hypotheses["hypotheses"]
+                                             if h["role"] == role]},
+              "experiment": step(**ABLATE), "conclude": named(role),
+              "repair": refuting, "summary": {"sentences": []}}  # fmt: skip
+        return completion(json.dumps(at[kind]))
+
+    run, requests = explain(answer, labeler_settings={"calls": 1})
+    assert {label.role for label in run.labels} == {"other"}
+    repairs = [body for body in requests if kind_of(body) == "repair"]
+    assert any("which you say is refuted" in b["messages"][0]["content"] for b in repairs)
 
 
 @pytest.mark.slow
@@ -212,48 +250,111 @@ def test_an_investigation_is_resumed_where_it_was(explain):
 
 @pytest.fixture(scope="module")
 def ioi(mini) -> Contrast:
-    from acdc_explain.plugins import load_plugins
-
     task = load_plugins().tasks()["ioi"](mini, examples=4, seed=0)
     return Contrast(mini, task, task.discover)
 
 
-def experiments_on(contrast: Contrast, node: str) -> ComponentExperiments:
-    shown = {node: f"H{n}" for n, node in enumerate(contrast.model.graph.heads)}
-    return ComponentExperiments(Node.parse(node), shown, contrast.task, lambda: contrast)
+@pytest.fixture(scope="module")
+def asker(ioi) -> Asker:
+    return Asker(ioi)
+
+
+def experiments_on(asker: Asker, node: str, *, blind: bool = False) -> ComponentExperiments:
+    question = asker.about(node, blind=blind, evidence=False)
+    return ComponentExperiments(question, asker.contrast.task, lambda: asker.contrast)
 
 
 def run_(experiments: ComponentExperiments, name: str, **arguments: Any) -> Any:
     return asyncio.run(experiments.run(name, arguments))
 
 
-def test_every_experiment_runs(ioi):
-    head = experiments_on(ioi, "a0.h1")
-    arguments = {
-        "measure": {"measure": "foil_attention"},
-        "attention": {"text": ioi.examples[0].clean, "query": -1},
-        "ablate": {"positions": ["END"], "how": "mean", "scheme": next(iter(ioi.schemes))},
-        "keep_only": {"role": "s_inhibition"},
-        "cut_path": {"receiver": "H4", "port": "q"},
-        "stand_in": {"other": "H5"},
+def test_every_experiment_runs_and_has_something_to_compare_with(asker):
+    head = experiments_on(asker, "a0.h1")
+    ablate = {"positions": ["END"], "how": "mean", "prompts": "swap_s2", "others": []}
+    made = {"claim": "feeds", "receiver": "a1.h1", "port": "q", "at": "END", "query": "END",
+            "key": "IO", "by": None}  # fmt: skip
+    arguments: dict[str, tuple[dict[str, Any], str]] = {
+        "measure": ({"measure": "foil_attention"}, "chance"),
+        "attention": ({"text": asker.contrast.examples[0].clean, "query": -1}, "mean_of_the_layer"),
+        "attention_here": ({"at": "END"}, "mean_of_others"),
+        "ablate": (ablate, "median_of_others"),
+        "cut_input": ({"sender": "m0", "port": "k", "at": "S2"}, "error"),
+        "without": ({"others": ["a1.h1", "m2"]}, "before"),
+        "test": ({"made": made}, "chance"),
+        "stand_in": ({"other": "a1.h1"}, "interval"),
     }
     assert set(arguments) == set(EXPERIMENTS) == set(head.catalogue)
-    for name, values in arguments.items():
+    for name, (values, compared) in arguments.items():
+        if compared == "error":  # no head of the first layer reads an MLP
+            with pytest.raises(ValueError, match="does not come after"):
+                run_(head, name, **values)
+            values, head = {**values, "port": "q"}, experiments_on(asker, "a1.h1")
+            values, compared = {**values, "sender": "a0.h1", "at": "END"}, "percentile"
         result = run_(head, name, **values)
-        json.dumps(result, allow_nan=False)
+        assert compared in json.dumps(result, allow_nan=False), name
+        head = experiments_on(asker, "a0.h1")
 
 
-def test_a_measure_is_that_of_the_experiments(ioi):
+def test_what_comes_in_is_cut_at_any_place(asker):
+    """mini's a0.h1 sets the name movers' queries at END: cut there, attention turns; at IO not."""
+    mover = experiments_on(asker, "a1.h1")
+    at_end = run_(mover, "cut_input", sender="a0.h1", port="q", at="END")
+    at_io = run_(mover, "cut_input", sender="a0.h1", port="q", at="IO")
+    assert at_end["value"] > 5 * abs(at_io["value"])
+    assert at_end["turns_attention"]["from"] == "END"
+    into_mlp = run_(experiments_on(asker, "m2"), "cut_input", sender="a1.h1", port=None, at="END")
+    assert into_mlp["unit"] == "share of the gap lost"
+
+
+def test_ablated_together_with_others(asker, ioi):
+    names = ["a1.h1", "a1.h2", "a2.h2"]
+    nodes = [Node.parse(name) for name in names]
+    found = run_(experiments_on(asker, names[0]), "ablate", positions=[], how="resample",
+                 prompts="", others=names[1:])  # fmt: skip
+    outputs = {node: ablated_output(ioi, node) for node in nodes}
+    expected = float(share_lost(ioi, logits_with(ioi, outputs)).mean())
+    assert found["together"]["value"] == pytest.approx(expected, abs=2e-4)
+    assert found["alone"]["value"] == pytest.approx(float(ablation(ioi, nodes[0]).mean()), abs=2e-4)
+    outputs.pop(nodes[0])
+    rest = float(share_lost(ioi, logits_with(ioi, outputs)).mean())
+    assert found["without_it"]["value"] == pytest.approx(rest, abs=2e-4)
+
+
+def test_another_head_after_the_movers_are_gone(asker, ioi):
+    """The direct effect after ablating others, against hooks on the whole model."""
+    others = [Node.parse("a1.h1"), Node.parse("a1.h2")]
+    found = run_(experiments_on(asker, "a2.h2"), "without", others=[str(x) for x in others])
+    written: dict[str, torch.Tensor] = {}
+    watch = (Point("heads", 2), lambda value: written.update(heads=value.clone()))
+    logits_with(ioi, {node: ablated_output(ioi, node) for node in others}, [watch])
+    direction, _ = logit_directions(ioi, "answers")
+    after = (ioi.clean.at_end(written["heads"][:, :, 2]) * direction).sum(-1)
+    assert found["answers"]["after"]["value"] == pytest.approx(float(after.mean()), abs=2e-4)
+    assert found["answers"]["before"]["value"] != found["answers"]["after"]["value"]
+
+
+def test_a_claim_is_tested_as_on_held_out_prompts(asker, ioi):
+    made = {"claim": "attends", "at": "END", "to": "answer", "through": "answers"}
+    found = run_(experiments_on(asker, "a1.h1"), "test", made=made)
+    kinds = load_plugins().claims()
+    claim = Claim(Node.parse("a1.h1"), "attends", {k: v for k, v in made.items() if k != "claim"})
+    (expected,) = check_claims(ioi, [claim], kinds, other_corruptions=False)
+    assert found["outcome"] == expected.outcome
+    assert found["value"] == pytest.approx(expected.value, abs=1e-4)
+    assert found["says"] == "at END attends to answer for answers"
+
+
+def test_a_measure_is_that_of_the_experiments(asker, ioi):
     node = Node.parse("a0.h1")
-    found = run_(experiments_on(ioi, "a0.h1"), "measure", measure="foil_attention")
+    found = run_(experiments_on(asker, "a0.h1"), "measure", measure="foil_attention")
     expected = measure("foil_attention", ioi)
     assert found["value"] == pytest.approx(expected.value(node), abs=1e-4)
     assert found["percentile"] == pytest.approx(expected.percentile(node), abs=1e-4)
 
 
-def test_attention_is_the_models(ioi):
+def test_attention_is_the_models(asker, ioi):
     text = ioi.examples[0].clean
-    found = run_(experiments_on(ioi, "a1.h0"), "attention", text=text, query=-1)
+    found = run_(experiments_on(asker, "a1.h0"), "attention", text=text, query=-1)
     row = ioi.clean_run.patterns[1, 0, 0, int(ioi.clean.end[0])]
     best = found["attends_to"][0]
     prefix = len(ioi.model.prefix)
@@ -261,26 +362,23 @@ def test_attention_is_the_models(ioi):
     assert best["attention"] == pytest.approx(float(row.max()), abs=1e-3)
     if best["number"] >= 0:
         assert best["token"] == ioi.model.pieces(text)[best["number"]]
+    here = run_(experiments_on(asker, "a1.h0"), "attention_here", at="END")
+    rows = ioi.clean_run.patterns[1, :, 0].cpu()
+    at_io = [float(rows[i, ioi.clean.end[i], ioi.position("IO")[i]]) for i in range(len(ioi))]
+    assert here["IO"]["value"] == pytest.approx(sum(at_io) / len(at_io), abs=1e-4)
 
 
-def test_a_cut_path_moves_what_it_should(ioi):
-    """mini's a0.h1 sets the name movers' queries: cutting q changes much, in its own layer nothing."""
-    moved = run_(experiments_on(ioi, "a0.h1"), "cut_path", receiver="H4", port="q")
-    still = run_(experiments_on(ioi, "a0.h2"), "cut_path", receiver="H4", port="q")
-    assert moved["attention_moved_at_END"]["value"] > 5 * still["attention_moved_at_END"]["value"]
-    with pytest.raises(ValueError, match="no later attention head"):
-        run_(experiments_on(ioi, "a1.h0"), "cut_path", receiver="H5", port="q")
-
-
-def test_the_catalogue_lists_what_arguments_may_be(ioi):
-    catalogue = experiments_on(ioi, "a0.h1").catalogue
+def test_the_catalogue_lists_what_arguments_may_be(asker, ioi):
+    catalogue = experiments_on(asker, "a0.h1", blind=True).catalogue
     assert catalogue["measure"][1]["properties"]["measure"]["enum"] == list(MEASURES)
     ablate = catalogue["ablate"][1]["properties"]
-    assert ablate["positions"]["items"]["enum"] == list(ioi.position_names)
-    assert set(ablate["scheme"]["enum"]) == {"", *ioi.schemes}
-    assert "H1" not in catalogue["stand_in"][1]["properties"]["other"]["enum"]  # itself
-    mlp = ComponentExperiments(Node.parse("m0"), {}, ioi.task, lambda: ioi)
-    assert set(mlp.catalogue) == {"measure", "ablate"}
+    assert ablate["positions"]["items"]["enum"] == ["rest", "P1", "P2", "P3", "P4", "END"]
+    assert ablate["prompts"]["enum"] == ["", "corruption 1", "corruption 2", "V1", "V2", "V3", "V4"]
+    own = asker.about("a0.h1").shown[Node.parse("a0.h1")]
+    assert own not in catalogue["stand_in"][1]["properties"]["other"]["enum"]
+    assert not re.search(r"S1|S2|IO|swap|a\d+[.]h\d", json.dumps(catalogue))  # it is blind
+    mlp = experiments_on(asker, "m0")
+    assert "attention" not in mlp.catalogue
     with pytest.raises(ValueError, match="no experiment 'attention'"):
         run_(mlp, "attention", text="x", query=0)
 
@@ -294,14 +392,14 @@ def test_the_catalogue_lists_what_arguments_may_be(ioi):
         ({"text": "Mary", "query": "0; import os"}, "query"),
     ],
 )
-def test_attention_on_nonsense(arguments, complaint, ioi):
+def test_attention_on_nonsense(arguments, complaint, asker):
     with pytest.raises(ValueError, match=complaint):
-        run_(experiments_on(ioi, "a0.h1"), "attention", **arguments)
+        run_(experiments_on(asker, "a0.h1"), "attention", **arguments)
 
 
-def test_experiments_at_the_same_time_wait_for_each_other(ioi):
+def test_experiments_at_the_same_time_wait_for_each_other(asker, ioi):
     """They share the model; run at the same time they give the same results as alone."""
-    components = [experiments_on(ioi, f"a1.h{n}") for n in range(4)]
+    components = [experiments_on(asker, f"a1.h{n}") for n in range(1, 4)]
     arguments = {key: value for key, value in ABLATE.items() if key != "experiment"}
 
     async def together() -> list[Any]:

@@ -36,18 +36,26 @@ from ..samples import make_run
 
 KEY = "sk-secret-of-the-test"
 ANSWER = {
-    "role": "other",
+    "roles": [],
+    "claims": [{"claim": "acts", "at": "END"}],
     "description": "It does something.",
-    "positions": [],
     "confidence": 0.4,
     "evidence": ["E1"],
 }
 GOOD = completion(json.dumps(ANSWER))
 SUMMARY = "A circuit was found"  # the start of the prompt about the whole circuit
 OPTIONS: dict[str, Any] = {
-    "discoverer": "eap", "max_edges": 12, "labeler": "llm", "llm_model": "scripted",
-    "judges": ("role_card",), "anyway": True,
-}  # fmt: skip
+    "discoverer": "eap",
+    "max_edges": 12,
+    "labeler": "llm",
+    "llm_model": "scripted",
+    "judges": ("claims",),
+    "anyway": True,
+}
+NAMES: dict[str, Any] = {
+    "examples": 8, "discoverer": "eap", "max_edges": 25, "collectors": ("patching",),
+    "labeler": "llm", "llm_model": "scripted", "judges": ("claims",),
+}  # of a run with claims that hold, so that a summary can cite them  # fmt: skip
 
 
 @pytest.fixture
@@ -103,7 +111,7 @@ def questions(running) -> list[str]:
     return [prompt_of(body) for body in running.requests if not is_summary(body)]
 
 
-WIZARD = completion(json.dumps({**ANSWER, "role": "wizard"}))
+WIZARD = completion(json.dumps({**ANSWER, "roles": ["wizard"]}))
 
 
 @pytest.mark.slow
@@ -147,7 +155,7 @@ def test_failures_are_reported_and_the_run_goes_on(store, model, server):
 
 
 @pytest.mark.slow
-def test_the_summary_has_sentences_that_cite_nodes(store, model, server):
+def test_the_summary_has_sentences_that_cite_claims(store, server):
     """By the LLM, with true names; by the rules if the LLM cites unknown nodes."""
     names: list[str] = []
 
@@ -155,23 +163,24 @@ def test_the_summary_has_sentences_that_cite_nodes(store, model, server):
         def script(number: int, body: dict[str, Any]) -> Answer:
             if not is_summary(body):
                 return GOOD
-            listed = prompt_of(body).split("<components>")[1].split("</components>")[0]
-            names[:] = re.findall(r"^([HM]\d+) \(", listed, re.M)
-            sentence = {"text": f"{names[0]} does it all.", "nodes": list(cited) or names[:1]}
+            listed = prompt_of(body).split("<claims>")[1].split("</claims>")[0]
+            names[:] = re.findall(r"^C\d+ ([HM]\d+)", listed, re.M)
+            sentence = {"text": f"{names[0]} does it at P1.", "claims": list(cited) or ["C1"]}
             return completion(json.dumps({"sentences": [sentence, sentence]}))
 
         return script
 
     server(tells())
-    run = ax.explain(word_task(4), model, store=store, **OPTIONS)
+    run = ax.explain("ioi", "mini", store=store, **NAMES)
     (sentence,) = run.summary.sentences
     assert run.summary.labeler == "llm"
-    assert sentence.text == f"{sentence.nodes[0]} does it all."
+    assert sentence.text == f"{sentence.nodes[0]} does it at IO."
+    assert set(sentence.claims) <= {x.claim.id for x in run.claims if x.explains}
     assert blind_names(run.circuit)[sentence.nodes[0]] == names[0]
     assert to_document(run)["summary"]["sentences"][0]["nodes"] == [str(sentence.nodes[0])]
 
-    server(tells("H77"))
-    other = ax.explain(word_task(4), model, store=store, **{**OPTIONS, "llm_model": "other"})
+    server(tells("C977"))
+    other = ax.explain("ioi", "mini", store=store, **{**NAMES, "llm_model": "other"})
     assert other.summary.labeler == "rules"
     assert {node for x in other.summary.sentences for node in x.nodes} == set(
         other.circuit.components
@@ -179,7 +188,7 @@ def test_the_summary_has_sentences_that_cite_nodes(store, model, server):
 
 
 @pytest.mark.slow
-def test_a_lost_summary_is_asked_again_by_the_same_command(store, model, server):
+def test_a_lost_summary_is_asked_again_by_the_same_command(store, server):
     """The rules write one until then. An unusable summary is not asked for again."""
     unusable = completion(json.dumps({"sentences": []}))
     for summary, status, again in (
@@ -187,18 +196,17 @@ def test_a_lost_summary_is_asked_again_by_the_same_command(store, model, server)
         (completion(None), "incomplete", 2),
         (unusable, "done", 0),
     ):
-        llm = {**OPTIONS, "llm_model": f"after {status} {again}"}
+        llm = {**NAMES, "llm_model": f"after {status} {again}"}
         server(lambda number, body, summary=summary: summary if is_summary(body) else GOOD)
-        run = ax.explain(word_task(4), model, store=store, **llm)
+        run = ax.explain("ioi", "mini", store=store, **llm)
         assert (run.header.status, run.summary.labeler) == (status, "rules")
         assert not run.failures
 
         def good(number: int, body: dict[str, Any]) -> Answer:
-            nodes = re.findall(r"^([HM]\d+) \(", prompt_of(body), re.M)[:1]
-            return completion(json.dumps({"sentences": [{"text": "It copies.", "nodes": nodes}]}))
+            return completion(json.dumps({"sentences": [{"text": "It copies.", "claims": ["C1"]}]}))
 
         running = server(good)
-        other = ax.explain(word_task(4), model, store=store, **llm)
+        other = ax.explain("ioi", "mini", store=store, **llm)
         assert other.header.status == "done"
         assert len(running.requests) == min(again, 1)
         assert all(map(is_summary, running.requests))
@@ -542,39 +550,61 @@ def page(run: Any, store: Store) -> str:
 
 
 @pytest.mark.slow
-def test_the_summary_goes_through_a_file_too(batch, store, monkeypatch, model):
-    """It is the last request, when all components are labeled and tested."""
-    monkeypatch.setattr("acdc_explain.pipeline.prepare.load_model", lambda *a, **k: model)
-    command = [
-        "label",
-        "last",
-        "--labeler",
-        "llm",
-        "--llm-model",
-        "gpt-4.1-mini",
-        "--db",
-        str(store.path),
-    ]
+def test_what_comes_after_the_labels_goes_through_a_file_too(store, tmp_path):
+    """When all components are labeled and tested: the judge that asks an LLM, and the summary."""
+    rules = {**NAMES, "labeler": "rules", "llm_model": "gpt-4.1-mini"}
+    ax.explain("ioi", "mini", store=store, **rules)
+    (tmp_path / "a.jsonl").touch()
+    command = ["label", "last", "--labeler", "llm", "--llm-model", "gpt-4.1-mini",
+               "--judge", "prediction_llm", "--db", str(store.path)]  # fmt: skip
 
-    def take(lines: list[Any]) -> str:
-        batch.answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        done = CliRunner().invoke(app, [*command, "--batch-in", str(batch.answers)])
+    def call(*options: str) -> str:
+        done = CliRunner().invoke(app, [*command, *options])
         assert done.exit_code == 0, done.output
         return done.output
 
-    asked = batch.write()
-    assert "The circuit is not told yet" in take(
-        [answer_line(q, json.dumps(ANSWER)) for q in asked]
+    def write() -> list[dict[str, Any]]:
+        call("--batch-out", str(tmp_path / "q.jsonl"))
+        return [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+
+    def take(lines: list[Any]) -> str:
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return call("--batch-in", str(tmp_path / "a.jsonl"))
+
+    def role_of(line: dict[str, Any]) -> str:
+        """Two roles, so that each has another one to compare with."""
+        head = "attention head" in prompt_of(line["body"])
+        named = json.dumps({**ANSWER, "roles": ["name_mover"], "description": "It moves names."})
+        return (
+            named
+            if head and len(line["custom_id"]) and int(line["custom_id"], 16) % 2
+            else (json.dumps(ANSWER))
+        )
+
+    asked = write()
+    assert "The circuit is not told yet" in take([answer_line(q, role_of(q)) for q in asked])
+    run = store.get("last")
+    assert run.header.status == "incomplete"
+    assert "prediction_llm" not in {verdict.judge for verdict in run.verdicts}
+    later = write()
+    summaries = [line for line in later if is_summary(line["body"])]
+    predictions = [line for line in later if line not in summaries]
+    assert len(summaries) == 1
+    assert all("to which tokens does the head attend" in prompt_of(x["body"]) for x in predictions)
+    assert len(predictions) >= 16
+    told = answer_line(
+        summaries[0], json.dumps({"sentences": [{"text": "It copies.", "claims": ["C1"]}]})
     )
-    assert store.get("last").header.status == "incomplete"
-    (summary,) = batch.write()
-    assert is_summary(summary["body"])
-    nodes = re.findall(r"^([HM]\d+) \(", prompt_of(summary["body"]), re.M)[:1]
-    told = {"sentences": [{"text": "It copies.", "nodes": nodes}]}
-    assert "not told" not in take([answer_line(summary, json.dumps(told))])
+    guess = json.dumps({"tokens": [0], "cutting": "lowers"})
+    assert "not told" in take([told, *(answer_line(x, guess) for x in predictions[1:])])
+    assert [line["custom_id"] for line in write()] == [predictions[0]["custom_id"]]
+    assert "not told" not in take([answer_line(predictions[0], guess)])
     run = store.get("last")
     assert (run.header.status, run.summary.labeler) == ("done", "llm")
-    assert batch.write() == []
+    heads = [label for label in run.labels if label.node.kind == "head"]
+    judged = {v.label_id for v in run.verdicts if v.judge == "prediction_llm"}
+    assert judged == {label.id for label in heads}
+    assert write() == []
 
 
 @pytest.mark.slow
@@ -650,7 +680,7 @@ def test_a_dry_run_sends_nothing_and_estimates_the_cost(store, labeled, tmp_path
     before = store.path.read_bytes()
     shown = CliRunner().invoke(app, command).output
     n = len(labeled.circuit.components)
-    assert shown.count("You are studying one component") == n
+    assert shown.count("You say what one") == n
     assert f"{n} requests to gpt-4.1-mini, about" in " ".join(shown.split())
     assert "USD" in shown
     assert store.path.read_bytes() == before

@@ -33,9 +33,9 @@ SECRET = "sk-very-secret-1234567890"
 PROMPTS = Path(__file__).parent.parent.parent / "prompts"
 
 GOOD = {
-    "role": "induction",
+    "roles": ["induction"],
+    "claims": [{"claim": "acts", "at": "END"}],
     "description": "It copies.",
-    "positions": ["END"],
     "confidence": 0.7,
     "evidence": ["E1"],
 }
@@ -59,7 +59,16 @@ def question() -> Question:
         "empty": {},
     }  # fmt: skip
     evidence = [Evidence(run.circuit.id, node, name, {}, f) for name, f in sorted(facts.items())]
-    return Question(node, run.circuit, evidence, load_plugins().roles(), "Names.", ("S1", "END"))
+    plugins = load_plugins()
+    return Question(
+        node,
+        run.circuit,
+        evidence,
+        plugins.roles(),
+        "Names.",
+        ("S1", "END"),
+        kinds=plugins.claims(),
+    )
 
 
 class ReplyCache:
@@ -129,9 +138,9 @@ class TestPrompt:
 
     def test_every_piece_of_evidence_is_in_it(self):
         prompt = self.prompt()
-        for shown in ("0.8", "END to S1", '[" Mary"]', "0.3", "0.5", "1 tokens back", "Names."):
-            assert shown in prompt
-        assert [f'id="E{n}"' in prompt for n in range(1, 7)] == [True] * 5 + [False]
+        for shown in ("0.80", "END to P1 0.70", '" Mary"', "+30.0 %", "0.50", "+1.50", "Names."):
+            assert shown in prompt, shown
+        assert [f"\nE{n}. " in prompt for n in range(1, 7)] == [True] * 5 + [False]
 
     def test_it_is_blind(self):
         """It has no layer or head number and no model name."""
@@ -140,7 +149,7 @@ class TestPrompt:
     @pytest.mark.slow
     def test_the_vocabulary_is_in_it(self):
         for name, card in load_plugins().roles().items():
-            assert (f"- {name}: " in self.prompt()) == (card.kind != "mlp")
+            assert (f"- {name}: " in self.prompt()) == (card.kind == "head")
 
 
 def test_a_good_reply_becomes_a_label_with_its_exchange(make_session):
@@ -149,6 +158,7 @@ def test_a_good_reply_becomes_a_label_with_its_exchange(make_session):
         answer, _ = describe(make_session(server.url), asked)
     (proposal,), exchange = answer.proposals, answer.exchange
     assert proposal.role == "induction"
+    assert [(claim.name, claim.arguments) for claim in proposal.claims] == [("acts", {"at": "END"})]
     assert proposal.confidence == 0.7
     (cited,) = [e for e in asked.evidence if e.id == proposal.evidence_ids[0]]
     assert cited.collector == "attention"
@@ -156,9 +166,14 @@ def test_a_good_reply_becomes_a_label_with_its_exchange(make_session):
     assert exchange.cost_usd is None  # nobody knows what "scripted" costs
     (request,) = server.requests
     schema = request["response_format"]["json_schema"]["schema"]
-    assert schema["properties"]["role"]["enum"] == [
-        name for name, card in load_plugins().roles().items() if card.kind != "mlp"
+    assert schema["properties"]["roles"]["items"]["enum"] == [
+        name for name, card in load_plugins().roles().items() if card.kind == "head"
     ]
+    kinds = [
+        x["properties"]["claim"]["enum"] for x in schema["properties"]["claims"]["items"]["anyOf"]
+    ]
+    # nothing is known of the prompts here, and so of no variable
+    assert sorted(x for (x,) in kinds) == sorted({*load_plugins().claims()} - {"carries"})
     assert schema["properties"]["evidence"]["items"]["enum"] == ["E1", "E2", "E3", "E4", "E5"]
 
 
@@ -178,10 +193,12 @@ def test_the_schema_has_only_what_strict_servers_accept():
 UNUSABLE = [
     (completion("no json"), "unusable reply"),
     (completion(json.dumps(GOOD)[:40]), "unusable reply"),
-    (completion(json.dumps({**GOOD, "role": "wizard"})), "role 'wizard' is not in the vocabulary"),
+    (completion(json.dumps({**GOOD, "roles": ["wizard"]})), "role 'wizard' is not in the vocabulary"),
     (completion(json.dumps({**GOOD, "evidence": ["E9"]})), "cited evidence 'E9' does not exist"),
     (completion(json.dumps({**GOOD, "evidence": []})), "unusable reply: evidence"),
-    (completion(json.dumps({**GOOD, "positions": ["X"]})), "position 'X' does not exist"),
+    (completion(json.dumps({**GOOD, "claims": [{"claim": "acts", "at": "X"}]})), "'X' cannot be 'at'"),
+    (completion(json.dumps({**GOOD, "claims": [{"claim": "sings"}]})), "no claim 'sings'"),
+    (completion(json.dumps({**GOOD, "claims": [{"claim": "acts"}]})), "claim acts: at: Field required"),
     (completion(json.dumps({**GOOD, "confidence": 7})), "unusable reply: confidence"),
     (completion(json.dumps({**GOOD, "extra": 1})), "unusable reply: extra"),
     (completion(json.dumps({**GOOD, "description": "x" * 10**4})), "unusable reply: description"),
@@ -504,7 +521,7 @@ class TestInstructionsHiddenInData:
         assert schemas[0] == schemas[1]
 
     @pytest.mark.parametrize(
-        "obeyed", [{**GOOD, "role": "wizard"}, {"spell": "x"}, {**GOOD, "evidence": ["secret"]}]
+        "obeyed", [{**GOOD, "roles": ["wizard"]}, {"spell": "x"}, {**GOOD, "evidence": ["secret"]}]
     )
     def test_an_llm_that_obeys_them_gives_no_label(self, obeyed, make_session):
         with serve(lambda number, body: completion(json.dumps(obeyed))) as server:

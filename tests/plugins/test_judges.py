@@ -61,7 +61,7 @@ def claims(splits) -> dict[Node, list[ClaimResult]]:
     edges = tuple(edge for edge in graph.edges() if edge.src.kind == "head")
     measured = Faithfulness("logit_diff", 1.0, 1.0, 0.0)
     circuit = Circuit("t", "m", "all", {}, edges, len(edges), len(edges), measured, 0, 0)
-    made = compose(discover, circuit, list(PLACED), kinds)
+    made = [result.claim for result in compose(discover, circuit, list(PLACED), kinds)]
     by_node: dict[Node, list[ClaimResult]] = {node: [] for node in PLACED}
     for result in check_claims(held_out, made, kinds):
         by_node[result.node].append(result)

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from acdc_explain_plugins.judges.prediction import Game, prediction, prediction_llm
+from acdc_explain_plugins.judges.prediction import Game, prediction
+from acdc_explain_plugins.judges.prediction_llm import prediction_llm
 
+from acdc_explain.llm.batch import RecordingTransport
 from acdc_explain.llm.client import Llm
 from acdc_explain.llm.session import Session
 from acdc_explain.llm.templates import Templates
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.claim import Claim, ClaimResult
 from acdc_explain.records.label import Label
 
 from ..llm.scripted_server import completion, serve
@@ -30,33 +33,64 @@ def ioi(mini) -> Contrast:
     return Contrast(mini, task, task.held_out)
 
 
-def label(node: str, role: str, description: str = "x") -> Label:
-    return Label("c", Node.parse(node), "llm", role, (), description, 0.5, ())
+def label(
+    node: str, role: str, description: str = "x", *claims: Claim, at: tuple[str, ...] = ()
+) -> Label:
+    return Label("c", Node.parse(node), "llm", role, at, description, 0.5, (), None, claims)
+
+
+def attends(node: str, at: str, to: str) -> Claim:
+    return Claim(Node.parse(node), "attends", {"at": at, "to": to, "through": "metric"})
+
+
+def lowers(node: str) -> Claim:
+    return Claim(Node.parse(node), "lowers", {"what": "answers", "source": None, "by": None})
+
+
+OTHERS = [
+    label("a1.h0", "name_mover", "x", attends("a1.h0", "END", "IO")),
+    label("a1.h0", "induction", "x", attends("a1.h0", "END", "S1+1")),
+    label("a1.h0", "previous_token", "x", attends("a1.h0", "END", "previous")),
+]
 
 
 @pytest.mark.parametrize(
-    ("node", "role", "outcome"),
+    ("role", "claims", "outcome"),
     [
-        ("a1.h1", "name_mover", "supported"),
-        ("a0.h1", "s_inhibition", "supported"),
-        ("a0.h0", "duplicate_token", "supported"),
-        ("a0.h0", "previous_token", "causal_only"),
-        ("a1.h1", "previous_token", "causal_only"),
-        ("a1.h1", "s_inhibition", "causal_only"),
-        ("a1.h1", "negative_name_mover", "pattern_only"),  # right attention, opposite effect
+        ("name_mover", [attends("a1.h1", "END", "IO")], "supported"),
+        ("s_inhibition", [attends("a0.h1", "END", "S2")], "supported"),
+        ("other", [attends("a1.h1", "END", "answer")], "supported"),
+        ("previous_token", [attends("a1.h1", "END", "previous")], "causal_only"),
+        ("s_inhibition", [attends("a1.h1", "END", "S2")], "causal_only"),
+        # right attention, opposite effect
+        ("negative_name_mover", [attends("a1.h1", "END", "IO"), lowers("a1.h1")], "pattern_only"),
     ],
 )
-def test_predictions_from_the_role(node, role, outcome, ioi):
-    (verdict,) = prediction(ioi, [label(node, role)], ROLES)
+def test_predictions_from_claims(role, claims, outcome, ioi):
+    mine = label(str(claims[0].node), role, "x", *claims)
+    verdicts = {v.label_id: v for v in prediction(ioi, [mine, *OTHERS], ROLES, {})}
+    verdict = verdicts[mine.id]
     assert verdict.outcome == outcome, verdict.reason
-    assert verdict.chance < 0.6
     if outcome != "causal_only":
+        assert verdict.chance < 0.7
         assert verdict.score > verdict.chance + 0.2
 
 
-def test_roles_without_a_place_get_no_verdict(ioi):
-    labels = [label("a1.h1", "other"), label("a1.h1", "successor"), label("m0", "logit_booster")]
-    assert list(prediction(ioi, labels, ROLES)) == []
+def test_a_label_without_claims_is_tested_by_those_of_its_role(ioi):
+    result = ClaimResult(attends("a1.h1", "END", "IO"), "", "reads", "holds",
+                         also={"to": ["answer"]})  # fmt: skip
+    moves = Claim(Node.parse("a1.h1"), "raises", {"what": "answers", "source": "IO", "by": 1.0})
+    does = ClaimResult(moves, "", "does", "holds", also={"source": ["answer"]})
+    about = {Node.parse("a1.h1"): [result, does]}
+    (verdict,) = prediction(ioi, [label("a1.h1", "name_mover", "")], ROLES, about)
+    assert verdict.outcome == "supported", verdict.reason
+    assert list(prediction(ioi, [label("a1.h1", "name_mover", "")], ROLES, {})) == []
+
+
+def test_labels_that_say_nothing_of_attention_get_no_verdict(ioi):
+    labels = [label("a1.h1", "other"), label("a1.h1", "other", "x", lowers("a1.h1")),
+              label("m0", "logit_booster")]  # fmt: skip
+    assert list(prediction(ioi, labels, ROLES, {})) == []
 
 
 def test_auc_is_the_share_of_pairs_won(ioi):
@@ -128,3 +162,17 @@ def test_a_useless_predictor_decides_nothing(ioi, monkeypatch):
         labels = [label("a1.h1", "name_mover", "one"), label("a1.h2", "other", "two")]
         verdicts = list(prediction_llm(ioi, labels, ROLES, lambda: session))
     assert [(v.outcome, v.n) for v in verdicts] == [("inconclusive", 0)] * 2
+
+
+def test_what_waits_for_a_batch_file_has_no_verdict(ioi):
+    recording = RecordingTransport()
+    session = Session("x", Templates([PROMPTS]), recording, ReplyCache())
+    labels = [
+        label("a1.h1", "name_mover", "one", at=("END", "S2")),
+        label("a1.h2", "other", "two", at=("END",)),
+    ]
+    assert list(prediction_llm(ioi, labels, ROLES, lambda: session, questions=4)) == []
+    prompts = [request.prompt for request in recording.requests.values()]
+    lengths = {prompt.split("<tokens>")[1].count("\n") for prompt in prompts}
+    assert len(lengths) > 1  # at S2 the prompt ends there
+    assert len(prompts) == 8  # the first label at two positions of two prompts, and four prompts

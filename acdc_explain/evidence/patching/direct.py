@@ -18,6 +18,7 @@ from ..measurement import NotMeasurable
 from .passes import clean_pass
 
 What = Literal["answers", "foils"]
+WHATS: tuple[What, ...] = ("answers", "foils")
 
 
 def logit_directions(

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..evidence import finite
 from ..task import Split
+from .pair import Pair
 
 SPLITS: tuple[Split, ...] = ("discover", "held_out")
 _WORDS: Mapping[str, str] = {"discover": "the discovery prompts", "held_out": "held-out prompts"}
@@ -28,6 +29,7 @@ class Behavior:
         clean, ablated: The metric on clean prompts, and with everything ablated.
         gap: How much better the metric is on clean prompts.
         interval: The bootstrap 95 % interval of the gap over prompts.
+        pair: The first pair of prompts; None where it was not kept.
     """
 
     n: int
@@ -39,6 +41,7 @@ class Behavior:
     ablated: float
     gap: float
     interval: tuple[float, float]
+    pair: Pair | None = None
 
     @property
     def doubt(self) -> str | None:
@@ -63,7 +66,9 @@ class Behavior:
     def parse(entry: Mapping[str, Any]) -> Behavior:
         """A behavior from its JSON form. Raises KeyError, TypeError, ValueError."""
         low, high = entry["interval"]
-        parsed = Behavior(**{**entry, "interval": (low, high)})
+        pair = entry.get("pair")
+        read = {"interval": (low, high), "pair": None if pair is None else Pair.parse(pair)}
+        parsed = Behavior(**{**entry, **read})
         numbers = [parsed.accuracy, parsed.p_answer, parsed.clean, parsed.ablated, parsed.gap]
         numbers += [low, high]
         numbers += [] if parsed.prefers_answer is None else [parsed.prefers_answer]

@@ -187,4 +187,7 @@ def _no_component(name: str, names: Sequence[str]) -> str:
 
 def to_sentences(entries: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
     """Sentences from their JSON form. Raises KeyError, TypeError, ValueError."""
-    return tuple(Sentence(e["text"], tuple(map(Node.parse, e["nodes"]))) for e in entries)
+    return tuple(
+        Sentence(e["text"], tuple(map(Node.parse, e["nodes"])), tuple(e.get("claims", ())))
+        for e in entries
+    )

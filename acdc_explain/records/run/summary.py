@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from ...ids import content_id
+from ...ids import content_id, plain
 from ..circuit import Circuit, Node
+from ..claim import ClaimResult
 from ..label import Label
 from ..verdict import Verdict, worst
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence about the circuit, and the nodes that it cites."""
+    """A sentence about the circuit, the nodes it speaks of, and the ids of claims it rests on."""
 
     text: str
     nodes: tuple[Node, ...]
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,11 @@ class Summary:
     @property
     def id(self) -> str:
         """A hash of the content."""
-        return content_id("summary", self)
+        content = plain(self)
+        for sentence in content["sentences"]:
+            if not sentence["claims"]:  # which sentences of earlier stores do not have
+                del sentence["claims"]
+        return content_id("summary", content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,9 @@ class SummaryQuestion:
         verdicts: By label id, the verdict that counts.
         claims: By role, what it claims.
         shown: The names that the summary may use for the nodes.
+        results: The claims that explain the components, with their results.
+        said: By claim id, the claim in words, in these names.
+        blind: Whether these names say nothing.
     """
 
     circuit: Circuit
@@ -53,6 +63,9 @@ class SummaryQuestion:
     verdicts: Mapping[str, Verdict]
     claims: Mapping[str, str]
     shown: Mapping[Node, str]
+    results: Sequence[ClaimResult] = ()
+    said: Mapping[str, str] = field(default_factory=dict)
+    blind: bool = True
 
     @staticmethod
     def of(
@@ -62,11 +75,12 @@ class SummaryQuestion:
         verdicts: Sequence[Verdict],
         claims: Mapping[str, str],
         shown: Mapping[Node, str],
+        **rest: Any,
     ) -> SummaryQuestion:
-        """The question, with the verdict that counts for each label."""
+        """The question, with the verdict that counts for each label; `rest`: its other fields."""
         decisive = {x.id: worst(v for v in verdicts if v.label_id == x.id) for x in labels}
         tested = {label: verdict for label, verdict in decisive.items() if verdict is not None}
-        return SummaryQuestion(circuit, task_description, labels, tested, claims, shown)
+        return SummaryQuestion(circuit, task_description, labels, tested, claims, shown, **rest)
 
     def granted(self, node: Node) -> list[Label]:
         """The supported labels of a node, without `other`, which claims nothing."""

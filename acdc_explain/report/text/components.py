@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ...records.role import NO_ROLE
 from ...records.run.run import WAITS
 from ...records.verdict import worst
 from .tables import STYLES, new_table, number_text, outcome_text
@@ -39,7 +40,7 @@ def claims_table(run: Run) -> Table:
 def _role(run: Run, result: ComponentResult) -> Text:
     """The roles that passed their tests, else whether the claims explain the component."""
     labels = run.labels_of(result.node)
-    granted = [x.role for x in labels if outcome_of(run, x) == "supported"]
+    granted = [x.role for x in labels if x.role != NO_ROLE and outcome_of(run, x) == "supported"]
     if granted:
         return Text(", ".join(granted), style=STYLES["supported"])
     if result.idle:
@@ -59,7 +60,7 @@ def _first(claims: Sequence[ClaimResult], topic: str) -> str:
 
 def n_hidden(run: Run) -> int:
     """How many labels the table of claims does not show."""
-    return sum(outcome_of(run, x) != "supported" for x in run.labels if x.role != "other")
+    return sum(outcome_of(run, x) != "supported" for x in run.labels if x.role != NO_ROLE)
 
 
 def components_table(run: Run) -> Table:
@@ -73,7 +74,7 @@ def components_table(run: Run) -> Table:
             later.append(_unlabeled_row(run, node))
         for label in labels:
             row = _label_row(run, node, label)
-            if label.role == "other":
+            if label.role == NO_ROLE:
                 later.append(row)
             else:
                 table.add_row(*row)

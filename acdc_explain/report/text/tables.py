@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STYLES = {
     "supported": "green",
     "matters": "",
+    "untested": "dim",
     "pattern_only": "yellow",
     "causal_only": "yellow",
     "inconclusive": "dim",

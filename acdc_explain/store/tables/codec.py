@@ -136,18 +136,22 @@ def _to_evidence(values: Values) -> Evidence:
 
 LABEL_NAMES = (
     *("circuit_id", "node", "role", "labeler", "confidence", "description"),
-    *("positions", "evidence_ids", "exchange_id"),
+    *("positions", "evidence_ids", "exchange_id", "claims"),
 )
 
 
 def _label_values(label: Label) -> dict[str, Any]:
-    return {name: getattr(label, name) for name in LABEL_NAMES} | {"node": str(label.node)}
+    claims = [{"claim": claim.name, "arguments": claim.arguments} for claim in label.claims]
+    values = {name: getattr(label, name) for name in LABEL_NAMES}
+    return {**values, "node": str(label.node), "claims": claims}
 
 
 def _to_label(values: Values) -> Label:
+    node = Node.parse(values["node"])
+    claims = values.get("claims") or ()  # older documents have none
     return Label(
         circuit_id=values["circuit_id"],
-        node=Node.parse(values["node"]),
+        node=node,
         labeler=values["labeler"],
         role=values["role"],
         positions=tuple(values["positions"]),
@@ -155,6 +159,7 @@ def _to_label(values: Values) -> Label:
         confidence=values["confidence"],
         evidence_ids=tuple(values["evidence_ids"]),
         exchange_id=values["exchange_id"],
+        claims=tuple(Claim(node, entry["claim"], dict(entry["arguments"])) for entry in claims),
     )
 
 

@@ -191,5 +191,6 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE claims ADD COLUMN also TEXT DEFAULT '{}';
     CREATE TABLE steps (run INTEGER, question TEXT, place INTEGER, text TEXT, claims TEXT);
     """,
+    "ALTER TABLE labels ADD COLUMN claims TEXT DEFAULT '[]';",
 )
 VERSION = len(MIGRATIONS)
