@@ -103,8 +103,11 @@ def _percentile(check: Check, node: Node, group: Sequence[Node]) -> float | None
 
 
 def _p_value(value: float, chance: float, low: float, high: float) -> float:
-    """One-sided, by the normal distribution with the width of the interval."""
-    error = (high - low) / (2 * 1.96)
+    """One-sided, by a normal distribution as wide as the interval on the side of chance.
+
+    The intervals of ratios are skewed, and only that side says how likely chance is.
+    """
+    error = (value - low if value > chance else high - value) / 1.96
     if error <= 0:
         return 0.0 if value > chance else 1.0
     return 0.5 * math.erfc((value - chance) / error / math.sqrt(2))

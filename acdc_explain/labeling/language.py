@@ -34,10 +34,10 @@ class Language:
         pair = None if behavior is None else behavior.pair
         places = [*dict.fromkeys((*question.position_names, END))]
         if pair is not None:
-            places = list(pair.places)
+            places = pair.place_names
         blind = question.model is None
         self.places = _numbered("P", places, blind)
-        self.variables = _numbered("V", [] if pair is None else list(pair.variables), blind)
+        self.variables = _numbered("V", [] if pair is None else sorted(pair.variables), blind)
         self._nodes = {name: node for node, name in question.shown.items()}
 
     # --- what may be claimed -------------------------------------------------------------------

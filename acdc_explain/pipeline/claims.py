@@ -127,14 +127,18 @@ def explain_components(
 def _authors(
     evidence: Mapping[Node, Sequence[Evidence]], labels: Sequence[Label]
 ) -> list[list[Claim]]:
-    """The claims of each author: those composed, and those of each labeler's labels."""
+    """The claims of each author: those composed, and those of labelers that make some of their own.
+
+    A labeler that repeats composed claims is no author: the whole of them decides.
+    """
     composed = [
         result.claim for items in evidence.values() for item in items for result in item.suggested
     ]
     by_labeler: dict[str, list[Claim]] = {}
     for label in labels:
         by_labeler.setdefault(label.labeler, []).extend(label.claims)
-    return [composed, *(_sorted(some) for some in by_labeler.values() if some)]
+    own = [some for some in by_labeler.values() if not {*some} <= {*composed}]
+    return [composed, *map(_sorted, own)]
 
 
 def _sorted(claims: Iterable[Claim]) -> list[Claim]:

@@ -147,13 +147,13 @@ def _game(contrast: Contrast, claimed: Sequence[Attended], keys: Sequence[str]) 
     for at, to in claimed:
         try:
             named = keys_at(contrast, at, to).any(-1)
-            predicted = torch.stack([keys_at(contrast, at, key) for key in keys]).any(0)
+            predicted = torch.stack([keys_at(contrast, at, key) for key in keys]).any(0).cpu()
         except NotMeasurable:
             continue
         tokens = contrast.once(tokens_at, at)
-        for example, token in (named & tokens.valid).nonzero().tolist():
-            query = int(tokens.index[example, token])
-            rows[example, query] = predicted[example, token].cpu().double()
+        index = tokens.index.cpu()
+        for example, token in (named & tokens.valid).cpu().nonzero().tolist():
+            rows[example, int(index[example, token])] = predicted[example, token].double()
     if not rows:
         return None
     examples, queries = zip(*rows)

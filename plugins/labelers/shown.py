@@ -122,12 +122,12 @@ def _pair(pair: Pair, language: Language) -> dict[str, Any]:
         "foils": list(pair.foils[:MOST_WORDS]),
         "relations": {
             shown[place]: words
-            for place, some in pair.relations.items()
-            if (words := _related(some, shown))
+            for place in pair.place_names
+            if (words := _related(pair.relations.get(place, ()), shown))
         },
         "variables": {
-            language.variables[name]: [shown[place] for place in some]
-            for name, some in pair.variables.items()
+            variable: [shown[place] for place in pair.place_names if place in pair.variables[name]]
+            for name, variable in language.variables.items()
         }
         if others
         else {},

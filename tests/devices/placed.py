@@ -13,7 +13,7 @@ from acdc_explain.plugins import load_plugins
 from .simulated import SimulatedDevice
 
 PLUGINS = load_plugins()
-JUDGES = ("prediction", "sufficiency", "role_card", "transfer", "interchange")
+JUDGES = ("claims", "prediction", "sufficiency", "role_card", "transfer", "interchange")
 MEASURING = ("acdc_explain/evidence/", "acdc_explain_plugins/", "plugins/")
 OTHERS = ("acdc_explain/models/network/", "acdc_explain/models/functional/")
 """What is found out about a model once, whatever is asked about it."""

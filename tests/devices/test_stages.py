@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,10 +22,6 @@ CLAIMS = (
     "a0.h0 duplicate_token", "a0.h0 previous_token", "a1.h0 name_mover", "a1.h1 name_mover",
     "a1.h0 induction", "m2 token_enrichment",
 )  # fmt: skip
-LABELS = [
-    Label("c", Node.parse(node), "test", role, (), "", 0.5, ())
-    for node, role in map(str.split, CLAIMS)
-]
 MOVER = Node.parse("a1.h0")
 MOVES: dict[str, dict[str, Any]] = {
     "attends": {"at": "END", "to": "IO", "through": "answers"},
@@ -34,11 +31,16 @@ RESULTS_OF = {
     MOVER: [
         ClaimResult(
             Claim(MOVER, name, arguments), name, "reads" if name == "attends" else "does", "holds",
-            specific=True, votes={"swap_s2": "agrees"}, also={"to": ["answer"], "source": ["answer"]},
+            0.9, 0.8, 1.0, 0.0, 1.0, specific=True, votes={"swap_s2": "agrees"}, also={"to": ["answer"], "source": ["answer"]},
         )
         for name, arguments in MOVES.items()
     ]
 }  # fmt: skip
+LABELS = [
+    Label("c", Node.parse(node), "test", role, (), "", 0.5, ())
+    for node, role in map(str.split, CLAIMS)
+]
+LABELS.append(replace(LABELS[2], claims=tuple(x.claim for x in RESULTS_OF[MOVER])))
 TOKENS = 24  # the most waits of a place: the model writes a text token by token
 
 

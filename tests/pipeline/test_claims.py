@@ -70,7 +70,8 @@ def test_a_document_with_a_wrong_claim_is_refused(explained):
 
 def test_a_run_of_the_same_circuit_tests_nothing_again(explained, mini, monkeypatch):
     run, store = explained
-    monkeypatch.setattr(stage, "_measured", None)
+    for measures in ("_composed", "_tested"):
+        monkeypatch.setattr(stage, measures, None)
     again = ax.explain("ioi", mini, store=store, **{**OPTIONS, "collectors": ("attention", "mlps")})
     assert again.id != run.id
     assert list(again.claims) == list(run.claims)

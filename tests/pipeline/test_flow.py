@@ -56,7 +56,7 @@ def test_every_stage_leaves_its_records(store, model):
     assert run.circuit is not None
     assert 0 < len(run.circuit.edges) <= 12
     components = set(run.circuit.components)
-    collectors = set(load_plugins().collectors())
+    collectors = {*load_plugins().collectors(), "claims"}
     for node in components:
         assert {e.collector for e in run.evidence if e.node == node} == collectors
         assert run.labels_of(node)

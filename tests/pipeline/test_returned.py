@@ -94,10 +94,10 @@ def test_a_summary_is_asked_for_in_the_order_of_the_store(measured, small_model,
     """Else the question would be another one when it is asked from the stored run."""
     orders: list[tuple[list[str], list[str]]] = []
 
-    def summarise(self: Any, circuit: Any, labels: Any, verdicts: Any) -> None:
+    def summary_of(stage: Any, circuit: Any, labels: Any, verdicts: Any, results: Any) -> None:
         orders.append(([x.id for x in labels], [x.id for x in verdicts]))
 
-    monkeypatch.setattr("acdc_explain.labeling.labeler.LabelingStage.summarise", summarise)
+    monkeypatch.setattr("acdc_explain.pipeline.summarise.summary_of", summary_of)
     run = ax.explain(word_task(4), small_model("neox"), store=measured, labeler="rules", **OPTIONS)
     stored = measured.get(run.id)
     assert len(stored.labels) > 2

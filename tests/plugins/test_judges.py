@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from acdc_explain_plugins.judges.card_tests import Test as Measured
+from acdc_explain_plugins.judges.claims import claims as judge_claims
 from acdc_explain_plugins.judges.interchange import interchange
 from acdc_explain_plugins.judges.role_card import role_card
 from acdc_explain_plugins.judges.sufficiency import _outcome, sufficiency
@@ -19,7 +21,7 @@ from acdc_explain.claims.testing import check_claims
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Circuit, Faithfulness, Node
-from acdc_explain.records.claim import ClaimResult
+from acdc_explain.records.claim import Claim, ClaimResult
 from acdc_explain.records.label import Label
 from acdc_explain.records.verdict import Verdict, worst
 
@@ -46,6 +48,15 @@ def splits() -> tuple[Contrast, Contrast]:
     model = ax.load_model("planted-small-0")
     task = load_plugins().tasks()["planted_ioi"](model, examples=12, seed=0)
     return Contrast(model, task, task.discover), Contrast(model, task, task.held_out)
+
+
+ABSURD = (
+    "It counts the vowels of every name and keeps the sum for later.",
+    "It knows which of the two people is older.",
+    "It detects sarcasm.",
+    "It stores the capital of France.",
+    "It moves the name.",  # true, but nothing puts it to a test
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +118,76 @@ class TestRoleCard:
             (verdict,) = judged(role_card, (nodes(job)[0], role))
             assert verdict.outcome == "inconclusive"
 
-    def test_other_is_never_supported(self, judged):
+    def test_other_without_claims_is_never_supported(self, judged):
         mover, sink = nodes("mover")[0], nodes("sink")[0]
         verdicts = judged(role_card, (mover, "other"), (sink, "other"))
         assert [verdict.outcome for verdict in verdicts] == ["matters", "refuted"]
+
+
+def about(node: Node, claims, name: str) -> Claim:
+    return next(x.claim for x in claims[node] if x.claim.name == name)
+
+
+class TestClaims:
+    """A text is as good as its claims."""
+
+    def verdict(self, held_out, claims, node: Node, role: str, text: str, *made: Claim) -> Verdict:
+        label = replace(label_of(node, role), description=text, claims=made)
+        (found,) = judge_claims(held_out, [label], load_plugins().roles(), claims)
+        return found
+
+    def test_what_holds_is_supported_whatever_the_role(self, held_out, claims):
+        mover = nodes("mover")[0]
+        true = [about(mover, claims, name) for name in ("attends", "raises")]
+        for role in ("name_mover", "other"):
+            verdict = self.verdict(held_out, claims, mover, role, "It moves the name.", *true)
+            assert verdict.outcome == "supported"
+            assert verdict.score is not None
+            assert verdict.unit
+
+    def test_another_ones_claims_are_not_granted(self, held_out, claims):
+        """Tested on the component that they are said of: they fail there."""
+        mover, negative = nodes("mover")[0], nodes("negative")[0]
+        kinds = load_plugins().claims()
+        borrowed = Claim(negative, "raises", about(mover, claims, "raises").arguments)
+        (result,) = check_claims(held_out, [borrowed], kinds)
+        everything = {**claims, negative: [*claims[negative], result]}
+        verdict = self.verdict(held_out, everything, negative, "name_mover", "It moves.", borrowed)
+        assert verdict.outcome == "refuted"
+        own = about(negative, claims, "attends")
+        verdict = self.verdict(held_out, everything, negative, "other", "It moves.", own, borrowed)
+        assert verdict.outcome == "pattern_only"
+
+    def test_where_it_acts_is_not_what_it_does(self, held_out, claims):
+        mover = nodes("mover")[0]
+        verdict = self.verdict(
+            held_out, claims, mover, "other", "At END.", about(mover, claims, "acts")
+        )
+        assert verdict.outcome == "matters"
+
+    def test_claims_that_were_not_tested_grant_nothing(self, held_out, claims):
+        mover = nodes("mover")[0]
+        verdict = self.verdict(held_out, {}, mover, "other", "x", about(mover, claims, "raises"))
+        assert verdict.outcome == "inconclusive"
+
+    @pytest.mark.parametrize("text", ABSURD)
+    def test_a_story_without_claims_is_untested_whatever_its_role(self, text, held_out, claims):
+        mover = nodes("mover")[0]
+        for role in ("name_mover", "other"):
+            label = replace(label_of(mover, role), description=text)
+            roles = load_plugins().roles()
+            found = [*role_card(held_out, [label], roles, claims)]
+            found += judge_claims(held_out, [label], roles, claims)
+            verdict = worst(found)
+            assert verdict is not None
+            assert verdict.outcome == "untested"
+
+    def test_a_text_that_says_what_the_role_says_is_left_to_its_judges(self, held_out, claims):
+        roles = load_plugins().roles()
+        label = label_of(nodes("mover")[0], "name_mover")
+        for text in ("", roles["name_mover"].sentence):
+            named = replace(label, description=text)
+            assert list(judge_claims(held_out, [named], roles, claims)) == []
 
 
 class TestSufficiency:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..graph import END, REST
+
 Relation = tuple[str, str | None]
 """What is true of a place in every prompt, and the other place that it is said of, if any."""
 RELATIONS = ("answer", "foil", "changed", "same", "after")
@@ -18,7 +20,7 @@ class Pair:
     Attributes:
         clean, corrupt: The tokens of the prompts.
         answers, foils: The right next tokens, and the wrong ones they are compared with.
-        places: By name, in their order, the numbers of the tokens of each place.
+        places: By name, the numbers of the tokens of each place.
         relations: By place: `answer` or `foil` if it holds one; `changed` if the corruption has
             another token there; `same` as, or the token `after`, an earlier place. Each is true in
             every prompt.
@@ -32,6 +34,12 @@ class Pair:
     places: Mapping[str, Sequence[int]]
     relations: Mapping[str, Sequence[Relation]]
     variables: Mapping[str, Sequence[str]]
+
+    @property
+    def place_names(self) -> list[str]:
+        """The places: `rest`, then by their first token, END last. JSON keeps no order."""
+        first = {name: min(numbers, default=0) for name, numbers in self.places.items()}
+        return sorted(first, key=lambda name: (name == END, name != REST, first[name], name))
 
     @staticmethod
     def parse(entry: Mapping[str, Any]) -> Pair:
