@@ -14,6 +14,8 @@ MATTERS = Requirement("causal", "ablation_effect", at_least=0.05)
 END = {"at": ("END",)}
 TO_ANSWER = RoleClaim("attends", {**END, "to": ("answer",)})
 TO_FOIL = RoleClaim("attends", {**END, "to": ("foil token",)})
+READS_FOIL = replace(TO_FOIL, instead=(RoleClaim("carries", {**END, "through": ("foils",)}),))
+"""Of a head whose direct effect comes from the wrong answer, it is enough what this carries."""
 TO_NO_ANSWER = RoleClaim("attends", {**END, "to": ("no answer",)})
 TO_ITSELF = RoleClaim("attends", {**END, "to": ("itself",)})
 FEEDS = RoleClaim("feeds", {"receiver": ("head", "mlp")})
@@ -84,14 +86,14 @@ HEADS = (
         name="foil_suppressor",
         kind="head",
         claim="reads the wrong answer from the last token and pushes it down in the logits",
-        claims=(TO_FOIL, _writes("lowers", "foils", "foil token")),
+        claims=(READS_FOIL, _writes("lowers", "foils", "foil token")),
         source="McDougall et al. 2023, of copy suppression in general",
     ),
     RoleCard(
         name="foil_mover",
         kind="head",
         claim="attends from the last token to the wrong answer and raises it in the logits",
-        claims=(TO_FOIL, _writes("raises", "foils", "foil token")),
+        claims=(READS_FOIL, _writes("raises", "foils", "foil token")),
         source="McDougall et al. 2023, of copying in general",
     ),
     RoleCard(

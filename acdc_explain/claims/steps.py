@@ -22,13 +22,13 @@ class Job:
 
     Attributes:
         at: The position at which they write.
-        reads: What they read there, in words; None of MLPs.
+        reads: A verb and what they read or carry there: `reads IO`, `carries S2`; None if unknown.
         does: What they do: `raises`, `lowers`, `turns` or `feeds`.
         details: What tells the job from others: the logits and their source, or the port.
     """
 
     at: str
-    reads: str | None
+    reads: tuple[str, str] | None
     does: str
     details: tuple[str, ...]
 
@@ -85,12 +85,13 @@ def _jobs_of(claims: Sequence[ClaimResult]) -> list[tuple[Job, ClaimResult]]:
     return found
 
 
-def _reads(claims: Sequence[ClaimResult], at: str) -> str | None:
+def _reads(claims: Sequence[ClaimResult], at: str) -> tuple[str, str] | None:
     """What a component reads at a position: the keys, else the variable that it carries there."""
-    for name, argument in (("attends", "to"), ("carries", "variable")):
+    verbs = {"attends": ("reads", "to"), "carries": ("carries", "variable")}
+    for name, (verb, argument) in verbs.items():
         for result in claims:
             if result.claim.name == name and result.statement.at == at:
-                return str(result.claim.arguments[argument])
+                return verb, str(result.claim.arguments[argument])
     return None
 
 
@@ -121,7 +122,10 @@ def _cited(some: Sequence[ClaimResult], claims: Sequence[ClaimResult]) -> list[s
 def _sentence(job: Job, some: Sequence[ClaimResult]) -> str:
     nodes = _nodes(some)
     many = len(nodes) > 1
-    reads = "" if job.reads is None else f" read{'' if many else 's'} {job.reads} and"
+    reads = ""
+    if job.reads is not None:
+        verb, what = job.reads
+        reads = f" {PLURAL[verb] if many else verb} {what} and"
     return f"At {job.at}, {_listed(nodes)}{reads} {_does(job, some, many)}."
 
 
@@ -139,7 +143,8 @@ def _does(job: Job, some: Sequence[ClaimResult], many: bool) -> str:
     verb = job.does if not many else job.does.removesuffix("s")
     if job.does in ("raises", "lowers"):
         what, source = job.details
-        read_from = f", from {source}" if source and source != job.reads else ""
+        read = job.reads[1] if job.reads else None
+        read_from = f", from {source}" if source and source != read else ""
         size = f"{sum(abs(result.value or 0.0) for result in some):.2f} logits"
         return f"{verb} the {what} by {size}{' together' if many else ''}{read_from}"
     port = PORTS[job.details[0]]
@@ -176,6 +181,7 @@ def _total(some: Sequence[ClaimResult]) -> float:
     return sum(sign * abs(result.value or 0.0) for sign, result in zip(signs, some))
 
 
+PLURAL = {"reads": "read", "carries": "carry"}
 PORTS = {"q": "query", "k": "key", "v": "value", "": ""}
 
 

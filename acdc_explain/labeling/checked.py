@@ -11,7 +11,9 @@ from ..guard import Unfit
 from ..ids import canonical_json
 from ..llm.reply import storable
 from ..records.circuit import Node
+from ..records.claim import Claim
 from ..records.label import Label, LabelerReply, Proposal
+from ..records.question import Claimable, Question
 from ..records.run.summary import Sentence
 from ..records.verdict import WORST_FIRST, Verdict
 
@@ -51,13 +53,36 @@ def _is_measure(entry: Any) -> bool:
     return isinstance(null, list) and all(map(_is_number, [*numbers, *null]))
 
 
-def check_reply(reply: Any, evidence_ids: Collection[str], roles: Collection[str]) -> LabelerReply:
-    """Check what a labeler answered, given the evidence it was shown and the vocabulary."""
+def check_reply(reply: Any, question: Question) -> LabelerReply:
+    """Check what a labeler answered to a question."""
     if not isinstance(reply, LabelerReply) or not isinstance(reply.proposals, (tuple, list)):
         raise Unfit(f"it answered {_short(reply)}, which is no LabelerReply")
+    evidence_ids = {evidence.id for evidence in question.evidence}
     for proposal in reply.proposals:
-        _check_proposal(proposal, evidence_ids, roles)
+        _check_proposal(proposal, evidence_ids, question.roles)
+        _check_claims(proposal.claims, question)
     return reply
+
+
+def _check_claims(claims: Any, question: Question) -> None:
+    if not isinstance(claims, (tuple, list)):
+        raise Unfit(f"the claims of a proposal are {_short(claims)}, which is no list")
+    for claim in claims:
+        if not isinstance(claim, Claim) or claim.node != question.node:
+            raise Unfit(f"it claimed {_short(claim)}, which is no Claim about {question.node}")
+        if not can_be_made(claim, question.kinds):
+            raise Unfit(f"it claimed {_short(claim)}, which no kind of claim allows")
+
+
+def can_be_made(claim: Claim, kinds: Mapping[str, Claimable]) -> bool:
+    """Whether a claim is of a known kind for its component, with all arguments as they must be."""
+    kind = kinds.get(claim.name)
+    if kind is None or claim.node.kind not in kind.kinds:
+        return False
+    try:
+        return kind.claim(claim.node, claim.name, claim.arguments) == claim
+    except ValueError:
+        return False
 
 
 def _check_proposal(proposal: Any, evidence_ids: Collection[str], roles: Collection[str]) -> None:

@@ -198,9 +198,7 @@ class LabelingStage:
             return LabelResult(keyed.id, (), failure=failure)
         try:
             reply = check_reply(
-                await self.labeler.function(question, keyed.prompt, ask, **self.settings),
-                {evidence.id for evidence in question.evidence},
-                self.roles,
+                await self.labeler.function(question, keyed.prompt, ask, **self.settings), question
             )
             return self._result(keyed, reply, _exchange_ids(ask))
         except Waiting:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..ids import content_id
-from ..labeling.checked import facts_as_stored
+from ..labeling.checked import can_be_made, facts_as_stored
 from ..records.circuit import Circuit, Node
 from ..records.claim import Claim, ClaimResult, ComponentResult, Coverage, Step
 from ..records.evidence import CLAIMS, Evidence
@@ -105,7 +105,10 @@ def explain_components(
         evidence: Where the composed claims are; empty where none could be composed.
         labels: The labels of the components.
     """
-    authors = _authors(evidence, labels)
+    kinds = run.plugins.claims()
+    made = _authors(evidence, labels)
+    # An imported run, or one whose plugin is gone, may hold claims that nothing can test.
+    authors = [[claim for claim in some if can_be_made(claim, kinds)] for some in made]
     claims = list(dict.fromkeys(claim for some in authors for claim in some))
     if not any(item.collector == CLAIMS for items in evidence.values() for item in items):
         return Explanation()

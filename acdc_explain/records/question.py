@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..ids import content_id
@@ -100,9 +100,17 @@ class Question:
 
     @property
     def suggested(self) -> list[ClaimResult]:
-        """The claims that hold on the discovery prompts, with what their tests said there."""
+        """The claims that hold on the discovery prompts, with what their tests said there.
+
+        They are of this component, even where it is shown the evidence of another one
+        (`bench firewall`).
+        """
         found = [result for item in self.evidence for result in item.suggested]
-        return [result for result in found if result.claim.name in self.kinds]
+        return [
+            replace(result, claim=replace(result.claim, node=self.node))
+            for result in found
+            if result.claim.name in self.kinds
+        ]
 
     @property
     def claims(self) -> list[Statement]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
+from acdc_explain.records.role import NO_ROLE
 from acdc_explain.records.verdict import Outcome, Verdict
 
 from .card_tests import (
@@ -41,12 +42,12 @@ def transfer(
     Of a card's claims, their own votes count. Of its requirements, a scheme agrees if every one
     holds under it, and contradicts if one fails. It has no vote where one is unclear, nor where a
     causal one finds next to no effect: it does not change what the component reads. Labels without
-    any vote get no verdict.
+    any vote get no verdict, nor do those that name no role: their claims are voted on when tested.
     """
     null = null_nodes(contrast, seed)
     for label in labels:
         card = roles.get(label.role)
-        if card is None:
+        if card is None or (label.role == NO_ROLE and label.claims):
             continue
         if card.claims:
             verdict = _of_claims(label, card, claims.get(label.node, ()))

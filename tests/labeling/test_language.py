@@ -12,6 +12,7 @@ import pytest
 from acdc_explain_plugins.labelers.llm import Answer, answer_schema, check_answer, proposals_of
 from acdc_explain_plugins.labelers.shown import claim_aliases, template_variables
 
+from acdc_explain.labeling.checked import can_be_made
 from acdc_explain.labeling.language import Language
 from acdc_explain.llm.templates import Templates
 from acdc_explain.models.contrast import Contrast
@@ -192,3 +193,32 @@ async def _rules(question: Question) -> Any:
 
     rules = Rules()
     return await rules(question, rules.prompt(question, None), None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Claim(Node.parse("a0.h1"), "sings", {"at": "END"}),
+        Claim(Node.parse("a0.h1"), "acts", {"at": 7}),
+        Claim(Node.parse("a0.h1"), "acts", {}),
+        Claim(Node.parse("m0"), "attends", {"at": "END", "to": "IO", "through": "metric"}),
+    ],
+)
+def test_a_claim_that_no_kind_allows_is_not_made(wrong):
+    kinds = load_plugins().claims()
+    assert not can_be_made(wrong, kinds)
+    assert can_be_made(Claim(Node.parse("a0.h1"), "acts", {"at": "END"}), kinds)
+
+
+def test_the_evidence_of_another_component_becomes_ones_own(asker, question):
+    """`bench firewall` deals it out anew; what is then claimed is about the component asked for."""
+    from dataclasses import replace
+
+    other = asker.about("a1.h1")
+    dealt = replace(question, evidence=other.evidence)
+    assert {result.node for result in dealt.suggested} == {question.node}
+    answer = Answer(
+        roles=[], claims=[{"claim": "C1"}], description="x", confidence=1, evidence=["E1"]
+    )
+    (proposal,) = proposals_of(answer, dealt)
+    assert [claim.node for claim in proposal.claims] == [question.node]

@@ -14,6 +14,8 @@ import pytest
 
 import acdc_explain as ax
 from acdc_explain.errors import UserError
+from acdc_explain.records.circuit import Node
+from acdc_explain.records.claim import Claim
 from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.records.role import RoleCard
 from acdc_explain.records.run.summary import Sentence
@@ -274,6 +276,11 @@ BAD_ANSWERS = {
     "half a character": (proposal(description="\ud800"), "cannot be written"),
     "no number": (proposal(confidence=float("nan")), "its confidence is nan"),
     "no evidence": (proposal(evidence_ids=("x",)), "cited the evidence 'x'"),
+    "no list of claims": (proposal(claims=7), "the claims of a proposal are 7"),
+    "a claim about another": (
+        proposal(claims=[Claim(Node.parse("m99"), "acts", {"at": "END"})]),
+        "which is no Claim about",
+    ),
     "findings": (LabelerReply((), None, {"x": object()}), "its facts are no JSON"),
 }
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import duckdb
 
 from acdc_explain.records.claim import Claim, ClaimResult, ComponentResult, Step
+from acdc_explain.records.label import Label
 from acdc_explain.records.run.behavior import Behavior
+from acdc_explain.records.run.pair import Pair
 from acdc_explain.records.run.run import Run
+from acdc_explain.records.run.summary import Sentence, Summary
 from acdc_explain.records.task import Example, Task
 from acdc_explain.records.verdict import Verdict
 from acdc_explain.store.document.read import from_document
@@ -37,9 +40,13 @@ def rich_run() -> Run:
         run.labels[0].id, "ablation", "refuted", 0.25, 0.5, 0.75, 16, "less than chance",
         measure="ablation_effect", unit="logits", low=-0.5, high=1.0,
     )  # fmt: skip
+    pair = Pair(
+        ("One", " 1"), ("One", " 2"), (" yes",), (" no",), {"rest": [0], "END": [1]},
+        {"END": (("changed", None), ("after", "rest"))}, {"number": ("END",)},
+    )  # fmt: skip
     behavior = {
-        split: Behavior(2, 0.5, 1.0, 0.25, "logit_diff", 2.0, -1.0, 3.0, (2.5, 3.5))
-        for split in ("discover", "held_out")
+        split: Behavior(2, 0.5, 1.0, 0.25, "logit_diff", 2.0, -1.0, 3.0, (2.5, 3.5), known)
+        for split, known in (("discover", pair), ("held_out", None))
     }
     header = replace(
         run.header, task_id=task.id, name="first", note="A note.", origin="f.json, 2026-01-02"
@@ -54,10 +61,16 @@ def rich_run() -> Run:
     )  # fmt: skip
     untested = ClaimResult(Claim(edge.src, "acts", {"at": "X"}), "acts", "where", "untested")
     component = ComponentResult(edge.src, 0.25, 0.125, 0.5, False, True)
+    free = Label(
+        circuit.id, run.labels[0].node, "llm", "other", ("END",), "It feeds.", 0.5, (),
+        claims=(Claim(run.labels[0].node, "acts", {"at": "END"}),),
+    )  # fmt: skip
+    sentences = (Sentence("It feeds it.", (edge.src,), (claim.claim.id,)),)
     return replace(
         run, header=header, circuit=circuit, task=task, behavior=behavior,
         verdicts=[*run.verdicts, verdict], exchanges=[*run.exchanges, exchange],
-        claims=[claim, untested], components=[component],
+        claims=[claim, untested], components=[component], labels=[*run.labels, free],
+        summary=Summary(run.id, "llm", sentences),
         algorithm=[Step("It feeds it.", [claim.claim.id]), Step("That is all.", [])],
     )  # fmt: skip
 

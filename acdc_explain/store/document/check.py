@@ -82,9 +82,12 @@ def _missing_record(run: Run) -> Iterator[str]:
             yield f"the exchange {identity[:40]!r} is not there"
             return
     tested = {result.claim.id for result in run.claims}
-    for identity in (name for step in run.algorithm for name in step.claims):
+    cited = [("step", name) for step in run.algorithm for name in step.claims]
+    sentences = run.summary.sentences if run.summary else ()
+    cited += [("sentence", name) for sentence in sentences for name in sentence.claims]
+    for what, identity in cited:
         if identity not in tested:
-            yield f"the claim {str(identity)[:40]!r} of a step is not there"
+            yield f"the claim {str(identity)[:40]!r} of a {what} is not there"
             return
     for label in run.labels:
         for identity in label.evidence_ids:
