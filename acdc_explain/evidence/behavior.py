@@ -67,7 +67,7 @@ def _pair(contrast: Contrast) -> Pair | None:
         answers=example.answers,
         foils=example.foils,
         places={
-            name: [i for i in (mask[0].nonzero()[:, 0] - prefix).tolist() if 0 <= i < n_tokens]
+            name: tuple(i for i in (mask[0].nonzero()[:, 0] - prefix).tolist() if 0 <= i < n_tokens)
             for name, mask in zip(places, masks)
         },
         relations=_relations(contrast, [name for name in places if name != REST]),
@@ -81,7 +81,7 @@ def _relations(contrast: Contrast, places: Sequence[str]) -> Mapping[str, Sequen
     at = {n: mask.int().argmax(1).cpu() for n, mask in masks.items() if mask.sum(1).eq(1).all()}
     clean, corrupt = contrast.clean.tokens.cpu(), contrast.corrupt.tokens.cpu()
     rows = torch.arange(len(clean))
-    found: dict[str, list[Relation]] = {}
+    found: dict[str, tuple[Relation, ...]] = {}
     for name in at:
         token = clean[rows, at[name]]
         true_of_it: list[Relation] = []
@@ -98,7 +98,7 @@ def _relations(contrast: Contrast, places: Sequence[str]) -> Mapping[str, Sequen
                 true_of_it.append(("same", other))
             if bool((at[other] + 1 == at[name]).all()):
                 true_of_it.append(("after", other))
-        found[name] = true_of_it
+        found[name] = tuple(true_of_it)
     return found
 
 
@@ -110,5 +110,5 @@ def _variables(
     for name in variable_names(contrast):
         differs = variable_prompts(contrast, name).tokens != contrast.clean.tokens
         changed = (masks & differs).flatten(1).any(1).tolist()
-        found[name] = [place for place, any_token in zip(places, changed) if any_token]
+        found[name] = tuple(place for place, any_token in zip(places, changed) if any_token)
     return found

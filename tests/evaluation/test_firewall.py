@@ -22,30 +22,32 @@ from ..conftest import word_task
 from ..llm.scripted_server import completion, serve
 
 ROLES = {
-    kind: [name for name, card in load_plugins().roles().items() if card.kind in (kind, "any")]
+    kind: [name for name, card in load_plugins().roles().items() if card.kind == kind]
     for kind in ("head", "mlp")
 }
 
 
-def reads(prompt: str) -> Any:
-    """What an honest LLM uses: the evidence."""
-    return re.findall(r'<evidence id="E\d">.*?</evidence>', prompt, re.S)
+def reads(prompt: str) -> str:
+    """What an honest LLM uses: the numbers in the evidence, whatever components are called."""
+    evidence = prompt.split("<evidence>")[1].split("</evidence>")[0]
+    return " ".join(re.findall(r"\d+\.\d+", evidence))
 
 
-def recites(prompt: str) -> Any:
+def recites(prompt: str) -> str:
     """What a reciting LLM uses: the component's name, where it is shown with the model's."""
-    return re.search(r'model \(".*?"\): (.*?)\.\n', prompt) or "unknown"
+    named = re.search(r"The component is (.*?)\.\n", prompt)
+    assert named
+    return named[1] if 'The behavior of "' in prompt else "unknown"
 
 
 def llm(goes_by):
     def script(number: int, body: dict[str, Any]):
         prompt = body["messages"][0]["content"]
-        seen = goes_by(prompt)
-        text = str(seen if isinstance(seen, (str, list)) else seen[1])
-        roles = ROLES["mlp" if ": MLP layer" in prompt else "head"]
-        role = roles[sum(text.encode()) % len(roles)]
+        roles = ROLES["mlp" if "The component is MLP layer" in prompt else "head"]
+        offered = [role for role in roles if f"- {role}: " in prompt]
+        role = offered[sum(goes_by(prompt).encode()) % len(offered)]
         return completion(json.dumps({
-            "role": role, "description": "x", "positions": [], "confidence": 1, "evidence": ["E1"],
+            "roles": [role], "claims": [], "description": "x", "confidence": 1, "evidence": ["E1"],
         }))  # fmt: skip
 
     return script

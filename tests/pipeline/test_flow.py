@@ -105,7 +105,7 @@ def test_another_setting_is_another_run_that_shares_what_it_can(measured, model)
     after = rows(store)
     assert after["circuits"] == before["circuits"]
     assert after["evidence"] == before["evidence"]
-    assert {e.collector for e in other.evidence} == {"attention", "patching"}
+    assert {e.collector for e in other.evidence} == {"attention", "patching", "claims"}
 
 
 class Interrupted(Exception):
@@ -363,7 +363,7 @@ def test_killed_in_the_middle_and_repeated(tmp_path, model_folder):
     assert document["run"]["status"] == "done"
     ids = [e["id"] for c in document["components"] for e in c["evidence"]]
     assert held <= set(ids)
-    n_collectors = len(load_plugins().collectors())
+    n_collectors = len(load_plugins().collectors()) + 1  # and the claims
     assert len(ids) == len(set(ids)) == n_collectors * len(document["components"])
 
 
