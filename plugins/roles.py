@@ -93,7 +93,7 @@ HEADS = (
         name="foil_mover",
         kind="head",
         claim="attends from the last token to the wrong answer and raises it in the logits",
-        claims=(READS_FOIL, _writes("raises", "foils", "foil token")),
+        claims=(TO_FOIL, _writes("raises", "foils", "foil token")),
         source="McDougall et al. 2023, of copying in general",
     ),
     RoleCard(

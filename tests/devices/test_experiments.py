@@ -57,10 +57,16 @@ def test_in_a_notebook(contrasts: Any, name: str) -> None:
     assert not contrasts[2].waits  # nothing of it is on the device
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_requested_by_an_llm(contrasts: Any, name: str) -> None:
+@pytest.fixture(scope="module")
+def questions(contrasts: Any) -> list[Question]:
+    """About one head, on the CPU and on the device."""
     shown = {Node.parse("a0.h1"): "A", Node.parse("a1.h1"): "B"}
+    about = [Asker(x).about("a1.h1", evidence=False) for x in contrasts[:2]]
+    return [replace(question, shown=shown) for question in about]
 
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_requested_by_an_llm(contrasts: Any, questions: list[Question], name: str) -> None:
     def found(contrast: Contrast, question: Question) -> dict[str, Any]:
         of_b = ComponentExperiments(question, contrast.task, lambda: contrast)
         return of_b._run_alone(
@@ -68,9 +74,8 @@ def test_requested_by_an_llm(contrasts: Any, name: str) -> None:
         )  # in this thread: a simulated device has one
 
     here, there, simulated = contrasts
-    of_each = [replace(Asker(x).about("a1.h1", evidence=False), shown=shown) for x in (here, there)]
-    expected = found(here, of_each[0])
-    found(there, of_each[1])
+    expected = found(here, questions[0])
+    found(there, questions[1])
     simulated.clear()
-    assert found(there, of_each[1]) == expected
+    assert found(there, questions[1]) == expected
     assert max(simulated.waits.values(), default=0) <= 4
