@@ -24,7 +24,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Sentences about a run's circuit, written by a labeler from the verdicts."""
+    """Sentences about a circuit, written by a labeler from verdicts and claims that hold."""
 
     run_id: str
     labeler: str

@@ -54,7 +54,10 @@ def show_run(run: Run, out: PlainConsole, *, all_labels: bool = False) -> None:
         out.print()
         out.print(motifs_table(run))
     if run.told is not None:
-        out.print(f"\nin words (by {run.told.labeler}, from the verdicts):")
+        out.print(
+            f"\nin words (by {run.told.labeler}; sentences cite claims that hold, and are "
+            "not tested themselves):"
+        )
         for sentence in run.told.sentences:
             cited = "" if _names_all(sentence) else f" [{', '.join(map(str, sentence.nodes))}]"
             out.print(f"- {sentence.text}{cited}")
