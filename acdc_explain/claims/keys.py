@@ -15,7 +15,6 @@ from ..evidence.measurement import NotMeasurable
 from ..evidence.patching.edges import place_weights, tokens_at
 from ..models.activations import Batch
 from ..models.contrast import Contrast
-from ..models.metrics import TokenSets
 from ..records.claim import RELATIONS
 
 Keys = Bool[Tensor, "batch token pos"]
@@ -82,18 +81,12 @@ def _relations(contrast: Contrast, at: str, place: str) -> list[str]:
     here = tokens.of(contrast.clean.tokens)
     of_place = {
         "changed": here != tokens.of(contrast.corrupt.tokens),
-        "answer token": _any_of(contrast.answers, here),
-        "foil token": _any_of(contrast.foils, here),
-        "no answer": ~_any_of(contrast.answers, here),
+        "answer token": contrast.answers.contain(here),
+        "foil token": contrast.foils.contain(here),
+        "no answer": ~contrast.answers.contain(here),
         "elsewhere": torch.full_like(tokens.valid, place != at),
     }
     return names + [name for name, at_each in of_place.items() if (at_each | ~tokens.valid).all()]
-
-
-def _any_of(some: TokenSets, tokens: Tensor) -> Tensor:
-    """Whether each token is one of its prompt's answers or foils."""
-    same: Tensor = (tokens[..., None] == some.ids[:, None]) & some.present[:, None]
-    return same.any(-1)
 
 
 def _of_queries(keys: Bool[Tensor, "batch query pos"], queries: Tensor) -> Keys:

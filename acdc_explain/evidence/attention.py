@@ -211,9 +211,8 @@ def _first_example(
 
 def occurrences(batch: Batch, sets: TokenSets) -> Float[Tensor, "batch pos"]:
     """1 at the positions before the last token that hold one of a set's tokens."""
-    matches = (batch.tokens[..., None] == sets.ids[:, None]) & sets.present[:, None]
     positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    return (matches.any(-1) & (positions < batch.end[:, None])).float()
+    return (sets.contain(batch.tokens) & (positions < batch.end[:, None])).float()
 
 
 def answer_attention(contrast: Contrast) -> Measurement:

@@ -24,7 +24,7 @@ def behavior_of(contrast: Contrast) -> Behavior:
     probabilities = logits.softmax(-1)
     p_answer = answers.total(probabilities)
     best = logits.argmax(-1)[:, None]
-    correct = ((answers.ids == best) & answers.present).any(1)
+    correct = answers.contain(best)
     prefers = None
     if bool(foils.present.any(1).all()):
         prefers = _mean(p_answer > foils.total(probabilities))
@@ -60,14 +60,16 @@ def _pair(contrast: Contrast) -> Pair | None:
         return None
     example, model, prefix = contrast.examples[0], contrast.model, len(contrast.model.prefix)
     masks = contrast.place_masks(places) & contrast.clean.within
-    n_tokens = len(model.pieces(example.clean))
+    clean = tuple(model.pieces(example.clean))
     return Pair(
-        clean=tuple(model.pieces(example.clean)),
+        clean=clean,
         corrupt=tuple(model.pieces(example.corrupt)),
         answers=example.answers,
         foils=example.foils,
         places={
-            name: tuple(i for i in (mask[0].nonzero()[:, 0] - prefix).tolist() if 0 <= i < n_tokens)
+            name: tuple(
+                i for i in (mask[0].nonzero()[:, 0] - prefix).tolist() if 0 <= i < len(clean)
+            )
             for name, mask in zip(places, masks)
         },
         relations=_relations(contrast, [name for name in places if name != REST]),
@@ -86,8 +88,7 @@ def _relations(contrast: Contrast, places: Sequence[str]) -> Mapping[str, Sequen
         token = clean[rows, at[name]]
         true_of_it: list[Relation] = []
         for what, some in (("answer", contrast.answers), ("foil", contrast.foils)):
-            one_of = (some.ids.cpu() == token[:, None]) & some.present.cpu()
-            if bool(one_of.any(1).all()):
+            if bool(some.contain(token[:, None].to(some.ids.device)).all()):
                 true_of_it.append((what, None))
         if bool((token != corrupt[rows, at[name]]).all()):
             true_of_it.append(("changed", None))

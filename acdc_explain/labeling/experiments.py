@@ -123,12 +123,8 @@ def _cut_input(component: ComponentExperiments, args: CutInputArguments) -> dict
     facts, turn = trials.input_cut(component.contrast, component.node, sender, args.port, at)
     if turn is None:
         return facts
-    query, key, by = (
-        component.language.places[turn[0]],
-        component.language.places[turn[1]],
-        turn[2],
-    )
-    return {**facts, "turns_attention": {"from": query, "to": key, "by": by}}
+    (query, key, by), shown = turn, component.language.places
+    return {**facts, "turns_attention": {"from": shown[query], "to": shown[key], "by": by}}
 
 
 def _without(component: ComponentExperiments, args: WithoutArguments) -> dict[str, Any]:

@@ -77,12 +77,20 @@ class LabelingStage:
         self, circuit: Circuit, evidence: Mapping[Node, Sequence[Evidence]]
     ) -> list[KeyedQuestion]:
         """One question for each component, in the circuit's order."""
+        shown = self.shown_names(circuit)
         return [
-            self.question(self.about(circuit, node, evidence[node])) for node in circuit.components
+            self.question(self.about(circuit, node, shown, evidence[node]))
+            for node in circuit.components
         ]
 
-    def about(self, circuit: Circuit, node: Node, evidence: Sequence[Evidence] = ()) -> Question:
-        """The question about one component."""
+    def about(
+        self,
+        circuit: Circuit,
+        node: Node,
+        shown: Mapping[Node, str],
+        evidence: Sequence[Evidence] = (),
+    ) -> Question:
+        """The question about one component; `shown`: see `shown_names`."""
         question = Question(
             node=node,
             circuit=circuit,
@@ -90,7 +98,7 @@ class LabelingStage:
             roles=self.roles,
             task_description=self.task.description,
             position_names=self.task.position_names,
-            shown=self.shown_names(circuit),
+            shown=shown,
             model=self.model if self.revealed else None,
             kinds=self.kinds,
             behavior=self.behavior,

@@ -98,17 +98,16 @@ class Language:
 
     # --- from the shown names to the true ones, and back ----------------------------------------
 
-    def claim(self, entry: Mapping[str, Any], about: Node | None = None) -> Claim:
+    def claim(self, entry: Mapping[str, Any]) -> Claim:
         """The claim of an entry that fits one of the schemas.
 
         Args:
             entry: The name of a kind as `claim`, and its arguments in shown names.
-            about: The component that it is about; None: that of the question.
 
         Raises:
             ValueError: It is none; the text says why.
         """
-        name, node = str(entry.get("claim")), about or self._question.node
+        name, node = str(entry.get("claim")), self._question.node
         kind = self._question.kinds.get(name)
         if kind is None or node.kind not in kind.kinds:
             raise ValueError(f"there is no claim {name!r} about a component of this kind")
@@ -126,8 +125,7 @@ class Language:
         if argument == "variable":
             known = back(self.variables)
         elif argument in ("receiver", "through"):
-            match = _READER.fullmatch(str(value))
-            name, port = (match[1], match[2] or "") if match else ("", "")
+            name, port = _name_and_port(str(value))
             known = {x: str(node) for x, node in self._nodes.items()}
             known |= {x: x for x in NO_NODES} if not port else {}
             return known[name] + port if name in known else _unknown(argument, value)
@@ -142,8 +140,7 @@ class Language:
         if argument == "variable":
             return self.variables.get(value, value)
         if argument in ("receiver", "through") and value is not None:
-            match = _READER.fullmatch(str(value))
-            name, port = (match[1], match[2] or "") if match else (value, "")
+            name, port = _name_and_port(str(value))
             shown = {str(node): x for node, x in self._question.shown.items()}
             return shown.get(name, name if name in NO_NODES else "another component") + port
         return self.places.get(value, value) if argument in self.vocabulary else value
@@ -152,6 +149,12 @@ class Language:
         """A text with the true names of components, positions and variables."""
         others = back(self.places) | back(self.variables)
         return true_text(text, self._question.shown, others)
+
+
+def _name_and_port(reader: str) -> tuple[str, str]:
+    """The name of a reader, and its port in angle brackets if it has one."""
+    match = _READER.fullmatch(reader)
+    return (match[1], match[2] or "") if match else (reader, "")
 
 
 def _numbered(letter: str, names: list[str], blind: bool) -> dict[str, str]:

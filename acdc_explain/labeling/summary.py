@@ -45,7 +45,10 @@ def summary_of(
     summarise = stage.labeler.summarise
     if summarise is None or not labels:
         return None
-    question, ask = _question(stage, circuit, labels, verdicts, results), stage.ask()
+    shown = stage.shown_names(circuit)
+    language = Language(stage.about(circuit, circuit.components[0], shown))
+    question = _question(stage, circuit, labels, verdicts, results, language)
+    ask = stage.ask()
     try:
         reply, exchange = run_async(lambda: summarise(question, ask), stage.session)
         sentences = check_sentences(reply, set(circuit.components))
@@ -55,7 +58,6 @@ def summary_of(
         raise PluginFault(stage.fault(error)) from error
     if not sentences:
         return None
-    language = Language(stage.about(circuit, circuit.components[0]))
     renamed = tuple(replace(x, text=language.true_text(x.text)) for x in sentences)
     return Summary(stage.writer.run_id, stage.name, renamed, exchange.id if exchange else None)
 
@@ -66,6 +68,7 @@ def _question(
     labels: Sequence[Label],
     verdicts: Sequence[Verdict],
     results: Sequence[ClaimResult],
+    language: Language,
 ) -> SummaryQuestion:
     known = [x for x in results if x.explains and x.claim.name in stage.kinds]
     return SummaryQuestion.of(
@@ -76,6 +79,6 @@ def _question(
         {name: card.claim for name, card in stage.roles.items()},
         stage.shown_names(circuit),
         results=known,
-        said={x.claim.id: Language(stage.about(circuit, x.node)).says(x.claim) for x in known},
+        said={x.claim.id: language.says(x.claim) for x in known},
         blind=not stage.revealed,
     )

@@ -48,6 +48,11 @@ def with_interval(samples: torch.Tensor, node: Node) -> Facts:
     }
 
 
+def own(measurement: Measurement, node: Node) -> Facts:
+    """A component's part of a measurement, with its interval."""
+    return with_interval(measurement.samples[measurement.nodes.index(node)], node)
+
+
 def rounded(value: float) -> float:
     return round(float(value), 4)
 
@@ -58,7 +63,7 @@ def measured(contrast: Contrast, node: Node, name: str) -> Facts:
     if node not in measurement.nodes:
         raise NotMeasurable(f"{name} is not defined for this kind of component")
     return {
-        **with_interval(measurement.samples[measurement.nodes.index(node)], node),
+        **own(measurement, node),
         "percentile": rounded(measurement.percentile(node)),
         "chance": rounded(measurement.chance(node)),
     }
@@ -169,8 +174,8 @@ def input_cut(
     require_place(contrast, at)
     path = checked(contrast, Path(sender, at, node, port))
     null = of_others(contrast, path, Source(), lambda response: response.share.sum(1))
-    facts = with_interval(null.samples[null.nodes.index(sender)], sender)
-    facts |= {"percentile": rounded(null.percentile(sender)), "unit": "share of the gap lost"}
+    rank = {"percentile": rounded(null.percentile(sender)), "unit": "share of the gap lost"}
+    facts = {**own(null, sender), **rank}
     response = path_effects(contrast, [(path, Source())])[path, Source()]
     size, query, key, by = turn_of(response)
     places = contrast.place_names
@@ -187,8 +192,10 @@ def attention_from(contrast: Contrast, node: Node, at: str) -> dict[str, Facts]:
         except NotMeasurable:
             continue
         others = [attention.value(other) for other in attention.nodes if other != node]
-        facts = with_interval(attention.samples[attention.nodes.index(node)], node)
-        found[to] = {**facts, "mean_of_others": rounded(sum(others) / max(len(others), 1))}
+        found[to] = {
+            **own(attention, node),
+            "mean_of_others": rounded(sum(others) / max(len(others), 1)),
+        }
     return found
 
 

@@ -31,6 +31,11 @@ class TokenSets:
             present[row, : len(tokens)] = True
         return TokenSets(ids.to(device), present.to(device))
 
+    def contain(self, tokens: Int[Tensor, "batch some"]) -> Bool[Tensor, "batch some"]:
+        """Whether each token is one of its example's set."""
+        same: Tensor = (tokens[..., None] == self.ids[:, None]) & self.present[:, None]
+        return same.any(-1)
+
     def total(self, values: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
         """The sum of `values` over each example's set."""
         return (values.gather(1, self.ids) * self.present).sum(1)

@@ -47,6 +47,11 @@ def compose_claims(run: RunContext, circuit: Circuit) -> list[Evidence]:
     return found
 
 
+def has_claims(evidence: Mapping[Node, Sequence[Evidence]]) -> bool:
+    """Whether claims were composed: a run of an earlier version has none."""
+    return any(item.collector == CLAIMS for items in evidence.values() for item in items)
+
+
 def _codes(run: RunContext) -> dict[str, Any]:
     """The code of kinds of claims from other packages."""
     codes = {name: run.plugins.code("register_claims", name) for name in run.plugins.claims()}
@@ -110,7 +115,7 @@ def explain_components(
     # An imported run, or one whose plugin is gone, may hold claims that nothing can test.
     authors = [[claim for claim in some if can_be_made(claim, kinds)] for some in made]
     claims = list(dict.fromkeys(claim for some in authors for claim in some))
-    if not any(item.collector == CLAIMS for items in evidence.values() for item in items):
+    if not has_claims(evidence):
         return Explanation()
     question = content_id(
         "claims", [circuit.id, RESULTS, _codes(run), [[c.id for c in some] for some in authors]]

@@ -22,7 +22,7 @@ from ..records.label import LabelResult
 from ..records.run.run import Run
 from ..records.task import Task
 from ..store.store import Store
-from .claims import compose_claims, explain_components
+from .claims import compose_claims, explain_components, has_claims
 from .collect import collect
 from .context import Found, RunContext
 from .discover import discover
@@ -182,7 +182,7 @@ def _with_claims(
     run: RunContext, circuit: Circuit, evidence: dict[Node, list[Evidence]]
 ) -> dict[Node, list[Evidence]]:
     """The evidence with claims: those of a run that an earlier version made are composed now."""
-    if not any(item.collector == CLAIMS for items in evidence.values() for item in items):
+    if not has_claims(evidence):
         for item in compose_claims(run, circuit):
             evidence[item.node].append(item)
     return evidence

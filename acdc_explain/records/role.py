@@ -236,6 +236,14 @@ class RoleCard:
             bundles[at] = [[x for x, s in here if wanted.fits(s)] for wanted in self.claims]
         return bundles
 
+    def complete_bundles(self, claims: Sequence[Stated]) -> list[list[list[Stated]]]:
+        """The bundles of the positions at which every claim of the role is made."""
+        return [bundle for bundle in self.bundles(claims).values() if all(bundle)]
+
+    def grounds(self, claims: Sequence[Stated]) -> list[Stated]:
+        """The claims by which a component has the role: of each kind the strongest, by position."""
+        return [some[0] for bundle in self.complete_bundles(claims) for some in bundle]
+
     def missing(self, measured: Mapping[str, tuple[float, float]]) -> list[Requirement]:
         """The requirements that (value, percentile) by measure fail, or for which there is none."""
         return [r for r in self.requirements if not r.met(measured)]

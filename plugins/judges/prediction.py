@@ -124,8 +124,7 @@ def _said(label: Label, roles: Mapping[str, RoleCard], claims: ClaimsOf) -> list
     card = roles.get(label.role)
     if label.claims or card is None:
         return list(label.claims)
-    bundles = card.bundles(claims.get(label.node, ())).values()
-    return [some[0].claim for bundle in bundles if all(bundle) for some in bundle]
+    return [result.claim for result in card.grounds(claims.get(label.node, ()))]
 
 
 def _attended(claims: Iterable[Claim]) -> list[Attended]:

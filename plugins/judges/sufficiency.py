@@ -45,12 +45,9 @@ def sufficiency(
 
 def _claimed(label: Label, roles: Mapping[str, RoleCard], claims: ClaimsOf) -> Claim | None:
     """The claim about attention by which a head has the role of a label."""
-    card, about = roles.get(label.role), claims.get(label.node, ())
-    for bundle in () if card is None else card.bundles(about).values():
-        for fitting in bundle if all(bundle) else ():
-            if fitting[0].claim.name == "attends":
-                return fitting[0].claim
-    return None
+    card = roles.get(label.role)
+    grounds = [] if card is None else card.grounds(claims.get(label.node, ()))
+    return next((x.claim for x in grounds if x.claim.name == "attends"), None)
 
 
 def _verdict(label: Label, reader: str, measurement: Measurement) -> Verdict:

@@ -63,8 +63,8 @@ def transfer(
 def _of_claims(label: Label, card: RoleCard, claims: Sequence[ClaimResult]) -> Verdict | None:
     """By the votes on the claims that fit the card; None where all are silent."""
     votes: dict[str, set[Vote]] = {}
-    for bundle in card.bundles(claims).values():
-        for result in (x for fitting in bundle for x in fitting if all(bundle)):
+    for bundle in card.complete_bundles(claims):
+        for result in (x for fitting in bundle for x in fitting):
             for scheme, vote in result.votes.items():
                 votes.setdefault(scheme, set()).add(vote)
     said = {scheme: some - {"silent"} for scheme, some in votes.items()}

@@ -20,11 +20,10 @@ from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.records.role import NO_ROLE
 from acdc_explain.records.run.summary import Sentence
 
-from .shown import aliases, claim_aliases, roles_of, template_variables
+from .shown import aliases, claim_aliases, first_of_each, roles_of, template_variables
 
 if TYPE_CHECKING:
     from acdc_explain.llm.exchange import Ask, Exchange
-    from acdc_explain.records.circuit import Node
     from acdc_explain.records.claim import Claim, ClaimResult
     from acdc_explain.records.question import Question
     from acdc_explain.records.run.summary import SummaryQuestion
@@ -95,7 +94,8 @@ class Describe:
         self, question: SummaryQuestion, ask: Ask | None
     ) -> tuple[Sequence[Sentence], Exchange | None]:
         assert ask is not None
-        cited = {f"C{number}": x for number, x in enumerate(_told(question), 1)}
+        told = first_of_each(question.results, MOST_TOLD)[:MOST_CITED]
+        cited = {f"C{number}": x for number, x in enumerate(told, 1)}
         if not cited:
             return [], None
         prompt = ask.render("summary", **_summary_variables(question, cited))
@@ -117,16 +117,6 @@ class Describe:
 def _sentence(told: Told, rests_on: Sequence[ClaimResult]) -> Sentence:
     nodes = dict.fromkeys(result.node for result in rests_on)
     return Sentence(told.text, tuple(nodes), tuple(dict.fromkeys(x.claim.id for x in rests_on)))
-
-
-def _told(question: SummaryQuestion) -> list[ClaimResult]:
-    """The claims that a summary is written from: of each component what it reads and does."""
-    chosen: dict[tuple[Node, str, int], ClaimResult] = {}
-    for result in question.results:
-        number = sum(x.node == result.node and x.topic == result.topic for x in chosen.values())
-        if number < MOST_TOLD[result.topic]:
-            chosen[result.node, result.topic, number] = result
-    return list(chosen.values())[:MOST_CITED]
 
 
 def _summary_variables(

@@ -92,13 +92,12 @@ def _passes(question: Question, card: RoleCard) -> bool:
     """
     if card.missing(question.measured) or card.against(question.claims):
         return False
-    return not card.claims or any(map(all, card.bundles(question.claims).values()))
+    return not card.claims or bool(card.complete_bundles(question.claims))
 
 
 def _fitting(question: Question, card: RoleCard) -> list[Statement]:
-    """The claims by which a component has a role, the strongest of each kind."""
-    bundles = [bundle for bundle in card.bundles(question.claims).values() if all(bundle)]
-    return list({some[0].claim: some[0] for bundle in bundles for some in bundle}.values())
+    """The claims by which a component has a role, each once."""
+    return list({x.claim: x for x in card.grounds(question.claims)}.values())
 
 
 def _sentence(parts: Sequence[str]) -> str:

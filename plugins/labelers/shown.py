@@ -28,20 +28,6 @@ LEAST_ATTENTION = 0.1  # between two positions; less is not shown
 LEAST_SHARE = 0.005  # of the gap, by ablating it at one position
 LEAST_LOGITS = 0.05  # directly, from one position
 MOST_LISTED = {"where": 1, "reads": 4, "does": 4}  # claims that hold on the discovery prompts
-HINTS: Mapping[str, str] = {
-    "at": "position",
-    "to": "position, previous, duplicate, continuation, first, itself, answer or foil",
-    "source": "position or null",
-    "query": "position or null",
-    "key": "position or null",
-    "variable": "variable",
-    "receiver": "later component or logits",
-    "through": "reader: H1<q>, M1, answers, foils, logits or metric (all together)",
-    "what": "answers or foils",
-    "port": "q, k, v, or null for an MLP",
-    "by": "number or null",
-}
-"""What the arguments of claims may be, without the names of one circuit."""
 
 
 def template_variables(question: Question) -> dict[str, Any]:
@@ -58,7 +44,6 @@ def template_variables(question: Question) -> dict[str, Any]:
         if behavior is None
         else {x: getattr(behavior, x) for x in ("n", "metric", "clean", "ablated", "gap")},
         "pair": None if pair is None else _pair(pair, language),
-        "positions": list(language.places.values()),
         "claims": _kinds(language),
         "roles": [{"name": c.name, "claim": c.claim} for c in roles_of(question)],
         "inputs": _neighbors(question, question.inputs),
@@ -98,13 +83,19 @@ def aliases(question: Question) -> Mapping[str, Evidence]:
 
 def claim_aliases(question: Question) -> Mapping[str, ClaimResult]:
     """Short names (C1, C2 ...) of the strongest claims that hold on the discovery prompts."""
-    seen: Counter[str] = Counter()
-    listed = []
-    for result in question.suggested:
-        seen[result.topic] += 1
-        if seen[result.topic] <= MOST_LISTED[result.topic]:
-            listed.append(result)
+    listed = first_of_each(question.suggested, MOST_LISTED)
     return {f"C{number}": result for number, result in enumerate(listed, start=1)}
+
+
+def first_of_each(results: Iterable[ClaimResult], most: Mapping[str, int]) -> list[ClaimResult]:
+    """The first claims about each component, which are the strongest: so many of each topic."""
+    seen: Counter[tuple[Node, str]] = Counter()
+    chosen = []
+    for result in results:
+        seen[result.node, result.topic] += 1
+        if seen[result.node, result.topic] <= most[result.topic]:
+            chosen.append(result)
+    return chosen
 
 
 # --- the prompts -------------------------------------------------------------------------------
@@ -114,7 +105,6 @@ def _pair(pair: Pair, language: Language) -> dict[str, Any]:
     """One pair of prompts with its positions marked, and what the positions have in common."""
     shown = language.places
     marks = {numbers[0]: shown[name] for name, numbers in pair.places.items() if len(numbers) == 1}
-    others = {place for some in pair.variables.values() for place in some}
     return {
         "clean": _marked(pair.clean, marks),
         "corrupt": _marked(pair.corrupt, marks),
@@ -128,9 +118,7 @@ def _pair(pair: Pair, language: Language) -> dict[str, Any]:
         "variables": {
             variable: [shown[place] for place in pair.place_names if place in pair.variables[name]]
             for name, variable in language.variables.items()
-        }
-        if others
-        else {},
+        },
     }
 
 
@@ -160,15 +148,12 @@ def _related(relations: Iterable[Sequence[Any]], shown: Mapping[str, str]) -> st
 
 
 def _kinds(language: Language) -> list[dict[str, Any]]:
-    """The kinds of claims that may be made, with a hint for each argument."""
+    """The kinds of claims that may be made, with the names of their arguments."""
     return [
         {
             "name": name,
             "meaning": kind.meaning,
-            "arguments": {
-                argument: HINTS.get(argument, "see the schema")
-                for argument in kind.arguments.model_json_schema()["properties"]
-            },
+            "arguments": list(kind.arguments.model_fields),
         }
         for name, kind in language.kinds.items()
     ]
@@ -216,7 +201,7 @@ def _suggested(facts: Mapping[str, Any], question: Question, language: Language)
                 "alias": alias,
                 "says": language.says(result.claim),
                 "value": None if result.claim.arguments.get("by") else result.value,
-                **{x: getattr(result, x) for x in ("chance", "percentile", "unit")},
+                **{x: getattr(result, x) for x in ("chance", "percentile")},
             }
             for alias, result in claim_aliases(question).items()
         ],
