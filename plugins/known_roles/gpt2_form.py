@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,3 +67,15 @@ def word_tokenizer(vocabulary: Sequence[str], pattern: str) -> Any:
         single="<bos> $A", special_tokens=[("<bos>", 0)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", unk_token="<unk>")
+
+
+def saved(model: Any, tokenizer: Any) -> Path:
+    """A temporary folder with a model and its tokenizer, removed when the program ends."""
+    from acdc_explain.models.loading import quiet
+
+    path = Path(mkdtemp(prefix="acdc-explain-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    with quiet():
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    return path

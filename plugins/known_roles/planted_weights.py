@@ -9,13 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from acdc_explain.records.circuit import Node
 
 from ..tasks.words import FEMALE, MALE, NOUNS
-from .gpt2_form import blank_gpt2, mean_zero_basis, word_tokenizer
+from .gpt2_form import blank_gpt2, mean_zero_basis, saved, word_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,10 +181,4 @@ def build(size: str, seed: int) -> Any:
 
 def folder(size: str, seed: int) -> Path:
     """A transformer written by hand, whose heads' roles are known."""
-    from acdc_explain.models.loading import quiet
-
-    path = Path(mkdtemp(prefix="acdc-explain-planted-"))
-    with quiet():
-        build(size, seed).save_pretrained(path)
-        word_tokenizer(VOCABULARY, r" ?\w+").save_pretrained(path)
-    return path
+    return saved(build(size, seed), word_tokenizer(VOCABULARY, r" ?\w+"))

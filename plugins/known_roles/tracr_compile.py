@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from acdc_explain.errors import UserError
 from acdc_explain.records.circuit import INPUT, LOGITS, Edge, Node
 from acdc_explain.records.graph import prune
 
-from .gpt2_form import blank_gpt2, mean_zero_basis, word_tokenizer
+from .gpt2_form import blank_gpt2, mean_zero_basis, saved, word_tokenizer
 from .rasp_programs import BY_NAME, LENGTH, LETTERS, Program
 
 SHARP = 10.0  # logits for an output of 1
@@ -142,11 +141,4 @@ def _padded(columns: Any, heads: int, d_head: int) -> Any:
 
 def folder(name: str) -> Path:
     """A RASP program that Tracr compiled to a transformer (extra `tracr`)."""
-    from acdc_explain.models.loading import quiet
-
-    path = Path(mkdtemp(prefix="acdc-explain-tracr-"))
-    model = build(name)
-    with quiet():
-        model.save_pretrained(path)
-        word_tokenizer(vocabulary(BY_NAME[name]), r"\w").save_pretrained(path)
-    return path
+    return saved(build(name), word_tokenizer(vocabulary(BY_NAME[name]), r"\w"))

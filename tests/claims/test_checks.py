@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from acdc_explain.claims.checks import Check, decide, discoveries, measured
+from acdc_explain.claims.checks import Check, _p_value, decide, discoveries, measured
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.claim import Claim, ClaimResult, ComponentResult, Coverage, is_explained
 
@@ -56,6 +56,14 @@ def test_the_percentile_leaves_out_those_that_make_the_same_claim():
     assert decide(low, FIRST, NODES[1:]).percentile is None
     assert decide(check(0.5), FIRST, ()).percentile == 1
     assert decide(check(0.5, for_null=False), FIRST, ()).percentile is None
+
+
+def test_chance_is_judged_by_its_own_side_of_a_skewed_interval():
+    """The interval of a ratio is often wide on the far side, which says nothing of chance."""
+    assert _p_value(1.0, 0.0, 0.8, 4.0) < 1e-6
+    assert _p_value(1.0, 0.0, -2.0, 1.2) > 0.2
+    assert _p_value(1.0, 1.5, 0.9, 1.6) > 0.9
+    assert _p_value(1.0, 0.0, 0.0, 4.0) == pytest.approx(0.025, abs=1e-4)  # as the interval says
 
 
 def test_benjamini_and_hochberg():

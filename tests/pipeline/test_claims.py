@@ -12,7 +12,7 @@ import acdc_explain as ax
 from acdc_explain.discovery.engine import proof
 from acdc_explain.pipeline import claims as stage
 from acdc_explain.records.circuit import Node
-from acdc_explain.records.claim import Coverage
+from acdc_explain.records.claim import Claim, Coverage
 from acdc_explain.report.text.run import show_run
 from acdc_explain.report.text.tables import console
 from acdc_explain.store.document.read import from_document
@@ -76,6 +76,25 @@ def test_a_run_of_the_same_circuit_tests_nothing_again(explained, mini, monkeypa
     assert again.id != run.id
     assert list(again.claims) == list(run.claims)
     assert store.verify() == []
+
+
+def test_a_claim_that_nothing_can_test_here_grants_nothing(explained, tmp_path):
+    """As an imported run may hold, or one whose plugin is gone: it stays untested."""
+    run, _ = explained
+    label = run.labels[0]
+    unknown = Claim(label.node, "sings", {"at": "END"})
+    wrong = Claim(label.node, "acts", {"at": "END", "loudly": True})
+    store = ax.Store(tmp_path / "s.duckdb")
+    for claim in (unknown, wrong):
+        made = replace(run, labels=[replace(label, claims=(claim,), description="It sings.")])
+        store.add_run(replace(made, verdicts=[], motifs=[], summary=None))
+        judged = ax.judge(store.get(run.id), store, ax.Settings(judges=("claims",)))
+        assert claim not in {result.claim for result in judged.claims}
+        (verdict,) = [x for x in judged.verdicts if x.judge == "claims"]
+        assert verdict.outcome == "inconclusive"
+        assert "could not be tested" in verdict.reason
+        for one in (judged.id, run.id):
+            store.delete(one)
 
 
 def test_removing_a_run_removes_its_claims(explained, tmp_path):

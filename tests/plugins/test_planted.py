@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from acdc_explain_plugins.known_roles.planted import MODELS
 from acdc_explain_plugins.known_roles.planted_weights import IDLE, SIZES, STAGES, jobs
@@ -64,3 +69,17 @@ def test_labels_of_a_planted_model():
     assert score["shuffled"] >= 10
     assert score["shuffled_supported"] == 0
     assert {"s_inhibition", "backup_name_mover", "duplicate_token"} <= set(score["roles"])
+
+
+def test_a_planted_model_leaves_nothing_behind(tmp_path):
+    """It is written to a temporary folder, and many are made."""
+    program = (
+        "from acdc_explain_plugins.known_roles.planted_weights import folder;"
+        "print(folder('small', 0))"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, env=environment, capture_output=True, text=True
+    )
+    assert Path(done.stdout.strip()).parent == tmp_path
+    assert list(tmp_path.iterdir()) == []

@@ -64,6 +64,10 @@ def label(document: Any) -> Any:
         (lambda d: d["exchanges"]["records"][0].update(reply="no"), "the exchange "),
         (lambda d: d["summary"].update(exchange_id="x"), "the exchange 'x' is not there"),
         (lambda d: d["summary"]["sentences"][0].update(nodes=["a9.h9"]), "a9.h9 is no node of"),
+        (
+            lambda d: d["summary"]["sentences"][0].update(claims=["x"]),
+            "the claim 'x' of a sentence is not there",
+        ),
         (lambda d: d["motifs"][0].update(nodes={"x": "m7"}), "m7 is no node of the circuit"),
         (lambda d: d["run"].update(note=7), "name and note must be texts"),
     ],
