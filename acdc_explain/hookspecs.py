@@ -110,7 +110,8 @@ class ClaimKind:
     """A kind of claim about a component.
 
     Attributes:
-        topic: "where" it acts, what it "reads" or carries, or what it "does".
+        topic: "where" it acts, what it "reads" or carries, what it "does", or what its "weights"
+            would do with anything.
         arguments: A pydantic model of the arguments, with a description of each.
         sentence: A jinja2 template that says the claim in words, given the arguments.
         test: Measures some claims of this kind on prompts.

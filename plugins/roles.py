@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from acdc_explain import hookimpl
-from acdc_explain.records.role import COPYING, LEAST_EFFECT, Requirement, RoleCard, RoleClaim
+from acdc_explain.records.role import LEAST_EFFECT, Requirement, RoleCard, RoleClaim
 
 STANDS_IN = 0.05  # logits by which a backup raises the answers when the movers are ablated
 HELPS = Requirement("causal", "ablation_effect", at_least=LEAST_EFFECT)
@@ -19,6 +19,7 @@ READS_FOIL = replace(TO_FOIL, instead=(RoleClaim("carries", {**END, "through": (
 TO_NO_ANSWER = RoleClaim("attends", {**END, "to": ("no answer",)})
 TO_ITSELF = RoleClaim("attends", {**END, "to": ("itself",)})
 FEEDS = RoleClaim("feeds", {"receiver": ("head", "mlp")})
+COPIES = RoleClaim("copies")
 RAISES = RoleClaim("raises", {"what": ("answers",)})
 LOWERS_FOILS = RoleClaim("lowers", {"what": ("foils",)})
 DIRECTLY = RoleClaim("directly")
@@ -74,10 +75,7 @@ HEADS = (
         name="backup_name_mover",
         kind="head",
         claim="copies the answer into the logits when the heads that usually do it are ablated",
-        requirements=(
-            Requirement("pattern", "copying", at_least=COPYING),
-            Requirement("causal", "stands_in", at_least=STANDS_IN),
-        ),
+        claims=(COPIES, RoleClaim("backs_up", {"what": ("answers",)})),
         unless=(RoleClaim("raises", {"what": ("foils",)}),),
         aliases=("backup",),
         source="Wang et al. 2022",
@@ -146,8 +144,11 @@ HEADS = (
         name="successor",
         kind="head",
         claim="raises what follows the attended token in an order: days, numbers, months, letters",
-        requirements=(Requirement("pattern", "successor_score", at_least=0.5),),
-        claims=(TO_NO_ANSWER, _writes("raises", "answers", "no answer")),
+        claims=(
+            RoleClaim("maps", {"relation": ("successor",)}),
+            TO_NO_ANSWER,
+            _writes("raises", "answers", "no answer"),
+        ),
         aliases=("ordinal",),
         source="Gould et al. 2023",
     ),
@@ -155,8 +156,11 @@ HEADS = (
         name="relation",
         kind="head",
         claim="raises what stands in a relation to the attended token, such as a country's capital",
-        requirements=(Requirement("pattern", "relation_score", at_least=0.3),),
-        claims=(TO_NO_ANSWER, _writes("raises", "answers", "no answer")),
+        claims=(
+            RoleClaim("maps", {"relation": ("relation",)}),
+            TO_NO_ANSWER,
+            _writes("raises", "answers", "no answer"),
+        ),
         aliases=("fact mover", "relation mover"),
         source="Elhelo and Geva 2024",
     ),
@@ -212,8 +216,11 @@ MLPS = (
         name="token_enrichment",
         kind="mlp",
         claim="adds to a token what is known of it by itself, whatever stands before",
-        requirements=(Requirement("pattern", "token_share", at_least=0.5), HELPS),
-        claims=(RoleClaim("feeds", {"at": ("changed",), "receiver": ("head", "mlp")}),),
+        requirements=(HELPS,),
+        claims=(
+            RoleClaim("reads_token", {"at": ("changed",)}),
+            RoleClaim("feeds", {"at": ("changed",), "receiver": ("head", "mlp")}),
+        ),
         source="Wang et al. 2022; Geva et al. 2023",
     ),
     RoleCard(
@@ -247,8 +254,8 @@ MLPS = (
         name="key_value_memory",
         kind="mlp",
         claim="raises the answer through few neurons that fire for this input",
-        requirements=(Requirement("pattern", "few_neurons", at_least=0.3), MATTERS),
-        claims=(RAISES, DIRECTLY),
+        requirements=(MATTERS,),
+        claims=(RAISES, DIRECTLY, RoleClaim("neurons", END)),
         source="Geva et al. 2021",
     ),
 )

@@ -6,36 +6,34 @@ passes on to them, the keys that it attends to, and the logits that it writes to
 
 from __future__ import annotations
 
+import contextlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from ..evidence.measurement import NotMeasurable
+from ..evidence.measures import measure
+from ..evidence.mlps import likely_neurons
 from ..evidence.patching.direct import WHATS
-from ..evidence.patching.edges import place_weights, unit
-from ..evidence.patching.gradients import stream_gradients
-from ..evidence.patching.passes import clean_pass
 from ..evidence.variables import variable_names
 from ..hookspecs import ClaimKind
 from ..models.contrast import Contrast
 from ..records.circuit import LOGITS, Circuit, Node
 from ..records.claim import Claim
+from .effects import lost_by_place
 from .keys import keys_at
 from .paths import CORRUPT, Path, Source, corrupted_pass, path_effects
 from .readers import (
     READERS,
     Reader,
     by_all_paths,
+    chief_readers,
     kept_paths,
     measure_paths,
     readers_of,
-    sure_readers,
     turn_of,
 )
 from .reading import SURE, attention_to, effect_at
-from .sources import direct_from
+from .sources import direct_from, without_main_writers
 
 LEAST_LOGITS = 0.05
 AT_ONE_PLACE = 0.85  # of the effect
@@ -43,6 +41,15 @@ LEAST_ATTENTION = 0.05
 LEAST_SHIFT = 0.0025  # of attention, by one sender
 SOURCES = 2  # of direct effects, of one head
 KEYS = 3  # of one head at one place
+OF_THE_TOKEN = 0.5  # R^2 of an MLP's output
+BY_NEURONS = 0.5  # of an MLP's effect, to first order
+WEIGHTS: Sequence[tuple[str, str, float, Mapping[str, object]]] = (
+    ("copying", "copies", 0.5, {}),
+    ("negative_copying", "suppresses", 0.5, {}),
+    ("successor_score", "maps", 0.5, {"relation": "successor"}),
+    ("relation_score", "maps", 0.3, {"relation": "relation"}),
+)
+"""Measures, and the claims that large values suggest."""
 
 
 def candidates(
@@ -64,11 +71,12 @@ def candidates(
     paths = kept_paths(contrast, circuit, components)
     to_logits = {node: _to_logits_of(contrast, node, direct[node]) for node in components}
     measure_paths(contrast, [*paths.values(), *to_logits.values()], [Source()])
-    readers = {node: sure_readers(readers_of(contrast, some)) for node, some in paths.items()}
+    readers = {node: chief_readers(readers_of(contrast, some)) for node, some in paths.items()}
     outlets = {x: [*readers_of(contrast, to_logits[x]), *readers[x][:READERS]] for x in components}
     in_all = by_all_paths(contrast, [x for x in components if x.kind == "head" and not outlets[x]])
     variables = [Source(name) for name in variable_names(contrast)]
     measure_paths(contrast, [[r.path for r in some] for some in outlets.values()], variables)
+    without_main = _when_main_writers_are_gone(contrast, components)
     claims = []
     for node in components:
         made = [
@@ -78,6 +86,9 @@ def candidates(
             *(_feeds(contrast, reader) for reader in readers[node]),
             *_attends(contrast, node, outlets[node] or in_all[node]),
             *_carries(contrast, outlets[node]),
+            *_computes(contrast, node, outlets[node]),
+            *without_main[node],
+            *_by_weights(contrast, node, [*direct[node], *without_main[node]]),
         ]
         claims += [
             kinds[name].claim(node, name, arguments) for name, arguments in made if name in kinds
@@ -107,16 +118,6 @@ def _acts(contrast: Contrast, node: Node) -> list[Made]:
 
 def _acts_at(reader: Reader) -> Made:
     return "acts", {"at": reader.path.at}
-
-
-def lost_by_place(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]:
-    """The share of the gap that is lost when a component is ablated, by the gradient."""
-    clean, gradients = contrast.once_for_clean(clean_pass), contrast.once(stream_gradients)
-    other = corrupted_pass(contrast)
-    change = (other.written(node) - clean.written(node)) * gradients.at_output(node)
-    masks = contrast.once(place_weights).to(change.dtype)
-    lost = -torch.einsum("bq,pbq->pb", change.sum(-1), masks) / unit(contrast)
-    return lost.double().cpu()
 
 
 # --- whom it feeds -----------------------------------------------------------------------------
@@ -199,6 +200,34 @@ def _targets(contrast: Contrast, at: str) -> list[str]:
     return list(found.values())
 
 
+# --- what an MLP computes from, what a head's weights do ----------------------------------------
+
+
+def _computes(contrast: Contrast, node: Node, readers: Sequence[Reader]) -> list[Made]:
+    """That an MLP reads the token alone, and by which neurons it acts, where it may be so."""
+    made: list[Made] = []
+    for reader in readers if node.kind == "mlp" else ():
+        path = reader.path
+        arguments: dict[str, object] = {"at": path.at, "through": path.reader}
+        with contextlib.suppress(NotMeasurable):
+            if measure("token_share", contrast).value(node) >= OF_THE_TOKEN:
+                made.append(("reads_token", arguments))
+            few, share = likely_neurons(contrast, corrupted_pass(contrast), node, path.at)
+            if share >= BY_NEURONS:
+                made.append(("neurons", {**arguments, "neurons": few}))
+    return made
+
+
+def _by_weights(contrast: Contrast, node: Node, writes: Sequence[Made]) -> list[Made]:
+    """What the weights of a head that writes to the logits do with what it attends to."""
+    made: list[Made] = []
+    for measure_name, name, least, arguments in WEIGHTS if node.kind == "head" and writes else ():
+        with contextlib.suppress(NotMeasurable):
+            if measure(measure_name, contrast).value(node) >= least:
+                made.append((name, arguments))
+    return made
+
+
 # --- what it writes to the logits --------------------------------------------------------------
 
 
@@ -230,3 +259,27 @@ def _to_logits_of(contrast: Contrast, node: Node, direct: Sequence[Made]) -> lis
     """The logits that a component writes to, as readers of it."""
     end, written = contrast.place_names[-1], {arguments["what"] for _, arguments in direct}
     return [Path(node, end, LOGITS, what) for what in WHATS if what in written]
+
+
+# --- what others leave to it -------------------------------------------------------------------
+
+
+def _when_main_writers_are_gone(
+    contrast: Contrast, nodes: Sequence[Node]
+) -> dict[Node, list[Made]]:
+    """What components do directly, more or less than before, when the main writers are ablated."""
+    made: dict[Node, list[Made]] = defaultdict(list)
+    for what in WHATS:
+        try:
+            main, changes = contrast.once(without_main_writers, tuple(nodes), what)
+        except NotMeasurable:
+            continue
+        arguments = {"components": [str(x) for x in main], "what": what}
+        for change in changes:
+            if change.mean < max(LEAST_LOGITS, SURE * change.error):
+                continue
+            if change.own < -LEAST_LOGITS:
+                made[change.node].append(("opposes", arguments))
+            elif change.own > -LEAST_LOGITS and change.raises:
+                made[change.node].append(("backs_up", arguments))
+    return made

@@ -1,4 +1,4 @@
-"""Claims composed from the discovery prompts: suggested by measurements there, and true there.
+"""Claims composed from the discovery prompts: suggested by measurements there, not refuted there.
 
 Evidence of the collector `claims` holds them, beside the numbers that they were found by.
 """
@@ -15,7 +15,8 @@ from ..models.contrast import Contrast
 from ..records.circuit import Circuit, Node
 from ..records.claim import ClaimResult
 from ..records.evidence import suggestion
-from .candidates import candidates, lost_by_place
+from .candidates import candidates
+from .effects import lost_by_place
 from .sources import direct_from
 from .testing import check_claims
 
@@ -23,9 +24,10 @@ from .testing import check_claims
 def compose(
     contrast: Contrast, circuit: Circuit, nodes: Sequence[Node], kinds: Mapping[str, ClaimKind]
 ) -> list[ClaimResult]:
-    """The claims about components that hold on some prompts, and that few components could make.
+    """The claims about components that may hold, and that few components could make.
 
-    Of where a component acts it is enough that it holds: many act at one place.
+    What is unclear on these few prompts may be clear on those held out. Of where a component acts
+    it must hold, but need not be true of few: many act at one place.
 
     Args:
         contrast: The discovery prompts.
@@ -43,7 +45,8 @@ def compose(
     suggested = candidates(contrast, circuit, nodes, kinds)
     tested = check_claims(contrast, suggested, kinds, other_corruptions=False)
     where = (x for x in tested if x.topic == "where" and x.outcome == "holds")
-    chosen = [*where, *(x for x in tested if x.explains)]
+    open_ones = (x for x in tested if x.specific and x.outcome in ("holds", "unclear"))
+    chosen = [*where, *(x for x in open_ones if x.topic != "where")]
     order = {node: place for place, node in enumerate(nodes)}
     return sorted(chosen, key=lambda result: order[result.node])
 

@@ -9,13 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..evidence.measurement import Measurement
-from ..evidence.patching.edges import unit
+from ..evidence.patching.edges import place_weights, unit
+from ..evidence.patching.gradients import stream_gradients
+from ..evidence.patching.passes import clean_pass
 from ..evidence.patching.rerun import Patch, metric_lost, outputs_of
 from ..models.activations import Batch
 from ..models.contrast import Contrast
 from ..records.circuit import Node
 from ..records.claim import ClaimResult, ComponentResult, is_explained
-from .paths import CORRUPT, prompts_of
+from .paths import CORRUPT, corrupted_pass, prompts_of
 
 IDLE = 0.01  # of the gap: a component whose effect is surely smaller everywhere is idle
 
@@ -97,6 +99,16 @@ def joint_effects(contrast: Contrast, groups: Sequence[Sequence[Node]]) -> list[
     ]
     lost = (metric_lost(contrast, patches) / unit(contrast)).mean(1)
     return [round(value, 6) for value in lost.tolist()]
+
+
+def lost_by_place(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"]:
+    """The share of the gap that is lost when a component is ablated, by the gradient."""
+    clean, gradients = contrast.once_for_clean(clean_pass), contrast.once(stream_gradients)
+    other = corrupted_pass(contrast)
+    change = (other.written(node) - clean.written(node)) * gradients.at_output(node)
+    masks = contrast.once(place_weights).to(change.dtype)
+    lost = -torch.einsum("bq,pbq->pb", change.sum(-1), masks) / unit(contrast)
+    return lost.double().cpu()
 
 
 # --- ablations of single components, several at a time -------------------------------------------

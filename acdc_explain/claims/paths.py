@@ -6,6 +6,7 @@ clean run and one other are in memory.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..evidence.measurement import NotMeasurable
+from ..evidence.mlps import neuron_change, neurons_of, token_change
 from ..evidence.patching.edges import (
     Change,
     Response,
@@ -66,11 +68,15 @@ class Source:
     Attributes:
         prompts: The prompts that its output is taken from: `corrupt`, a scheme, or a variable.
         keys: Of a head that still reads some keys of the clean prompts: which. See `keys_at`.
-        seed: With a number, as many random keys instead.
+        neurons: Of an MLP of which some neurons still compute what they do: which.
+        token: Whether an MLP writes what it writes on average for the token, instead.
+        seed: With a number, as many random keys or neurons instead, or the token of another prompt.
     """
 
     prompts: str = CORRUPT
     keys: str | None = None
+    neurons: tuple[int, ...] = ()
+    token: bool = False
     seed: int | None = None
 
 
@@ -196,7 +202,15 @@ def _changes(
     """What each sender writes instead, minus what it writes."""
     parts = []
     for path, source in wanted:
-        if source.keys is None:
+        if source.token:
+            parts.append(token_change(contrast, path.sender, at, source.seed))
+        elif source.neurons:
+            parts.append(
+                neuron_change(
+                    contrast, other, path.sender, at, _neurons(contrast, path.sender, source)
+                )
+            )
+        elif source.keys is None:
             parts.append(changes(contrast, other, [path.sender], at)[0])
         else:
             keys = keys_at(contrast, at, source.keys)
@@ -213,9 +227,17 @@ def _random(
     queries = contrast.once(tokens_at, at).index
     places = torch.arange(keys.shape[2], device=keys.device)
     visible = places <= queries[..., None]
-    random = torch.rand(keys.shape, generator=torch.Generator().manual_seed(seed)).to(keys.device)
-    ranks = random.masked_fill(~visible, 2.0).argsort(-1).argsort(-1)
+    drawn = torch.rand(keys.shape, generator=torch.Generator().manual_seed(seed)).to(keys.device)
+    ranks = drawn.masked_fill(~visible, 2.0).argsort(-1).argsort(-1)
     return (ranks < keys.sum(-1, keepdim=True)) & visible
+
+
+def _neurons(contrast: Contrast, mlp: Node, source: Source) -> Sequence[int]:
+    """The neurons of a source, or as many random ones."""
+    if source.seed is None:
+        return source.neurons
+    width = neurons_of(contrast, mlp)
+    return random.Random(f"{mlp} {source.seed}").sample(range(width), len(source.neurons))
 
 
 def require_place(contrast: Contrast, place: str) -> None:

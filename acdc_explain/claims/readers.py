@@ -14,6 +14,9 @@ from .paths import METRIC, Path, Source, path_effects
 from .reading import SURE
 
 READERS = 3  # of a component, whose variables and keys are looked for
+MOST = 8  # readers that a component surely changes: the strongest are claimed
+ENOUGH = 4  # readers: where fewer are sure, those that it likely changes are claimed as well
+LIKELY = 1.5  # standard errors by which a share of the gap differs from zero
 LEAST = 0.001  # of the gap: a smaller effect is not claimed
 LEAST_TURN = 0.05  # of attention, by a sender that changes no share of the gap
 
@@ -67,20 +70,34 @@ def _reader(path: Path, response: Response) -> Reader:
     return Reader(path, response, float(samples.mean()), error)
 
 
-def sure_readers(readers: Sequence[Reader]) -> list[Reader]:
-    """Those that surely change, the largest shares of the gap first, no port twice.
+def chief_readers(readers: Sequence[Reader]) -> list[Reader]:
+    """Those that change most, the surest kind first, no port twice.
 
-    A reader whose attention surely turns counts even if this changes no share of the gap: others
-    may do the same job, or its attention may be saturated.
+    First those that surely change, the largest shares of the gap first. A reader whose attention
+    surely turns counts even if this changes no share of the gap: others may do the same job, or its
+    attention may be saturated. Where these are few, those that likely change: on a few prompts most
+    of what a component does is uncertain, and the held-out prompts decide.
     """
     sure = [reader for reader in readers if reader.sure]
     turned = [r for r in readers if not r.sure and turn_of(r.response)[0] > LEAST_TURN]
+    likely = [r for r in readers if abs(r.mean) > max(LEAST, LIKELY * r.error)]
     sure.sort(key=lambda reader: -abs(reader.mean))
     turned.sort(key=lambda reader: -turn_of(reader.response)[0])
-    chosen: dict[str, Reader] = {}
-    for reader in (*sure, *turned):
-        chosen.setdefault(reader.path.reader, reader)
-    return list(chosen.values())
+    likely.sort(key=lambda reader: -abs(reader.mean) / reader.error)
+    chosen = _each_port(sure, {}, MOST)
+    chosen = _each_port(turned, chosen, len(chosen) + MOST)
+    return list(_each_port(likely, chosen, ENOUGH).values())
+
+
+def _each_port(
+    readers: Sequence[Reader], chosen: dict[str, Reader], most: int
+) -> dict[str, Reader]:
+    """The chosen readers, and the first of others while there are less than `most`."""
+    chosen = dict(chosen)
+    for reader in readers:
+        if len(chosen) < most:
+            chosen.setdefault(reader.path.reader, reader)
+    return chosen
 
 
 def turn_of(response: Response) -> tuple[float, int, int, float]:

@@ -16,7 +16,7 @@ from ..models.contrast import Contrast
 from ..records.claim import Claim
 from .checks import Check, measured
 from .keys import keys_at
-from .paths import METRIC, Path, Source, parse_reader, path_effects, require_place
+from .paths import CORRUPT, METRIC, Path, Source, parse_reader, path_effects, require_place
 
 SURE = 2.5  # standard errors by which a share of the gap must differ from zero
 SILENT = 0.5  # of the effect under the task's corruption; a smaller one is no vote
@@ -80,6 +80,33 @@ def untouched(effect: Tensor, usual: Tensor) -> str | None:
     if abs(float(effect.mean())) > SILENT * abs(float(usual.mean())):
         return None
     return "under this corruption nothing of it reaches there"
+
+
+def kept_share(
+    contrast: Contrast, path: Path, prompts: str, kept: Source, random: Sequence[Source]
+) -> Measurement | str:
+    """How much of a path's effect is left if the sender keeps a part of what it writes.
+
+    Args:
+        contrast: The prompts.
+        path: The path; its responses to all sources are known by now.
+        prompts: The corruption whose effect is the whole.
+        kept: What the sender writes when it keeps the part.
+        random: The same with random parts, for chance.
+
+    Returns:
+        The share of the effect; or why this corruption has no say.
+    """
+    effects = path_effects(
+        contrast, [(path, x) for x in (Source(CORRUPT), Source(prompts), kept, *random)]
+    )
+    amount = effect_at(contrast, path, CORRUPT)
+    whole = amount(effects[path, Source(prompts)])
+    if (reason := untouched(whole, amount(effects[path, Source(CORRUPT)]))) is not None:
+        return reason
+    mean = whole.mean()
+    left, *chance = ((whole - amount(effects[path, x])) / mean for x in (kept, *random))
+    return measured("kept", [path.sender], [left], [torch.stack(chance).mean(0)], whole / mean)
 
 
 def testable(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..evidence.composition import direct_without
 from ..evidence.measurement import Measurement, NotMeasurable
 from ..evidence.patching.direct import What, direct_of_heads, direct_of_mlps, logit_directions
 from ..models.contrast import Contrast
+from ..records.circuit import Node
 from .checks import measured
+
+MAIN = 8  # writers, at most,
+MOST = 0.9  # of what is written to the logits in one direction
 
 
 def direct_from(
@@ -47,3 +55,67 @@ def _direct_from(
     return measured(
         f"direct effect on {what}", nodes, list(sign * effects.cpu()), list(sign * control.cpu())
     )
+
+
+# --- without the main writers ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a component does directly when others are ablated, in logits.
+
+    Everything has the sign that makes what these others do positive.
+
+    Attributes:
+        node: The component.
+        own: Its direct effect.
+        mean, error: What the ablation adds in their direction, and the standard error.
+        raises: Whether the others raise the logits.
+    """
+
+    node: Node
+    own: float
+    mean: float
+    error: float
+    raises: bool
+
+
+def without_main_writers(
+    contrast: Contrast, nodes: tuple[Node, ...], what: What
+) -> tuple[list[Node], list[Change]]:
+    """The main writers to some logits, and what later components do when these are ablated.
+
+    Args:
+        contrast: The prompts.
+        nodes: The components of a circuit.
+        what: Whose logits.
+
+    Raises:
+        NotMeasurable: There are no such tokens, or nobody writes to them.
+    """
+    graph = contrast.model.graph
+    effects = {x: direct_from(contrast, x.kind, what, None, 1).value(x) for x in nodes}
+    sign = 1 if sum(effects.values()) > 0 else -1
+    main = _main_writers({x: sign * effect for x, effect in effects.items()})
+    if not main:
+        raise NotMeasurable(f"no component writes to the {what}")
+    added = sign * contrast.once(direct_without, tuple(main))[what]
+    changes = []
+    for node in nodes:
+        senders = graph.writers[: graph.n_senders(node)]
+        if node not in main and any(x in senders for x in main):
+            samples = added[graph.writer_index[node]]
+            error = float(samples.std()) / len(samples) ** 0.5
+            own = sign * effects[node]
+            changes.append(Change(node, own, float(samples.mean()), error, sign > 0))
+    return main, changes
+
+
+def _main_writers(effects: Mapping[Node, float]) -> list[Node]:
+    """The fewest components, at most MAIN, with MOST of what is written in one direction."""
+    largest = sorted((x for x in effects if effects[x] > 0), key=lambda x: -effects[x])
+    total, main = sum(effects[x] for x in largest), list[Node]()
+    for node in largest[:MAIN]:
+        if sum(effects[x] for x in main) < MOST * total:
+            main.append(node)
+    return main

@@ -22,7 +22,7 @@ from .attention import answer_attention, foil_attention, induction_attention, oc
 from .effects import ablated_output, clean_output, direct_effect, logits_with
 from .measurement import Measurement, NotMeasurable
 from .ov import copying
-from .patching.direct import logit_directions
+from .patching.direct import WHATS, What, logit_directions
 from .patching.paths import Change, PathPatching
 
 MOST_RECEIVERS = 6  # the strongest of their kind; more would cost time and change little
@@ -245,6 +245,32 @@ def written_without(
 
 
 @torch.no_grad()
+def direct_without(
+    contrast: Contrast, ablated: tuple[Node, ...]
+) -> dict[What, Float[Tensor, "writer batch"]]:
+    """What ablating some components together adds to every writer's direct effects.
+
+    On answers and on foils apart, where the prompts have them. The final norm is that of the clean
+    run. Raises NotMeasurable if the prompts have neither.
+    """
+    clean, writers = contrast.clean, contrast.model.graph.writers[1:]
+    written = written_without(contrast, ablated)
+    changes = [written[x] - clean.at_end(clean_output(contrast, x)) for x in writers]
+    change = torch.stack([torch.zeros_like(changes[0]), *changes])  # the embedding never changes
+    found: dict[What, Tensor] = {}
+    reasons = []
+    for what in WHATS:
+        try:
+            direction, _ = logit_directions(contrast, what)
+        except NotMeasurable as reason:
+            reasons.append(str(reason))
+            continue
+        found[what] = (change * direction).sum(-1).double().cpu()
+    if not found:
+        raise NotMeasurable("; ".join(reasons))
+    return found
+
+
 def stands_in(contrast: Contrast) -> Measurement:
     """How much a head's direct effect on the answers rises when the movers are ablated together.
 
@@ -254,15 +280,9 @@ def stands_in(contrast: Contrast) -> Measurement:
     ablated = movers(contrast)
     if not ablated:
         raise NotMeasurable("the task has no movers to ablate")
-    answers, _ = logit_directions(contrast, "answers")
-    written = written_without(contrast, list(ablated))
-    first = min(head_index(node)[0] for node in ablated)
-    nodes, samples = [], []
-    for node in contrast.model.graph.heads:
-        if head_index(node)[0] > first and node not in ablated:
-            before = contrast.clean.at_end(clean_output(contrast, node))
-            nodes.append(node)
-            samples.append(((written[node] - before) * answers).sum(-1))
+    graph, first = contrast.model.graph, min(head_index(node)[0] for node in ablated)
+    nodes = [x for x in graph.heads if head_index(x)[0] > first and x not in ablated]
     if not nodes:
         raise NotMeasurable("no head comes after the movers")
-    return Measurement("stands_in", tuple(nodes), torch.stack(samples))
+    rises = contrast.once(direct_without, tuple(ablated))["answers"]
+    return Measurement("stands_in", tuple(nodes), rises[[graph.writer_index[x] for x in nodes]])

@@ -16,6 +16,9 @@ from ..records.circuit import Node
 from .effects import final_direction
 from .measurement import Measurement, NotMeasurable
 from .ov import copying_words
+from .patching.edges import tokens_at
+from .patching.gradients import stream_gradients
+from .patching.passes import Pass, clean_pass
 from .patching.paths import PathPatching
 
 CONTEXTS = 4  # random tokens before each word
@@ -107,3 +110,92 @@ def few_neurons(contrast: Contrast) -> Measurement:
         samples.append(sizes.topk(few).values.sum(1) / sizes.sum(1).clamp_min(1e-12))
         even.append(torch.full_like(samples[-1], few / sizes.shape[1]))  # of neurons all alike
     return Measurement("few_neurons", mlps, torch.stack(samples), torch.stack(even))
+
+
+# --- what an MLP writes when it keeps a part -----------------------------------------------------
+
+
+def neurons_of(contrast: Contrast, node: Node) -> int:
+    """The number of neurons of an MLP. Raises NotMeasurable if it has no hidden layer."""
+    return _with_neurons(contrast.once_for_clean(clean_pass), node).out.matrix.shape[0]
+
+
+def _with_neurons(run: Pass, node: Node) -> Mlp:
+    mlp = run.runner.layers.mlp[layer_of(node)] if node.kind == "mlp" else None
+    if not isinstance(mlp, Mlp) or mlp.post.scaled:
+        raise NotMeasurable(f"{node} has no hidden layer that writes straight to the stream")
+    return mlp
+
+
+@torch.no_grad()
+def neuron_change(
+    contrast: Contrast, other: Pass, node: Node, at: str, kept: Sequence[int]
+) -> Float[Tensor, "batch token d_model"]:
+    """What an MLP writes at a place if only some neurons stay as they are, minus what it writes.
+
+    All others compute what they do in another run of the prompts. Raises NotMeasurable if it has no
+    hidden layer.
+    """
+    clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
+    mlp = _with_neurons(clean, node)
+    here, there = (
+        mlp.neurons(mlp.mapped(tokens.of(run.mlp_stream(layer_of(node))))) for run in (clean, other)
+    )
+    change = there - here
+    change[..., list(kept)] = 0
+    return change @ mlp.out.matrix.to(change.dtype)
+
+
+@torch.no_grad()
+def likely_neurons(contrast: Contrast, other: Pass, node: Node, at: str) -> tuple[list[int], float]:
+    """The neurons whose change in another run of the prompts changes the metric most.
+
+    By the gradient of the metric.
+
+    Returns:
+        The FEW neurons with the largest means, and their share of the sum over all.
+    """
+    clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
+    mlp = _with_neurons(clean, node)
+    here, there = (
+        mlp.neurons(mlp.mapped(tokens.of(run.mlp_stream(layer_of(node))))) for run in (clean, other)
+    )
+    gradient = tokens.of(contrast.once(stream_gradients).at_output(node))
+    pulled = gradient @ mlp.out.matrix.T.to(gradient.dtype)
+    lost = ((there - here) * pulled * tokens.valid[..., None]).sum(1).mean(0)
+    few = lost.abs().topk(min(FEW, len(lost))).indices
+    total = float(lost.sum())
+    return sorted(few.tolist()), float(lost[few].sum()) / total if total else 0.0
+
+
+def token_change(
+    contrast: Contrast, node: Node, at: str, seed: int | None
+) -> Float[Tensor, "batch token d_model"]:
+    """What an MLP writes on average for the tokens at a place, minus what it writes there.
+
+    With a seed, for the tokens of other prompts. Raises NotMeasurable for a head.
+    """
+    if node.kind != "mlp":
+        raise NotMeasurable(f"{node} is no MLP")
+    clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
+    means = contrast.once(_token_means, at)[layer_of(node)]
+    if seed is not None:
+        means = means.roll(1 + seed, 0)
+    return means.to(clean.mlps[0].dtype) - clean.written_at(node, tokens.index)
+
+
+@torch.no_grad()
+def _token_means(contrast: Contrast, at: str) -> Float[Tensor, "layer batch token d_model"]:
+    """What every MLP writes for each token at a place, averaged over random tokens before it."""
+    model, words = contrast.model, _words_and_others(contrast)
+    tokens = contrast.once(tokens_at, at).of(contrast.clean.tokens)
+    ids, number = torch.unique(tokens, return_inverse=True)
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randint(0, len(words), (len(ids), CONTEXTS, 2), generator=generator).tolist()
+    rows = [
+        [*(words[i] for i in two), word] for word, some in zip(ids.tolist(), before) for two in some
+    ]
+    batch, at_end = model.batch_ids(rows), []
+    model.forward(batch, mlp_hooks(model.graph, lambda output: at_end.append(batch.at_end(output))))
+    means = torch.stack(at_end).view(len(at_end), len(ids), CONTEXTS, -1).mean(2)
+    return means[:, number]

@@ -19,6 +19,7 @@ T = TypeVar("T")
 _READER = re.compile(r"(.*?)(<[qkv]>)?")
 NO_NODES = ("answers", "foils", "logits", "metric")  # readers that are no components
 NEVER = (None, "")
+COMPONENTS = "components"  # the argument of a claim that is a list of components
 
 
 class Language:
@@ -52,7 +53,8 @@ class Language:
     def vocabulary(self) -> dict[str, list[str | None]]:
         """By argument: the values that make sense for this component, in shown names."""
         places: list[str | None] = [*self.places.values()]
-        receivers = [name for name, node in self._nodes.items() if self._comes_later(node)]
+        own = _order(self._question.node)
+        receivers = [name for name, node in self._nodes.items() if _order(node) > own]
         return {
             "at": places,
             "to": [*places, *RELATIONS],
@@ -62,11 +64,8 @@ class Language:
             "variable": [*self.variables.values()],
             "receiver": [*receivers, str(LOGITS)],
             "through": [*self._readers, *NO_NODES],
+            COMPONENTS: [name for name, node in self._nodes.items() if node != self._question.node],
         }
-
-    def _comes_later(self, node: Node) -> bool:
-        own = self._question.node
-        return (node.layer or 0, node.kind == "mlp") > (own.layer or 0, own.kind == "mlp")
 
     @property
     def _readers(self) -> list[str]:
@@ -85,7 +84,12 @@ class Language:
             for argument, schema in kind.arguments.model_json_schema()["properties"].items():
                 known = self.vocabulary.get(argument)
                 properties[argument] = _bare(schema) if known is None else {"enum": known}
-            if all(schema.get("enum") != [] for schema in properties.values()):
+                if argument == COMPONENTS:
+                    properties[argument] = {**_bare(schema), "items": {"enum": known}}
+            if all(
+                [] not in (x.get("enum"), x.get("items", x).get("enum"))
+                for x in properties.values()
+            ):
                 schemas.append(
                     {
                         "type": "object",
@@ -121,15 +125,21 @@ class Language:
         """The value of an argument in true names. Raises ValueError for an unknown one."""
         if argument not in self.vocabulary or value in NEVER:
             return None if argument in self.vocabulary else value
+        if argument == COMPONENTS:
+            return [_known(self._true_names, argument, name) for name in value]
         known = {**back(self.places), **{name: name for name in RELATIONS}}
         if argument == "variable":
             known = back(self.variables)
         elif argument in ("receiver", "through"):
             name, port = _name_and_port(str(value))
-            known = {x: str(node) for x, node in self._nodes.items()}
-            known |= {x: x for x in NO_NODES} if not port else {}
-            return known[name] + port if name in known else _unknown(argument, value)
-        return known[value] if value in known else _unknown(argument, value)
+            known = self._true_names | ({x: x for x in NO_NODES} if not port else {})
+            return _known(known, argument, name) + port
+        return _known(known, argument, value)
+
+    @cached_property
+    def _true_names(self) -> dict[str, str]:
+        """The names of the components by the shown ones."""
+        return {x: str(node) for x, node in self._nodes.items()}
 
     def says(self, claim: Claim) -> str:
         """A claim in words, in shown names."""
@@ -139,9 +149,11 @@ class Language:
     def _shown(self, argument: str, value: Any) -> Any:
         if argument == "variable":
             return self.variables.get(value, value)
+        shown = back(self._true_names)
+        if argument == COMPONENTS:
+            return [shown.get(name, "another component") for name in value]
         if argument in ("receiver", "through") and value is not None:
             name, port = _name_and_port(str(value))
-            shown = {str(node): x for node, x in self._question.shown.items()}
             return shown.get(name, name if name in NO_NODES else "another component") + port
         return self.places.get(value, value) if argument in self.vocabulary else value
 
@@ -181,5 +193,13 @@ def named(known: Mapping[str, T], what: str, name: str) -> T:
     return known[name]
 
 
-def _unknown(argument: str, value: Any) -> str:
-    raise ValueError(f"{value!r} cannot be {argument!r} of a claim about this component")
+def _known(known: Mapping[str, str], argument: str, value: Any) -> str:
+    """The true name. Raises ValueError for a name that is not shown."""
+    if value not in known:
+        raise ValueError(f"{value!r} cannot be {argument!r} of a claim about this component")
+    return known[value]
+
+
+def _order(node: Node) -> tuple[int, bool]:
+    """Where a component stands: what it reads comes before."""
+    return node.layer or 0, node.kind == "mlp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -9,9 +10,11 @@ from typing import Any, Literal, TypeAlias
 from ..ids import content_id
 from .circuit import Edge, Node
 
-Topic = Literal["where", "reads", "does"]
-"""What a claim speaks of: where the component acts, what it reads or carries, what it does."""
-TOPICS: tuple[Topic, ...] = ("where", "reads", "does")
+Topic = Literal["where", "reads", "does", "weights"]
+"""What a claim speaks of: where the component acts, what it reads or carries, what it does, or what
+its weights would do with anything."""
+TOPICS: tuple[Topic, ...] = ("where", "reads", "does", "weights")
+EXPLAINING: tuple[Topic, ...] = ("reads", "does")  # the topics that an explanation must speak of
 ClaimOutcome = Literal["holds", "fails", "unclear", "untested"]
 OUTCOMES: tuple[ClaimOutcome, ...] = ("holds", "fails", "unclear", "untested")
 Vote = Literal["agrees", "contradicts", "silent"]
@@ -163,12 +166,16 @@ class Step:
 def is_explained(results: Sequence[ClaimResult]) -> bool:
     """Whether the claims about one component explain it.
 
-    At least one specific claim on what it reads or carries and one on what it does must hold, and
-    at most a quarter of those that hold or fail may fail: what is mostly wrong explains nothing.
+    At one position, a specific claim on what it reads or carries and one on what it does must hold,
+    and no more claims may fail than hold: what is mostly wrong explains nothing.
     """
-    topics = {result.topic for result in results if result.explains}
+    topics: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        if result.explains:
+            topics[result.statement.at].add(result.topic)
     counts = {x: sum(result.outcome == x for result in results) for x in ("holds", "fails")}
-    return {"reads", "does"} <= topics and counts["holds"] >= 3 * counts["fails"]
+    complete = any({*EXPLAINING} <= some for some in topics.values())
+    return complete and counts["holds"] >= counts["fails"]
 
 
 @dataclass(frozen=True, slots=True)

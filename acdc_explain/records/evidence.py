@@ -9,7 +9,7 @@ from typing import Any
 
 from ..ids import content_id
 from .circuit import Node
-from .claim import TOPICS, Claim, ClaimResult
+from .claim import OUTCOMES, TOPICS, Claim, ClaimResult
 
 CLAIMS = "claims"  # the collector of what `claims/compose.py` finds
 
@@ -59,7 +59,7 @@ class Evidence:
 
     @property
     def suggested(self) -> list[ClaimResult]:
-        """The claims that hold on the discovery prompts, with what their tests said there.
+        """The claims that may hold, with what their tests said on the discovery prompts.
 
         An imported record may hold anything: what is no claim is left out.
         """
@@ -68,11 +68,23 @@ class Evidence:
         return [result for result in found if result is not None]
 
 
-_KEPT = ("text", "topic", "value", "low", "high", "chance", "percentile", "unit", "n", "also")
+_KEPT = (
+    "outcome",
+    "text",
+    "topic",
+    "value",
+    "low",
+    "high",
+    "chance",
+    "percentile",
+    "unit",
+    "n",
+    "also",
+)
 
 
 def suggestion(result: ClaimResult) -> dict[str, Any]:
-    """A claim that holds on the discovery prompts, as facts hold it."""
+    """A claim with what its test said on the discovery prompts, as facts hold it."""
     named = {"claim": result.claim.name, "arguments": dict(result.claim.arguments)}
     kept = {name: getattr(result, name) for name in _KEPT}
     return named | {n: round(x, 4) if isinstance(x, float) else x for n, x in kept.items()}
@@ -82,13 +94,18 @@ def _suggested(node: Node, entry: Any) -> ClaimResult | None:
     try:
         claim = Claim(node, str(entry["claim"]), dict(entry["arguments"]))
         also = {str(name): list(map(str, some)) for name, some in entry["also"].items()}
-        values = {name: entry[name] for name in _KEPT if name != "also"}
+        values = {name: entry[name] for name in _KEPT if name not in ("also", "outcome")}
+        outcome = entry.get("outcome", "holds")  # before results 6 only these were kept
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     numbers = [values[name] for name in ("value", "low", "high", "chance", "percentile")]
     if any(number is not None and finite(number) is None for number in numbers):
         return None
     texts = [values[name] for name in ("text", "topic", "unit")]
-    if values["topic"] not in TOPICS or not all(isinstance(text, str) for text in texts):
+    if (
+        outcome not in OUTCOMES
+        or values["topic"] not in TOPICS
+        or not all(isinstance(text, str) for text in texts)
+    ):
         return None
-    return ClaimResult(claim, outcome="holds", also=also, **values)
+    return ClaimResult(claim, outcome=outcome, also=also, **values)

@@ -100,7 +100,7 @@ class Question:
 
     @property
     def suggested(self) -> list[ClaimResult]:
-        """The claims that hold on the discovery prompts, with what their tests said there.
+        """The claims that may hold, with what their tests said on the discovery prompts.
 
         They are of this component, even where it is shown the evidence of another one
         (`bench firewall`).
@@ -114,8 +114,8 @@ class Question:
 
     @property
     def claims(self) -> list[Statement]:
-        """The same claims without the results."""
-        return [result.statement for result in self.suggested]
+        """The claims that hold on the discovery prompts, without the results."""
+        return [result.statement for result in self.suggested if result.outcome == "holds"]
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:

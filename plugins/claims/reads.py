@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,47 +61,32 @@ def attends(
     Chance for attention is as many random keys; the null is all other heads. Chance for the effect
     is what as many random keys keep.
     """
-    import torch
-
-    from acdc_explain.claims.checks import Check, measured
+    from acdc_explain.claims.checks import Check
     from acdc_explain.claims.paths import CORRUPT, RANDOM_KEYS, Source, path_effects
-    from acdc_explain.claims.reading import (
-        effect_at,
-        measure_others,
-        path_of,
-        testable,
-        untouched,
-    )
+    from acdc_explain.claims.reading import effect_at, kept_share, measure_others, path_of, testable
 
     paths, answers = testable(contrast, claims, path_of)
-    wanted = []
-    for number, path in paths.items():
-        to = claims[number].arguments["to"]
-        wanted += [(path, Source(x)) for x in dict.fromkeys((CORRUPT, prompts))]
-        wanted += [(path, Source(prompts, to))]
-        wanted += [(path, Source(prompts, to, seed)) for seed in range(RANDOM_KEYS)]
+    kept = {number: Source(prompts, claims[number].arguments["to"]) for number in paths}
+    random = {
+        number: [replace(source, seed=seed) for seed in range(RANDOM_KEYS)]
+        for number, source in kept.items()
+    }
     if others:
         measure_others(contrast, [(path, Source(CORRUPT)) for path in paths.values()])
-    effects = path_effects(contrast, wanted)
+    wanted = [
+        (path, source)
+        for number, path in paths.items()
+        for source in (Source(CORRUPT), Source(prompts), kept[number], *random[number])
+    ]
+    path_effects(contrast, wanted)  # all at once
     for number, path in paths.items():
-        to, node = claims[number].arguments["to"], claims[number].node
-        amount = effect_at(contrast, path, CORRUPT)
-        whole = amount(effects[path, Source(prompts)])
-        if (reason := untouched(whole, amount(effects[path, Source(CORRUPT)]))) is not None:
-            answers[number] = reason
+        share = kept_share(contrast, path, prompts, kept[number], random[number])
+        if isinstance(share, str):
+            answers[number] = share
             continue
-        mean = whole.mean()
-        kept, *random = (
-            (whole - amount(effects[path, source])) / mean
-            for source in (
-                Source(prompts, to),
-                *(Source(prompts, to, seed) for seed in range(RANDOM_KEYS)),
-            )
-        )
-        control = torch.stack(random).mean(0)
-        share = measured("kept", [node], [kept], [control], whole / mean)
         checks = [Check(share, "share of its effect", KEPT, for_null=False)]
         if others:
+            to, amount = claims[number].arguments["to"], effect_at(contrast, path, CORRUPT)
             checks.insert(0, Check(_of_those_that_matter(contrast, path, to, amount), "attention"))
         answers[number] = checks
     return answers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from acdc_explain.evidence.measurement import Measurement
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.circuit import Node
-    from acdc_explain.records.claim import ClaimResult
+    from acdc_explain.records.claim import ClaimResult, Topic
     from acdc_explain.records.label import Label
     from acdc_explain.records.role import Requirement, RoleCard, RoleClaim, Tier
     from acdc_explain.records.verdict import Outcome
 
-READS = ("attends", "carries")  # kinds of claims that count as pattern tests
+TOPIC_OF: Mapping[str, Topic] = {
+    **dict.fromkeys(("attends", "carries", "reads_token"), "reads"),
+    **dict.fromkeys(("copies", "suppresses", "maps"), "weights"),
+    **dict.fromkeys(("acts", "directly", "neurons"), "where"),
+}
+"""What kinds of claims speak of, where a component makes none of the kind; others: what it does."""
 NULL_NODES = 12  # nodes of each kind, ablated for comparison; each costs a run
 
 
@@ -130,17 +135,23 @@ def _claim_test(
     component surely does something else, else it is unclear.
     """
     if not fitting:
-        tier: Tier = "pattern" if wanted.name in READS else "causal"
-        others = [x for x in claims if x.explains and (x.topic == "reads") is (tier == "pattern")]
-        return Test(tier, f"{wanted}, of which nothing is found,", "fails" if others else "unclear")
+        topic = TOPIC_OF.get(wanted.name, "does")
+        others = [x for x in claims if x.explains and x.topic == topic]
+        about = f"{wanted}, of which nothing is found,"
+        return Test(_tier_of(topic), about, "fails" if others else "unclear")
     return tested_claim(max(fitting, key=lambda result: WORST.index(claim_state(result))))
 
 
+def _tier_of(topic: Topic) -> Tier:
+    """What is read, and what weights do with anything, is a pattern; all else is causal."""
+    return "pattern" if topic in ("reads", "weights") else "causal"
+
+
 def tested_claim(result: ClaimResult) -> Test:
-    """A claim with its result as a test: what is read is a pattern, all else is causal."""
-    tier: Tier = "pattern" if result.topic == "reads" else "causal"
+    """A claim with its result as a test."""
     return Test(
-        tier, f"{result.text!r}", claim_state(result), result.text, result.unit, result.value,
+        _tier_of(result.topic), f"{result.text!r}", claim_state(result), result.text,
+        result.unit, result.value,
         result.low or 0.0, result.high or 0.0, result.chance or 0.0, result.percentile, result.n,
     )  # fmt: skip
 

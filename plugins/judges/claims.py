@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Judge
+from acdc_explain.records.claim import EXPLAINING
 from acdc_explain.records.verdict import Verdict
 
 from .card_tests import Test, claim_state, outcome_of, tested_claim, verdict_of
@@ -60,7 +61,7 @@ def _verdict(label: Label, about: Iterable[ClaimResult]) -> Verdict:
 
 def _outcome(results: Iterable[ClaimResult], tests: list[Test]) -> Outcome:
     outcome = outcome_of(tests)
-    says_more = any(x.topic != "where" and claim_state(x) == "holds" for x in results)
+    says_more = any(x.topic in EXPLAINING and claim_state(x) == "holds" for x in results)
     return "matters" if outcome == "supported" and not says_more else outcome
 
 

@@ -16,7 +16,7 @@ from acdc_explain.hookspecs import Judge
 from acdc_explain.records.role import LEAST_EFFECT
 from acdc_explain.records.verdict import Outcome, Verdict
 
-from .verdicts import share_below, upper_median
+from .verdicts import said_by, share_below, upper_median
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +99,7 @@ def prediction(
     Chance is the prediction, for the same tokens, from what labels of other roles claim.
     """
     labels = list(labels)
-    said = {label: _said(label, roles, claims) for label in labels if label.node.kind == "head"}
+    said = {label: said_by(label, roles, claims) for label in labels if label.node.kind == "head"}
     attended = {label: _attended(some) for label, some in said.items()}
     for label, pairs in attended.items():
         game = _game(contrast, pairs, [to for _, to in pairs])
@@ -117,14 +117,6 @@ def prediction(
         yield game_verdict(
             "prediction", contrast, label, game, shuffled, _predicted_change(said[label])
         )
-
-
-def _said(label: Label, roles: Mapping[str, RoleCard], claims: ClaimsOf) -> list[Claim]:
-    """The claims of a label; of one without any, those by which the head has the role."""
-    card = roles.get(label.role)
-    if label.claims or card is None:
-        return list(label.claims)
-    return [result.claim for result in card.grounds(claims.get(label.node, ()))]
 
 
 def _attended(claims: Iterable[Claim]) -> list[Attended]:

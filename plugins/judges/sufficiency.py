@@ -10,6 +10,7 @@ from acdc_explain.hookspecs import Judge
 from acdc_explain.records.verdict import Outcome, Verdict
 
 from ..claims.reads import attends
+from .verdicts import said_by
 
 if TYPE_CHECKING:
     from acdc_explain.evidence.measurement import Measurement
@@ -44,10 +45,10 @@ def sufficiency(
 
 
 def _claimed(label: Label, roles: Mapping[str, RoleCard], claims: ClaimsOf) -> Claim | None:
-    """The claim about attention by which a head has the role of a label."""
+    """The claim about attention that a label with a role makes."""
     card = roles.get(label.role)
-    grounds = [] if card is None else card.grounds(claims.get(label.node, ()))
-    return next((x.claim for x in grounds if x.claim.name == "attends"), None)
+    said = said_by(label, roles, claims) if card is not None and card.claims else []
+    return next((claim for claim in said if claim.name == "attends"), None)
 
 
 def _verdict(label: Label, reader: str, measurement: Measurement) -> Verdict:

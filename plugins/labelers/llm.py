@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from acdc_explain.records.run.summary import SummaryQuestion
 
 MOST_CLAIMS = 8
-MOST_TOLD = {"where": 0, "reads": 1, "does": 2}  # claims about one component in a summary
+MOST_TOLD = {
+    "where": 0,
+    "reads": 1,
+    "does": 2,
+    "weights": 1,
+}  # claims about one component in a summary
 MOST_CITED = 80  # in all
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import Labeler
 from acdc_explain.ids import canonical_json
+from acdc_explain.records.claim import EXPLAINING
 from acdc_explain.records.label import LabelerReply, Proposal
 from acdc_explain.records.run.summary import Sentence
 
@@ -80,7 +81,7 @@ class Rules:
             description=_sentence([x.text for x in said]) if said else card.sentence,
             confidence=_confidence(question, card),
             evidence_ids=tuple(evidence.id for evidence in cited or question.evidence),
-            positions=tuple(dict.fromkeys(x.at for x in fitting if x.topic != "where")),
+            positions=tuple(dict.fromkeys(x.at for x in fitting if x.topic in EXPLAINING)),
             claims=[x.claim for x in said],
         )
 

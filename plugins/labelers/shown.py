@@ -27,7 +27,7 @@ MOST_WORDS = 6  # answers or foils that are shown
 LEAST_ATTENTION = 0.1  # between two positions; less is not shown
 LEAST_SHARE = 0.005  # of the gap, by ablating it at one position
 LEAST_LOGITS = 0.05  # directly, from one position
-MOST_LISTED = {"where": 1, "reads": 4, "does": 4}  # claims that hold on the discovery prompts
+MOST_LISTED = {"where": 1, "reads": 4, "does": 4, "weights": 1}  # claims of each topic
 
 
 def template_variables(question: Question) -> dict[str, Any]:
@@ -82,8 +82,9 @@ def aliases(question: Question) -> Mapping[str, Evidence]:
 
 
 def claim_aliases(question: Question) -> Mapping[str, ClaimResult]:
-    """Short names (C1, C2 ...) of the strongest claims that hold on the discovery prompts."""
-    listed = first_of_each(question.suggested, MOST_LISTED)
+    """Short names (C1, C2 ...) of the strongest claims, those that hold first."""
+    by_outcome = sorted(question.suggested, key=lambda result: result.outcome != "holds")
+    listed = first_of_each(by_outcome, MOST_LISTED)
     return {f"C{number}": result for number, result in enumerate(listed, start=1)}
 
 
@@ -201,7 +202,7 @@ def _suggested(facts: Mapping[str, Any], question: Question, language: Language)
                 "alias": alias,
                 "says": language.says(result.claim),
                 "value": None if result.claim.arguments.get("by") else result.value,
-                **{x: getattr(result, x) for x in ("chance", "percentile")},
+                **{x: getattr(result, x) for x in ("chance", "percentile", "outcome")},
             }
             for alias, result in claim_aliases(question).items()
         ],

@@ -16,7 +16,9 @@ from acdc_explain.records.task import Example, Task, Tokenizer
 from .drawing import Drawn, split_sizes, task_of
 from .words import NOUNS, halves, whole_words
 
-LONGEST = 14  # words in the part that is repeated
+SHORTEST, LONGEST = 6, 10  # words in the part that is repeated
+FEWEST_AGAIN = 4  # words that are repeated
+LEAD = "the"  # before it: many models attend to the first token whatever it is, and lose a word
 
 
 def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Task:
@@ -32,6 +34,7 @@ def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Tas
         UserError: Too few nouns are one token each in the tokenizer.
     """
     rng = random.Random(f"induction {seed}")
+    lead = "".join(whole_words(tokenizer, [LEAD]))
     words = whole_words(tokenizer, NOUNS)
     if len(words) < 4 * LONGEST:
         raise UserError(
@@ -39,7 +42,7 @@ def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Tas
             f"{len(words)} in this model's tokenizer; use your own prompts with `prompts=FILE`."
         )
     splits = [
-        [repeated_beginning(rng, pool, rng.randint(6, LONGEST)) for _ in range(count)]
+        [repeated_beginning(rng, pool, rng.randint(SHORTEST, LONGEST), lead) for _ in range(count)]
         for count, pool in zip(split_sizes(examples), halves(rng, words))
     ]
     description = (
@@ -49,11 +52,16 @@ def induction(tokenizer: Tokenizer, *, examples: int = 16, seed: int = 0) -> Tas
     return task_of("induction", description, "logit_diff", splits)
 
 
-def repeated_beginning(rng: random.Random, pool: Sequence[str], length: int) -> Drawn:
-    """`length` random words of the pool that begin again, with the schemes `swap_b`, `other_a`."""
+def repeated_beginning(
+    rng: random.Random, pool: Sequence[str], length: int, lead: str = ""
+) -> Drawn:
+    """`length` random words of the pool that begin again, with the schemes `swap_b`, `other_a`.
+
+    `lead`: one token before them, or nothing.
+    """
     words = rng.sample(list(pool), 2 * length)
     first, fresh = words[:length], words[length:]
-    a1 = rng.randint(1, length - 3)  # the word repeated last; its successor is the answer
+    a1 = rng.randint(FEWEST_AGAIN - 1, length - 2)  # repeated last; its successor is the answer
     again = first[: a1 + 1]
     foil = rng.choice([i for i in range(length) if i not in (a1, a1 + 1)])
     swapped = list(first)
@@ -61,20 +69,25 @@ def repeated_beginning(rng: random.Random, pool: Sequence[str], length: int) -> 
     other, between = list(first), list(fresh)
     other[a1] = fresh[a1]
     between[a1 : a1 + 2] = first[a1 : a1 + 2]
+
+    def prompt(part: Sequence[str], end: Sequence[str] = again) -> str:
+        return "".join([lead, *part, *end])
+
+    before = bool(lead)
     example = Example(
-        clean="".join(first + again),
-        corrupt="".join(fresh + again),
+        clean=prompt(first),
+        corrupt=prompt(fresh),
         answers=(first[a1 + 1],),
         foils=(first[foil],),
-        positions={"A1": a1, "B1": a1 + 1, "END": length + a1},
+        positions={"A1": before + a1, "B1": before + a1 + 1, "END": before + length + a1},
         variables={
-            "A1": "".join(other + again),
-            "B1": "".join([*first[: a1 + 1], fresh[a1 + 1], *first[a1 + 2 :], *again]),
-            "A": "".join([*other, *again[:-1], fresh[a1]]),
-            "others": "".join([*between, *again]),
+            "A1": prompt(other),
+            "B1": prompt([*first[: a1 + 1], fresh[a1 + 1], *first[a1 + 2 :]]),
+            "A": prompt(other, [*again[:-1], fresh[a1]]),
+            "others": prompt(between),
         },
     )
-    return example, {"swap_b": "".join(swapped + again), "other_a": "".join(other + again)}
+    return example, {"swap_b": prompt(swapped), "other_a": prompt(other)}
 
 
 @hookimpl

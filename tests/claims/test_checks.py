@@ -78,8 +78,10 @@ def test_benjamini_and_hochberg():
     assert discoveries([0.9], 0.05) == [False]
 
 
-def result(topic: str, outcome: str = "holds", *, specific: bool = True) -> ClaimResult:
-    claim = Claim(FIRST, "feeds", {"at": f"{topic} {outcome} {specific}"})
+def result(
+    topic: str, outcome: str = "holds", *, specific: bool = True, at: str = "S2"
+) -> ClaimResult:
+    claim = Claim(FIRST, "feeds", {"at": at})
     return ClaimResult(claim, "", topic, outcome, specific=specific)
 
 
@@ -91,8 +93,11 @@ def result(topic: str, outcome: str = "holds", *, specific: bool = True) -> Clai
         ([result("reads"), result("does", specific=False)], False),
         ([result("reads"), result("does", "unclear")], False),
         ([result("where"), result("does")], False),
-        ([result("reads"), result("does"), result("does", "fails")], False),
-        ([result("reads"), *[result("does")] * 2, result("does", "fails")], True),
+        ([result("reads"), result("does", at="END")], False),
+        ([result("reads"), result("does", at="END"), result("reads", at="END")], True),
+        ([result("weights"), result("does")], False),
+        ([result("reads"), result("does"), *[result("does", "fails")] * 3], False),
+        ([result("reads"), result("does"), *[result("does", "fails")] * 2], True),
         ([result("reads"), result("does"), result("does", "untested")], True),
         ([], False),
     ],

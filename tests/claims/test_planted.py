@@ -75,6 +75,27 @@ def test_the_negative_head_lowers_the_answer(planted):
     assert planted.of(head, "raises") == []
 
 
+def test_the_backup_stands_in_for_the_movers(planted):
+    [head], movers = planted.having("backup"), {*map(str, planted.having(*MOVERS))}
+    [backs_up] = [x for x in planted.results[head] if x.claim.name == "backs_up"]
+    assert backs_up.outcome == "holds"
+    assert backs_up.specific
+    assert set(backs_up.claim.arguments["components"]) == movers
+    assert backs_up.value == pytest.approx(3.0, abs=0.1)  # as planted: what one mover writes
+    assert planted.of(head, "copies") == [{}]
+    assert planted.of(head, "opposes") == []
+
+
+def test_weights_that_copy_and_that_push_down(planted):
+    for head in planted.having(*MOVERS, "negative"):
+        name, other = ("copies", "suppresses") if planted.jobs[head] in MOVERS else (
+            "suppresses", "copies")  # fmt: skip
+        claims = [planted.kinds[x].claim(head, x, {}) for x in (name, other)]
+        does, does_not = results_of(planted.held_out, claims, planted.kinds)
+        assert (does.outcome, does.topic) == ("holds", "weights")
+        assert does_not.outcome == "fails"
+
+
 def test_the_inhibiting_head_turns_every_mover_to_the_answer(planted):
     [head] = planted.having("inhibit")
     fed = planted.of(head, "feeds")
@@ -138,6 +159,21 @@ def test_wrong_arguments_fail_or_cannot_be_tested(planted):
     assert outcome(inhibit, "feeds", **{**fed, "key": None}) == "untested"  # from END to what?
     assert outcome(inhibit, "feeds", **{**fed, "port": None}) == "untested"
     assert outcome(mover, "feeds", receiver=str(inhibit), port="q", at="END") == "untested"
+    backup, negative = planted.having("backup")[0], planted.having("negative")[0]
+    movers = [str(x) for x in planted.having(*MOVERS)]
+    assert outcome(backup, "backs_up", components=movers, what="answers") == "holds"
+    assert outcome(backup, "backs_up", components=movers[:1], what="answers") == "fails"
+    assert outcome(backup, "backs_up", components=movers, what="foils") == "fails"
+    assert outcome(negative, "backs_up", components=movers, what="answers") == "fails"
+    # It lowers what they raise, but no less without them.
+    assert outcome(negative, "opposes", components=movers, what="answers") == "fails"
+    assert outcome(backup, "opposes", components=movers, what="answers") != "holds"
+    late, itself = [str(backup)], [movers[0]]
+    assert outcome(mover, "backs_up", components=late, what="answers") == "untested"
+    assert outcome(mover, "backs_up", components=itself, what="answers") == "untested"
+    assert outcome(mover, "backs_up", components=["a9.h9"], what="answers") == "untested"
+    assert outcome(mover, "backs_up", components=["moon"], what="answers") == "untested"
+    assert outcome(mover, "maps", relation="successor") == "untested"  # no such words
     assert outcome(mover, "attends", at="nowhere", to="IO", through="answers") == "untested"
     assert outcome(mover, "carries", variable="?", at="END", through="answers") == "untested"
     assert outcome(mover, "acts", at="END") == "holds"

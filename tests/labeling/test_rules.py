@@ -92,9 +92,13 @@ def test_a_role_whose_claims_are_suggested_at_one_position_is_proposed():
 def test_a_role_is_not_proposed_where_a_claim_says_the_opposite():
     """A head that raises the wrong answers stands in for no mover."""
     node = head()
-    facts = {"measures": {x: {"value": 0.9, "percentile": 0.9} for x in ("copying", "stands_in")}}
-    measures = [Evidence("c", node, "x", {}, facts)]
+    backup = [
+        Statement(Claim(node, "copies", {}), "copies what it attends to", "weights"),
+        Statement(
+            Claim(node, "backs_up", {"components": ["a0.h0"], "what": "answers"}), "b", "does"
+        ),
+    ]
     arguments = {"what": "foils", "source": "S1"}
     opposite = Statement(Claim(node, "raises", arguments), "raises the foils", "does")
-    for claims, role in (([], "backup_name_mover"), ([opposite], "other")):
-        assert [proposal.role for proposal in answered(asked(node, claims, measures))] == [role]
+    for claims, role in ((backup, "backup_name_mover"), ([*backup, opposite], "other")):
+        assert [proposal.role for proposal in answered(asked(node, claims))] == [role]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...ids import content_id
 
-RESULTS = 5
+RESULTS = 6
 """The version of the results. It is raised when the same question gets another answer than before,
 so that older runs are not reused. `tests/pipeline/test_results.py` fails when that is necessary."""
 
