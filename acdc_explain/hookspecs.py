@@ -154,7 +154,7 @@ class ClaimKind:
         from .records.claim import Claim
 
         checked = self.arguments.model_validate(dict(arguments))
-        return Claim(node, name, checked.model_dump())
+        return Claim(node, name, checked.model_dump(mode="json"))  # as a store gives it back
 
 
 @cache

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.activations import layer_of, mlp_hooks
 from ..models.contrast import Contrast
 from ..models.functional.mlp import Mlp
+from ..models.model import Model
 from ..records.circuit import Node
 from .effects import final_direction
 from .measurement import Measurement, NotMeasurable
@@ -21,7 +22,8 @@ from .patching.gradients import stream_gradients
 from .patching.passes import Pass, clean_pass
 from .patching.paths import PathPatching
 
-CONTEXTS = 4  # random tokens before each word
+CONTEXTS = 4  # texts for each word, of random tokens and then the word
+ROWS = 128  # short texts that are run at a time
 MOST_WORDS = 200
 FEW = 10  # neurons
 
@@ -187,7 +189,7 @@ def token_change(
 @torch.no_grad()
 def _token_means(contrast: Contrast, at: str) -> Float[Tensor, "layer batch token d_model"]:
     """What every MLP writes for each token at a place, averaged over random tokens before it."""
-    model, words = contrast.model, _words_and_others(contrast)
+    words = _words_and_others(contrast)
     tokens = contrast.once(tokens_at, at).of(contrast.clean.tokens)
     ids, number = torch.unique(tokens, return_inverse=True)
     generator = torch.Generator().manual_seed(0)
@@ -195,7 +197,15 @@ def _token_means(contrast: Contrast, at: str) -> Float[Tensor, "layer batch toke
     rows = [
         [*(words[i] for i in two), word] for word, some in zip(ids.tolist(), before) for two in some
     ]
+    starts = range(0, len(rows), ROWS)  # a multiple of CONTEXTS
+    means = [_mean_outputs(contrast.model, rows[start : start + ROWS]) for start in starts]
+    return torch.cat(means, 1)[:, number]
+
+
+def _mean_outputs(
+    model: Model, rows: Sequence[Sequence[int]]
+) -> Float[Tensor, "layer word d_model"]:
+    """What every MLP writes at the last token, averaged over the CONTEXTS of each word."""
     batch, at_end = model.batch_ids(rows), []
     model.forward(batch, mlp_hooks(model.graph, lambda output: at_end.append(batch.at_end(output))))
-    means = torch.stack(at_end).view(len(at_end), len(ids), CONTEXTS, -1).mean(2)
-    return means[:, number]
+    return torch.stack(at_end).view(len(at_end), -1, CONTEXTS, at_end[0].shape[-1]).mean(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -238,9 +239,23 @@ def _ranks(
     return ranks, control
 
 
+_OF_MODEL: WeakKeyDictionary[Model, dict[str, Measurement]] = WeakKeyDictionary()
+
+
+def _once_for_model(model: Model, measured: Callable[[Model], Measurement]) -> Measurement:
+    """A measure of weights and fixed words, which is the same for every task."""
+    known = _OF_MODEL.setdefault(model, {})
+    if measured.__name__ not in known:
+        known[measured.__name__] = measured(model)
+    return known[measured.__name__]
+
+
 def successor_score(contrast: Contrast) -> Measurement:
     """Share of ordinal words (numbers, days, months ...) whose successor gets the top logit."""
-    model = contrast.model
+    return _once_for_model(contrast.model, _successors)
+
+
+def _successors(model: Model) -> Measurement:
     pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
     if len(pairs) < FEWEST_ORDERED:
         raise NotMeasurable(f"the tokenizer has {len(pairs)} pairs of ordinal words")
@@ -253,7 +268,10 @@ def relation_score(contrast: Contrast) -> Measurement:
 
     For capitals of countries or opposites, whichever the head does better.
     """
-    model = contrast.model
+    return _once_for_model(contrast.model, _relations)
+
+
+def _relations(model: Model) -> Measurement:
     best: tuple[Tensor, Tensor] | None = None
     for words in (CAPITALS.split(), OPPOSITES.split()):
         pairs = [p for i in range(0, len(words), 2) for p in _pairs(model, words[i : i + 2])]

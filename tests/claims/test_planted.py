@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
+import torch
 from acdc_explain_plugins.known_roles.planted_weights import jobs
 
 import acdc_explain as ax
@@ -84,6 +85,26 @@ def test_the_backup_stands_in_for_the_movers(planted):
     assert backs_up.value == pytest.approx(3.0, abs=0.1)  # as planted: what one mover writes
     assert planted.of(head, "copies") == [{}]
     assert planted.of(head, "opposes") == []
+
+
+def test_what_opposes_shrinks_without_what_it_opposes(planted, monkeypatch):
+    """The negative head is built to lower the answer always; here it does so for the movers."""
+    [head], movers = planted.having("negative"), tuple(planted.having(*MOVERS))
+    row = planted.held_out.model.graph.writer_index[head]
+    n_writers, n = len(planted.held_out.model.graph.writers), len(planted.held_out)
+    arguments = {"components": list(map(str, movers)), "what": "answers"}
+    claim = planted.kinds["opposes"].claim(head, "opposes", arguments)
+    for rise, outcome in ((1.0, "holds"), (0.1, "fails"), (-1.0, "fails")):
+
+        def without(contrast, ablated, rise=rise):
+            effects = torch.zeros(n_writers, n, dtype=torch.float64)
+            if set(ablated) == set(movers):
+                effects[row] = rise + 0.01 * torch.randn(n, dtype=torch.float64)
+            return {"answers": effects}
+
+        monkeypatch.setattr("acdc_explain.evidence.composition.direct_without", without)
+        [result] = results_of(planted.held_out, [claim], planted.kinds)
+        assert result.outcome == outcome, result.reason
 
 
 def test_weights_that_copy_and_that_push_down(planted):

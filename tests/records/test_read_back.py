@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from acdc_explain.ids import plain
+from acdc_explain.plugins import load_plugins
 from acdc_explain.records.circuit import Node
 from acdc_explain.records.claim import Claim, ClaimResult
 from acdc_explain.records.evidence import CLAIMS, Evidence, suggestion
@@ -17,6 +19,14 @@ RESULT = ClaimResult(
     Claim(NODE, "attends", {"at": "END", "to": "IO"}), "attends to IO", "reads", "holds",
     0.5, 0.25, 0.75, 0.125, 1.0, "attention", 8, also={"to": ["answer"]},
 )  # fmt: skip
+
+
+def test_a_claim_with_a_list_is_the_same_once_stored():
+    """Else claims of evidence and claims of labels would be tested twice."""
+    kind = load_plugins().claims()["backs_up"]
+    made = kind.claim(NODE, "backs_up", {"components": ("a0.h0", "m0"), "what": "answers"})
+    stored = json.loads(json.dumps(plain(made.arguments)))
+    assert kind.claim(NODE, "backs_up", stored) == made == Claim(NODE, "backs_up", stored)
 
 
 def suggested(entry: Any, collector: str = CLAIMS) -> list[ClaimResult]:
