@@ -27,7 +27,8 @@ def component_results(
 ) -> list[ComponentResult]:
     """The effect of every component, whether it is idle, and whether claims explain it.
 
-    The claims of one author must do so: what another one says wrongly of it takes nothing away.
+    The claims of one author must do so: what another one says wrongly of it takes nothing away. Of
+    an idle component nothing is explained: what is claimed of it would be a story.
 
     Args:
         contrast: Held-out prompts.
@@ -39,7 +40,7 @@ def component_results(
     for node in nodes:
         value, low, high = _effect(contrast, node, None, CORRUPT)
         about = ([result for result in some if result.node == node] for some in explanations)
-        explained = any(map(is_explained, about))
+        explained = node not in idle and any(map(is_explained, about))
         results.append(ComponentResult(node, value, low, high, node in idle, explained))
     return results
 

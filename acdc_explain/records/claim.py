@@ -144,7 +144,7 @@ class ComponentResult:
         effect: The share of the gap that is lost when it alone is ablated.
         low, high: The 95 % interval of the effect.
         idle: Whether no corruption at any place makes it matter by more than 1 % of the gap.
-        explained: Whether its claims explain it (`is_explained`).
+        explained: Whether its claims explain it (`is_explained`); never if it is idle.
     """
 
     node: Node

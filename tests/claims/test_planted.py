@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -210,6 +211,19 @@ def test_idle_is_proven(planted, monkeypatch):
     effects = {result.node: result.effect for result in results}
     assert effects[planted.having("inhibit")[0]] > 0.5
     assert effects[planted.having("negative")[0]] < -0.05
+
+
+def test_nothing_is_explained_of_an_idle_head(planted):
+    """Claims that hold of a mover, as if they were of a sink: it is idle all the same."""
+    [sink, *_], [mover, *_] = planted.having("sink"), planted.having("mover")
+    borrowed = [
+        replace(result, claim=replace(result.claim, node=sink)) for result in planted.results[mover]
+    ]
+    assert is_explained(borrowed)
+    explanation = [*borrowed, *planted.results[mover]]
+    of_sink, of_mover = component_results(planted.held_out, [sink, mover], [explanation])
+    assert (of_sink.idle, of_sink.explained) == (True, False)
+    assert (of_mover.idle, of_mover.explained) == (False, True)
 
 
 def test_a_corruption_that_contradicts_takes_the_claim_away(planted, monkeypatch):
