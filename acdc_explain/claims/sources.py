@@ -68,7 +68,7 @@ class Change:
 
     Attributes:
         node: The component.
-        own: Its direct effect.
+        own: Its direct effect, beyond what it adds for other prompts.
         mean, error: What the ablation adds in their direction, and the standard error.
         raises: Whether the others raise the logits.
     """
@@ -94,7 +94,7 @@ def without_main_writers(
         NotMeasurable: There are no such tokens, or nobody writes to them.
     """
     graph = contrast.model.graph
-    effects = {x: direct_from(contrast, x.kind, what, None, 1).value(x) for x in nodes}
+    effects = {x: _beyond_others(contrast, x, what) for x in nodes}
     sign = 1 if sum(effects.values()) > 0 else -1
     main = _main_writers({x: sign * effect for x, effect in effects.items()})
     if not main:
@@ -109,6 +109,12 @@ def without_main_writers(
             own = sign * effects[node]
             changes.append(Change(node, own, float(samples.mean()), error, sign > 0))
     return main, changes
+
+
+def _beyond_others(contrast: Contrast, node: Node, what: What) -> float:
+    """The direct effect without what the same output adds for other prompts: a bias is no job."""
+    measurement = direct_from(contrast, node.kind, what, None, 1)
+    return measurement.value(node) - measurement.chance(node)
 
 
 def _main_writers(effects: Mapping[Node, float]) -> list[Node]:
