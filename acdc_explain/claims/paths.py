@@ -39,7 +39,7 @@ from .keys import keys_at
 CORRUPT = "corrupt"  # the task's own corruption
 METRIC = "metric"  # the port of the logits that stands for all ways to the metric together
 MOST_VARIANTS = 16  # senders at a time, to bound memory
-RANDOM_KEYS = 3  # sets of random keys to compare with
+RANDOM_KEYS = 3  # sets of random keys, neurons or tokens to compare with
 
 
 @dataclass(frozen=True, slots=True)

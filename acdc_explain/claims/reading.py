@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,16 @@ from ..models.contrast import Contrast
 from ..records.claim import Claim
 from .checks import Check, measured
 from .keys import keys_at
-from .paths import CORRUPT, METRIC, Path, Source, parse_reader, path_effects, require_place
+from .paths import (
+    CORRUPT,
+    METRIC,
+    RANDOM_KEYS,
+    Path,
+    Source,
+    parse_reader,
+    path_effects,
+    require_place,
+)
 
 SURE = 2.5  # standard errors by which a share of the gap must differ from zero
 SILENT = 0.5  # of the effect under the task's corruption; a smaller one is no vote
@@ -44,7 +54,7 @@ def checked(contrast: Contrast, path: Path) -> Path:
     known = is_logits or path.receiver in graph.writer_index
     if not known or (not is_logits and (path.receiver.kind == "head") != (path.port is not None)):
         raise NotMeasurable(f"the model has no reader {path.reader}")
-    if path.sender not in graph.writers[: graph.n_senders(path.receiver)]:
+    if not graph.reads(path.receiver, path.sender):
         raise NotMeasurable(f"{path.reader} does not come after {path.sender}")
     if is_logits and path.port != METRIC and path.at != contrast.place_names[-1]:
         raise NotMeasurable(f"the logits read nothing at {path.at}")
@@ -82,33 +92,6 @@ def untouched(effect: Tensor, usual: Tensor) -> str | None:
     return "under this corruption nothing of it reaches there"
 
 
-def kept_share(
-    contrast: Contrast, path: Path, prompts: str, kept: Source, random: Sequence[Source]
-) -> Measurement | str:
-    """How much of a path's effect is left if the sender keeps a part of what it writes.
-
-    Args:
-        contrast: The prompts.
-        path: The path; its responses to all sources are known by now.
-        prompts: The corruption whose effect is the whole.
-        kept: What the sender writes when it keeps the part.
-        random: The same with random parts, for chance.
-
-    Returns:
-        The share of the effect; or why this corruption has no say.
-    """
-    effects = path_effects(
-        contrast, [(path, x) for x in (Source(CORRUPT), Source(prompts), kept, *random)]
-    )
-    amount = effect_at(contrast, path, CORRUPT)
-    whole = amount(effects[path, Source(prompts)])
-    if (reason := untouched(whole, amount(effects[path, Source(CORRUPT)]))) is not None:
-        return reason
-    mean = whole.mean()
-    left, *chance = ((whole - amount(effects[path, x])) / mean for x in (kept, *random))
-    return measured("kept", [path.sender], [left], [torch.stack(chance).mean(0)], whole / mean)
-
-
 def testable(
     contrast: Contrast, claims: Sequence[Claim], path_of: Callable[[Contrast, Claim], Path]
 ) -> tuple[dict[int, Path], list[Sequence[Check] | str]]:
@@ -121,6 +104,50 @@ def testable(
         except NotMeasurable as reason:
             answers[number] = str(reason)
     return paths, answers
+
+
+def kept_shares(
+    contrast: Contrast,
+    claims: Sequence[Claim],
+    path_of: Callable[[Contrast, Claim], Path],
+    prompts: str,
+    kept: Callable[[Claim], Source],
+) -> tuple[dict[int, Path], list[Sequence[Check] | str], dict[int, Measurement]]:
+    """How much of each effect is left if the sender keeps a part of what it writes.
+
+    Args:
+        contrast: The prompts.
+        claims: What is claimed.
+        path_of: The path that a claim speaks of.
+        prompts: The corruption whose effect is the whole.
+        kept: What the sender of a claim writes when it keeps the part; with a seed, a random one.
+
+    Returns:
+        The paths of the claims that can be tested, by number; why each other one cannot be, or why
+        the corruption has no say; and the shares, by number.
+    """
+    paths, answers = testable(contrast, claims, path_of)
+    sources = {number: _kept_and_random(kept(claims[number])) for number in paths}
+    usual = (Source(CORRUPT), Source(prompts))
+    wanted = [(path, x) for number, path in paths.items() for x in (*usual, *sources[number])]
+    effects = path_effects(contrast, wanted)  # all at once
+    shares: dict[int, Measurement] = {}
+    for number, path in paths.items():
+        amount = effect_at(contrast, path, CORRUPT)
+        whole = amount(effects[path, Source(prompts)])
+        if (reason := untouched(whole, amount(effects[path, Source(CORRUPT)]))) is not None:
+            answers[number] = reason
+            continue
+        mean = whole.mean()
+        left, *chance = ((whole - amount(effects[path, x])) / mean for x in sources[number])
+        control = [torch.stack(chance).mean(0)]
+        shares[number] = measured("kept", [path.sender], [left], control, whole / mean)
+    return paths, answers, shares
+
+
+def _kept_and_random(source: Source) -> list[Source]:
+    """What keeps a part, and what keeps random ones."""
+    return [source, *(replace(source, seed=seed) for seed in range(RANDOM_KEYS))]
 
 
 def attention_to(contrast: Contrast, at: str, to: str) -> Measurement:

@@ -99,11 +99,10 @@ def without_main_writers(
     main = _main_writers({x: sign * effect for x, effect in effects.items()})
     if not main:
         raise NotMeasurable(f"no component writes to the {what}")
-    added = sign * contrast.once(direct_without, tuple(main))[what]
+    added = sign * direct_without(contrast, tuple(main), what)
     changes = []
     for node in nodes:
-        senders = graph.writers[: graph.n_senders(node)]
-        if node not in main and any(x in senders for x in main):
+        if node not in main and any(graph.reads(node, x) for x in main):
             samples = added[graph.writer_index[node]]
             error = float(samples.std()) / len(samples) ** 0.5
             own = sign * effects[node]

@@ -23,7 +23,7 @@ class Job:
     Attributes:
         at: The position at which they write.
         reads: A verb and what they read or carry there: `reads IO`, `carries S2`; None if unknown.
-        does: What they do: `raises`, `lowers`, `turns`, `feeds`, `backs up` or `opposes`.
+        does: What they do: `raises`, `lowers`, `turns`, `feeds`, `backs_up` or `opposes`.
         details: What tells the job from others: the logits and their source, the port, or the
             logits and the components that are backed up or opposed.
     """
@@ -82,7 +82,7 @@ def _jobs_of(claims: Sequence[ClaimResult]) -> list[tuple[Job, ClaimResult]]:
             found.append((Job(at, reads, result.claim.name, of_logits), result))
         elif result.claim.name in WITHOUT:
             of_others = (arguments["what"], _listed(arguments["components"]))
-            found.append((Job(at, reads, WITHOUT[result.claim.name], of_others), result))
+            found.append((Job(at, reads, result.claim.name, of_others), result))
         elif result.claim.name == "feeds" and arguments["receiver"] != "logits":
             does = "turns" if arguments["key"] else "feeds"
             found.append((Job(at, reads, does, (arguments["port"] or "",)), result))
@@ -106,7 +106,7 @@ def _nodes(claims: Sequence[ClaimResult]) -> list[Node]:
 def _order(contrast: Contrast, job: Job, nodes: Sequence[Node]) -> tuple[bool, int, float]:
     """What writes to the logits comes last; before it positions, and layers at one position."""
     layers = [node.layer or 0 for node in nodes]
-    to_logits = job.does in ("raises", "lowers", *WITHOUT.values())
+    to_logits = job.does in ("raises", "lowers", *WITHOUT)
     return to_logits, contrast.place_names.index(job.at), sum(layers) / len(layers)
 
 
@@ -151,7 +151,7 @@ def _does(job: Job, some: Sequence[ClaimResult], many: bool) -> str:
         read_from = f", from {source}" if source and source != read else ""
         size = f"{sum(abs(result.value or 0.0) for result in some):.2f} logits"
         return f"{verb} the {what} by {size}{' together' if many else ''}{read_from}"
-    if job.does in WITHOUT.values():
+    if job.does in WITHOUT:
         what, others = job.details
         size = f"{sum(abs(result.value or 0.0) for result in some):.2f} logits"
         if job.does == "opposes":
@@ -191,7 +191,7 @@ def _total(some: Sequence[ClaimResult]) -> float:
     return sum(sign * abs(result.value or 0.0) for sign, result in zip(signs, some))
 
 
-WITHOUT = {"backs_up": "backs up", "opposes": "opposes"}
+WITHOUT = ("backs_up", "opposes")  # what is done when others are ablated
 PLURAL = {"reads": "read", "carries": "carry"}
 PORTS = {"q": "query", "k": "key", "v": "value", "": ""}
 

@@ -22,7 +22,7 @@ from .attention import answer_attention, foil_attention, induction_attention, oc
 from .effects import ablated_output, clean_output, direct_effect, logits_with
 from .measurement import Measurement, NotMeasurable
 from .ov import copying
-from .patching.direct import WHATS, What, logit_directions
+from .patching.direct import What, logit_directions
 from .patching.paths import Change, PathPatching
 
 MOST_RECEIVERS = 6  # the strongest of their kind; more would cost time and change little
@@ -244,31 +244,26 @@ def written_without(
     return written
 
 
-@torch.no_grad()
 def direct_without(
-    contrast: Contrast, ablated: tuple[Node, ...]
-) -> dict[What, Float[Tensor, "writer batch"]]:
-    """What ablating some components together adds to every writer's direct effects.
+    contrast: Contrast, ablated: tuple[Node, ...], what: What
+) -> Float[Tensor, "writer batch"]:
+    """What ablating some components together adds to every writer's direct effect on some logits.
 
-    On answers and on foils apart, where the prompts have them. The final norm is that of the clean
-    run. Raises NotMeasurable if the prompts have neither.
+    The final norm is that of the clean run. Raises NotMeasurable if there are no such tokens.
     """
-    clean, writers = contrast.clean, contrast.model.graph.writers[1:]
-    written = written_without(contrast, ablated)
+    direction, _ = logit_directions(contrast, what)
+    return (contrast.once(_changes_without, ablated) * direction).sum(-1).double().cpu()
+
+
+@torch.no_grad()
+def _changes_without(
+    contrast: Contrast, ablated: tuple[Node, ...]
+) -> Float[Tensor, "writer batch d_model"]:
+    """What ablating some components together changes in what every writer writes at the end."""
+    clean, written = contrast.clean, written_without(contrast, ablated)
+    writers = contrast.model.graph.writers[1:]
     changes = [written[x] - clean.at_end(clean_output(contrast, x)) for x in writers]
-    change = torch.stack([torch.zeros_like(changes[0]), *changes])  # the embedding never changes
-    found: dict[What, Tensor] = {}
-    reasons = []
-    for what in WHATS:
-        try:
-            direction, _ = logit_directions(contrast, what)
-        except NotMeasurable as reason:
-            reasons.append(str(reason))
-            continue
-        found[what] = (change * direction).sum(-1).double().cpu()
-    if not found:
-        raise NotMeasurable("; ".join(reasons))
-    return found
+    return torch.stack([torch.zeros_like(changes[0]), *changes])  # the embedding never changes
 
 
 def stands_in(contrast: Contrast) -> Measurement:
@@ -284,5 +279,5 @@ def stands_in(contrast: Contrast) -> Measurement:
     nodes = [x for x in graph.heads if head_index(x)[0] > first and x not in ablated]
     if not nodes:
         raise NotMeasurable("no head comes after the movers")
-    rises = contrast.once(direct_without, tuple(ablated))["answers"]
+    rises = direct_without(contrast, tuple(ablated), "answers")
     return Measurement("stands_in", tuple(nodes), rises[[graph.writer_index[x] for x in nodes]])

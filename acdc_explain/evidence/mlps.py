@@ -138,14 +138,21 @@ def neuron_change(
     All others compute what they do in another run of the prompts. Raises NotMeasurable if it has no
     hidden layer.
     """
+    mlp, change = _hidden_change(contrast, other, node, at)
+    change[..., list(kept)] = 0
+    return change @ mlp.out.matrix.to(change.dtype)
+
+
+def _hidden_change(
+    contrast: Contrast, other: Pass, node: Node, at: str
+) -> tuple[Mlp, Float[Tensor, "batch token d_mlp"]]:
+    """An MLP, and what its neurons compute at a place in another run, minus what they compute."""
     clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
     mlp = _with_neurons(clean, node)
     here, there = (
         mlp.neurons(mlp.mapped(tokens.of(run.mlp_stream(layer_of(node))))) for run in (clean, other)
     )
-    change = there - here
-    change[..., list(kept)] = 0
-    return change @ mlp.out.matrix.to(change.dtype)
+    return mlp, there - here
 
 
 @torch.no_grad()
@@ -157,14 +164,10 @@ def likely_neurons(contrast: Contrast, other: Pass, node: Node, at: str) -> tupl
     Returns:
         The FEW neurons with the largest means, and their share of the sum over all.
     """
-    clean, tokens = contrast.once_for_clean(clean_pass), contrast.once(tokens_at, at)
-    mlp = _with_neurons(clean, node)
-    here, there = (
-        mlp.neurons(mlp.mapped(tokens.of(run.mlp_stream(layer_of(node))))) for run in (clean, other)
-    )
+    (mlp, change), tokens = _hidden_change(contrast, other, node, at), contrast.once(tokens_at, at)
     gradient = tokens.of(contrast.once(stream_gradients).at_output(node))
     pulled = gradient @ mlp.out.matrix.T.to(gradient.dtype)
-    lost = ((there - here) * pulled * tokens.valid[..., None]).sum(1).mean(0)
+    lost = (change * pulled * tokens.valid[..., None]).sum(1).mean(0)
     few = lost.abs().topk(min(FEW, len(lost))).indices
     total = float(lost.sum())
     return sorted(few.tolist()), float(lost[few].sum()) / total if total else 0.0

@@ -82,14 +82,8 @@ class Language:
         for name, kind in self.kinds.items():
             properties: dict[str, Any] = {"claim": {"enum": [name]}}
             for argument, schema in kind.arguments.model_json_schema()["properties"].items():
-                known = self.vocabulary.get(argument)
-                properties[argument] = _bare(schema) if known is None else {"enum": known}
-                if argument == COMPONENTS:
-                    properties[argument] = {**_bare(schema), "items": {"enum": known}}
-            if all(
-                [] not in (x.get("enum"), x.get("items", x).get("enum"))
-                for x in properties.values()
-            ):
+                properties[argument] = self._schema(argument, schema)
+            if all(x.get("items", x).get("enum") != [] for x in properties.values()):
                 schemas.append(
                     {
                         "type": "object",
@@ -99,6 +93,13 @@ class Language:
                     }
                 )
         return schemas
+
+    def _schema(self, argument: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """That of one argument, with an enum of the values that make sense if they are known."""
+        if argument not in self.vocabulary:
+            return _bare(schema)
+        known = {"enum": self.vocabulary[argument]}
+        return {**_bare(schema), "items": known} if argument == COMPONENTS else known
 
     # --- from the shown names to the true ones, and back ----------------------------------------
 

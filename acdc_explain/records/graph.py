@@ -84,6 +84,10 @@ class Graph:
         before = 1 + receiver.layer * per_layer
         return before + (self.n_heads if receiver.kind == "mlp" and not self.parallel else 0)
 
+    def reads(self, receiver: Node, writer: Node) -> bool:
+        """Whether a receiver reads what a writer writes; never of a writer that is not there."""
+        return writer in self.writer_index and self.writer_index[writer] < self.n_senders(receiver)
+
     def senders(self, receiver: Node) -> tuple[Node, ...]:
         """The writers a receiver reads, the latest first."""
         return tuple(reversed(self.writers[: self.n_senders(receiver)]))

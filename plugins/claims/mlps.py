@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,11 +57,11 @@ def reads_token(
     """
     from acdc_explain.claims.checks import Check
     from acdc_explain.claims.paths import CORRUPT, Source
-    from acdc_explain.claims.reading import measure_others
+    from acdc_explain.claims.reading import kept_shares, measure_others
     from acdc_explain.evidence.measures import measure
 
     left = Source(prompts, token=True)
-    paths, answers, shares = _kept(contrast, claims, prompts, lambda claim: left)
+    paths, answers, shares = kept_shares(contrast, claims, _path_of, prompts, lambda claim: left)
     if others:
         measure_others(contrast, [(path, Source(CORRUPT)) for path in paths.values()])
     for number, share in shares.items():
@@ -110,45 +110,15 @@ def neurons(
     """
     from acdc_explain.claims.checks import Check
     from acdc_explain.claims.paths import Source
+    from acdc_explain.claims.reading import kept_shares
 
     def few(claim: Claim) -> Source:
         return Source(prompts, neurons=tuple(claim.arguments["neurons"]))
 
-    _, answers, shares = _kept(contrast, claims, prompts, few)
+    _, answers, shares = kept_shares(contrast, claims, _path_of, prompts, few)
     for number, share in shares.items():
         answers[number] = [Check(share, "share of its effect", KEPT, for_null=False)]
     return answers
-
-
-def _kept(
-    contrast: Contrast, claims: Sequence[Claim], prompts: str, part: Callable[[Claim], Source]
-) -> tuple[dict[int, Path], list[Sequence[Check] | str], dict[int, Measurement]]:
-    """The paths of the claims, why some cannot be tested, and what is left of the others' effects.
-
-    `part`: what the MLP of a claim writes when it keeps a part; with a seed, a random one.
-    """
-    from acdc_explain.claims.paths import CORRUPT, RANDOM_KEYS, Source, path_effects
-    from acdc_explain.claims.reading import kept_share, testable
-
-    paths, answers = testable(contrast, claims, _path_of)
-    random = {
-        number: [replace(part(claims[number]), seed=seed) for seed in range(RANDOM_KEYS)]
-        for number in paths
-    }
-    wanted = [
-        (path, source)
-        for number, path in paths.items()
-        for source in (Source(CORRUPT), Source(prompts), part(claims[number]), *random[number])
-    ]
-    path_effects(contrast, wanted)  # all at once
-    shares: dict[int, Measurement] = {}
-    for number, path in paths.items():
-        share = kept_share(contrast, path, prompts, part(claims[number]), random[number])
-        if isinstance(share, str):
-            answers[number] = share
-        else:
-            shares[number] = share
-    return paths, answers, shares
 
 
 def _path_of(contrast: Contrast, claim: Claim) -> Path:

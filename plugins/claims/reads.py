@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from acdc_explain.claims.checks import Check
-    from acdc_explain.claims.paths import Path
+    from acdc_explain.claims.paths import Path, Source
     from acdc_explain.evidence.measurement import Measurement
     from acdc_explain.evidence.patching.edges import Response
     from acdc_explain.models.contrast import Contrast
@@ -62,31 +61,20 @@ def attends(
     is what as many random keys keep.
     """
     from acdc_explain.claims.checks import Check
-    from acdc_explain.claims.paths import CORRUPT, RANDOM_KEYS, Source, path_effects
-    from acdc_explain.claims.reading import effect_at, kept_share, measure_others, path_of, testable
+    from acdc_explain.claims.paths import CORRUPT, Source
+    from acdc_explain.claims.reading import effect_at, kept_shares, measure_others, path_of
 
-    paths, answers = testable(contrast, claims, path_of)
-    kept = {number: Source(prompts, claims[number].arguments["to"]) for number in paths}
-    random = {
-        number: [replace(source, seed=seed) for seed in range(RANDOM_KEYS)]
-        for number, source in kept.items()
-    }
+    def claimed(claim: Claim) -> Source:
+        return Source(prompts, claim.arguments["to"])
+
+    paths, answers, shares = kept_shares(contrast, claims, path_of, prompts, claimed)
     if others:
         measure_others(contrast, [(path, Source(CORRUPT)) for path in paths.values()])
-    wanted = [
-        (path, source)
-        for number, path in paths.items()
-        for source in (Source(CORRUPT), Source(prompts), kept[number], *random[number])
-    ]
-    path_effects(contrast, wanted)  # all at once
-    for number, path in paths.items():
-        share = kept_share(contrast, path, prompts, kept[number], random[number])
-        if isinstance(share, str):
-            answers[number] = share
-            continue
+    for number, share in shares.items():
         checks = [Check(share, "share of its effect", KEPT, for_null=False)]
         if others:
-            to, amount = claims[number].arguments["to"], effect_at(contrast, path, CORRUPT)
+            path, to = paths[number], claims[number].arguments["to"]
+            amount = effect_at(contrast, path, CORRUPT)
             checks.insert(0, Check(_of_those_that_matter(contrast, path, to, amount), "attention"))
         answers[number] = checks
     return answers

@@ -90,15 +90,9 @@ def _nodes(contrast: Contrast, node: Node, names: Sequence[str]) -> tuple[Node, 
             raise NotMeasurable(f"the model has no component {name}")
     if node in found:
         raise NotMeasurable(f"{node} cannot be ablated to see what it does then")
-    if not any(_before(contrast, other, node) for other in found):
+    if not any(contrast.model.graph.reads(node, other) for other in found):
         raise NotMeasurable(f"none of {', '.join(names)} comes before {node}")
     return tuple(found)
-
-
-def _before(contrast: Contrast, other: Node, node: Node) -> bool:
-    """Whether a component can read what another one writes."""
-    graph = contrast.model.graph
-    return graph.writer_index[other] < graph.n_senders(node)
 
 
 def _rise(contrast: Contrast, node: Node, ablated: tuple[Node, ...], what: What) -> Sequence[Check]:
@@ -131,22 +125,16 @@ def _change(
 
     from acdc_explain.claims.checks import measured
     from acdc_explain.evidence.composition import direct_without
-    from acdc_explain.evidence.measurement import NotMeasurable
 
     graph = contrast.model.graph
     nodes = [
         x for x in graph.writers
         if x == node or (x.kind == node.kind and x not in ablated)
-        if any(_before(contrast, one, x) for one in ablated)
+        if any(graph.reads(x, one) for one in ablated)
     ]  # fmt: skip
     rows = [graph.writer_index[x] for x in nodes]
-    changes = []
-    for some in (ablated, *_random_sets(contrast, node, ablated)):
-        effects = contrast.once(direct_without, some)
-        if what not in effects:
-            raise NotMeasurable(f"not every prompt has {what}")
-        changes.append(sign * effects[what][rows])
-    change, *chance = changes
+    sets = (ablated, *_random_sets(contrast, node, ablated))
+    change, *chance = (sign * direct_without(contrast, some, what)[rows] for some in sets)
     return measured("change", nodes, list(change), list(torch.stack(chance).mean(0)))
 
 
@@ -159,14 +147,13 @@ def _random_sets(
     """
     from acdc_explain.evidence.measurement import NotMeasurable
 
+    graph = contrast.model.graph
     kinds, layers = {x.kind for x in ablated}, [x.layer or 0 for x in ablated]
-    others = [
-        x for x in contrast.model.graph.writers if x.kind in kinds and x not in ablated
-    ]  # fmt: skip
+    others = [x for x in graph.writers if x.kind in kinds and x not in ablated]
     others.sort(key=lambda x: min(abs((x.layer or 0) - layer) for layer in layers))
     n, rng = min(len(ablated), len(others)), random.Random(" ".join(map(str, ablated)))
     draws = [tuple(rng.sample(others[: NEAR * n], n)) for _ in range(DRAWS)]
-    fitting = [x for x in draws if node not in x and any(_before(contrast, one, node) for one in x)]
+    fitting = [x for x in draws if node not in x and any(graph.reads(node, one) for one in x)]
     if not fitting:
         raise NotMeasurable(f"there are no other components before {node} to compare with")
     return fitting[:RANDOM_SETS]

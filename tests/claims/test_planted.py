@@ -15,7 +15,7 @@ from acdc_explain.claims.effects import component_results, idle_components
 from acdc_explain.claims.testing import check_claims as results_of
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.plugins import load_plugins
-from acdc_explain.records.circuit import Circuit, Faithfulness
+from acdc_explain.records.circuit import Circuit, Faithfulness, Node
 from acdc_explain.records.claim import Claim, is_explained
 
 MOVERS = ("mover", "two_jobs")
@@ -97,11 +97,12 @@ def test_what_opposes_shrinks_without_what_it_opposes(planted, monkeypatch):
     claim = planted.kinds["opposes"].claim(head, "opposes", arguments)
     for rise, outcome in ((1.0, "holds"), (0.1, "fails"), (-1.0, "fails")):
 
-        def without(contrast, ablated, rise=rise):
+        def without(contrast, ablated, what, rise=rise):
+            assert what == "answers"
             effects = torch.zeros(n_writers, n, dtype=torch.float64)
             if set(ablated) == set(movers):
                 effects[row] = rise + 0.01 * torch.randn(n, dtype=torch.float64)
-            return {"answers": effects}
+            return effects
 
         monkeypatch.setattr("acdc_explain.evidence.composition.direct_without", without)
         [result] = results_of(planted.held_out, [claim], planted.kinds)
@@ -181,6 +182,9 @@ def test_wrong_arguments_fail_or_cannot_be_tested(planted):
     assert outcome(inhibit, "feeds", **{**fed, "key": None}) == "untested"  # from END to what?
     assert outcome(inhibit, "feeds", **{**fed, "port": None}) == "untested"
     assert outcome(mover, "feeds", receiver=str(inhibit), port="q", at="END") == "untested"
+    absent = Node.parse("a9.h9")  # as an imported claim may say
+    through = {"at": "END", "receiver": "logits"}
+    assert outcome(absent, "feeds", **through) == "untested"
     backup, negative = planted.having("backup")[0], planted.having("negative")[0]
     movers = [str(x) for x in planted.having(*MOVERS)]
     assert outcome(backup, "backs_up", components=movers, what="answers") == "holds"
