@@ -8,6 +8,7 @@
     where     = "[" condition { "," condition } "]"
     condition = ("depth" | "layer" | "confidence") ("<" | "<=" | ">" | ">=" | "=" | "!=") number
               | ("verdict" | "node") ("=" | "!=") word
+              | claim [ "." argument ] [ ("=" | "!=") word ]
     arrow     = "->" | "-" [ "*" ] [ ports ] "->" | "<-" | "<-" [ "*" ] [ ports ] "-"
     ports     = port { "|" port }
     port      = "q" | "k" | "v"
@@ -18,8 +19,8 @@ docs/search.md explains what it means.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import UserError, nearest
@@ -44,11 +45,20 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must hold for a node: `depth<0.5` or `verdict=supported`."""
+    """What must hold for a node: `depth<0.5`, `verdict=supported`, `attends=IO` or `opposes`.
+
+    `key` is a column or a claim. A claim without an operator may have any arguments.
+    """
 
     key: str
-    operator: str
-    value: float | str
+    operator: str = ""
+    value: float | str = ""
+    at: int = field(default=0, compare=False)
+
+    @property
+    def claim(self) -> str | None:
+        """The claim or the topic of claims that it names; None for a column."""
+        return None if self.key in (*NUMBERS, *WORDS) else self.key.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +88,7 @@ class PatternStep:
         return "|".join(dict.fromkeys(part.name for part in self.parts))
 
     @property
-    def is_end(self) -> bool:
-        """Whether it is the input or the logits, which every circuit has."""
+    def is_end(self) -> bool:  # which every circuit has
         return all(part.name in ("input", "logits") for part in self.parts)
 
 
@@ -87,10 +96,8 @@ class PatternStep:
 class Arrow:
     """How one step is connected to the next.
 
-    Attributes:
-        ports: The ports by which the last edge enters its receiver; empty for any.
-        far: Over any number of edges, at least one.
-        backward: From the next step to this one.
+    `ports`: those by which the last edge enters its receiver; empty for any. `far`: over any number
+    of edges, at least one. `backward`: from the next step to this one.
     """
 
     ports: tuple[Port, ...] = ()
@@ -124,10 +131,7 @@ class Pattern:
 
     @property
     def may_be_more_than_chance(self) -> bool:
-        """Whether it connects two components.
-
-        One component, or one with the input or logits, says nothing about what works together.
-        """
+        """Whether it connects two components: one alone says nothing of what works together."""
         return sum(not step.is_end for step in self.steps) > 1
 
     @property
@@ -141,22 +145,31 @@ class Pattern:
     @property
     def step_names(self) -> tuple[str, ...]:
         """The names of the steps. From the second time on, a name is numbered: `*`, `*.2`."""
-        seen: dict[str, int] = {}
-        names = []
+        seen, names = dict[str, int](), []
         for name in (step.name for step in self.steps):
             seen[name] = seen.get(name, 0) + 1
             names.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
         return tuple(names)
 
-    def check(self, known: Collection[str]) -> None:
-        """Raises UserError at the first role that is not among the known ones."""
+    @property
+    def claims(self) -> Iterator[tuple[str, int]]:
+        """Every claim that a condition names, with its position in the text."""
+        for step in self.steps:
+            every = (condition for part in step.parts for condition in part.conditions)
+            yield from ((one.claim, one.at) for one in every if one.claim is not None)
+
+    def check(self, roles: Collection[str], claims: Collection[str]) -> None:
+        """Raises UserError at the first role or claim that is not among the known ones."""
         for role, at in self.roles:
-            if role not in known:
-                raise _error(self.text, at, f"there is no role {role!r}", role, [*known, *KINDS])
+            if role not in roles:
+                raise _error(self.text, at, f"there is no role {role!r}", role, [*roles, *KINDS])
+        for claim, at in self.claims:
+            if claim not in claims:
+                raise _unknown_key(self.text, at, claim, sorted(claims))
 
 
 class _Reader:
-    """Reads a pattern from left to right; `at` is the next character."""
+    """Reads a pattern; `at` is the next character."""
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
@@ -197,17 +210,9 @@ class _Reader:
             parts.append(self.part())
         if not self.literal(")"):
             raise self.wrong("| or )")
-        sign, conditions = self.sign(), self.where()
-        return PatternStep(
-            tuple(
-                replace(
-                    part,
-                    sign=part.sign if sign is None else sign,
-                    conditions=part.conditions + conditions,
-                )
-                for part in parts
-            )
-        )
+        sign, where = self.sign(), self.where()
+        parts = [replace(part, conditions=part.conditions + where) for part in parts]
+        return PatternStep(tuple(x if sign is None else replace(x, sign=sign) for x in parts))
 
     def part(self) -> Part:
         at, name = self.at, self.take(_NAME)
@@ -233,27 +238,28 @@ class _Reader:
 
     def condition(self) -> Condition:
         at, key = self.at, self.take(_NAME)
-        if key is None or key[0] not in (*NUMBERS, *WORDS):
-            raise _error(
-                self.text, at, f"expected one of {', '.join((*NUMBERS, *WORDS))}",
-                key[0] if key else "", (*NUMBERS, *WORDS),
-            )  # fmt: skip
+        if key is None or key[0] == ANY:
+            raise _unknown_key(self.text, at, "")
         operator = self.take(_OPERATOR)
-        if operator is None:
+        if operator is None and key[0] in (*NUMBERS, *WORDS):
             raise self.wrong("=, !=, <, <=, > or >=")
+        if operator is None:
+            return Condition(key[0], at=at)
         if key[0] in NUMBERS:
             number = self.take(_NUMBER)
             if number is None:
                 raise self.wrong("a number")
-            return Condition(key[0], operator[0], float(number[0]))
+            return Condition(key[0], operator[0], float(number[0]), at)
+        if operator[0] not in ("=", "!=") and key[0] not in WORDS:
+            raise _unknown_key(self.text, at, key[0])
         if operator[0] not in ("=", "!="):
             raise _error(self.text, at, f"{key[0]} takes = or !=")
-        return Condition(key[0], operator[0], self.word(key[0]))
+        return Condition(key[0], operator[0], self.word(key[0]), at)
 
     def word(self, key: str) -> str:
         at, word = self.at, self.take(_NAME)
         if word is None:
-            raise self.wrong(f"a {key}")
+            raise self.wrong(f"a {key}" if key in WORDS else "a word")
         if key == "verdict" and word[0] not in WORST_FIRST:
             raise _error(self.text, at, f"there is no verdict {word[0]!r}", word[0], WORST_FIRST)
         if key == "node" and not _is_node(word[0]):
@@ -275,6 +281,12 @@ def _is_node(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _unknown_key(text: str, at: int, key: str, claims: Sequence[str] = ()) -> UserError:
+    known = (*NUMBERS, *WORDS, *claims)
+    which = f"one of {', '.join(known)}" if claims else f"{', '.join(known)} or a claim"
+    return _error(text, at, f"expected {which}", key, known)
 
 
 def _error(

@@ -6,6 +6,7 @@ import operator
 import random
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from acdc_explain.errors import UserError
 from acdc_explain.records.circuit import Node
+from acdc_explain.records.claim import Claim, ClaimResult
 from acdc_explain.records.evidence import Evidence
 from acdc_explain.records.graph import Graph
 from acdc_explain.records.pattern import Arrow, Condition, Pattern
@@ -66,8 +68,12 @@ class TestReading:
             ("induction -> logits; DROP TABLE runs", "character 20: found ';'"),
             ("(induction -> logits", "character 12: found '-', expected | or )"),
             ("induction[depth>] -> logits", "character 17: found ']', expected a number"),
-            ("induction[deph>0.5]", "character 11: expected one of depth, layer, confidence, "
-             "verdict, node; did you mean depth?"),
+            ("induction[deph>0.5]", "character 11: expected depth, layer, confidence, verdict, "
+             "node or a claim; did you mean depth?"),
+            ("head[attends=]", "character 14: found ']', expected a word"),
+            ("head[attends<3]", "character 6: expected depth, layer, confidence, verdict, node or "
+             "a claim."),
+            ("head[depth]", "character 11: found ']', expected =, !=, <"),
             ("induction[verdict=suported]", "character 19: there is no verdict 'suported'; "
              "did you mean supported?"),
             ("induction[verdict>supported]", "character 11: verdict takes = or !="),
@@ -97,8 +103,16 @@ class TestReading:
     )  # fmt: skip
     def test_a_role_that_is_not_there(self, text, complaint):
         with pytest.raises(UserError, match="no role") as caught:
-            Pattern.parse(text).check(ROLES)
+            Pattern.parse(text).check(ROLES, ())
         assert complaint in str(caught.value)
+
+    def test_a_claim_that_is_not_there(self):
+        pattern = Pattern.parse("head[atends.to=IO] -> logits")
+        pattern.check((), ["atends"])
+        with pytest.raises(UserError) as caught:
+            pattern.check((), ["attends", "reads"])
+        assert "character 6: expected one of depth, layer" in str(caught.value)
+        assert "did you mean attends?" in str(caught.value)
 
     @given(st.text(alphabet="ab.h1*()[]|<>-=+, 0qkv", max_size=40) | st.text(max_size=40))
     @settings(deadline=None, max_examples=100)
@@ -138,7 +152,26 @@ def random_run(seed: int) -> Run:
             }
             evidence.append(Evidence(run.circuit.id, Node.parse(name), "direct", {}, facts))
     circuit = replace(run.circuit, n_layers=rng.choice([3, 4, None]))
-    return replace(run, circuit=circuit, labels=labels, verdicts=verdicts, evidence=evidence)
+    claims = [claim for name in nodes for claim in random_claims(rng, Node.parse(name))]
+    return replace(
+        run, circuit=circuit, labels=labels, verdicts=verdicts, evidence=evidence, claims=claims
+    )
+
+
+def random_claims(rng: random.Random, node: Node) -> list[ClaimResult]:
+    to = rng.choice(["S1", "IO"])
+    also = {"to": ["answer token", "duplicate"]} if to == "IO" else {"at": ["duplicate"]}
+    ablated = rng.choice([["a0.h0", "m0"], ["m1"]])
+    made: list[Any] = [
+        ("attends", "reads", {"at": "END", "to": to, "through": "logits"}, also),
+        ("raises", "does", {"what": rng.choice(["answers", "foils"]), "source": None, "by": 1}, {}),
+        ("opposes", "does", {"components": ablated, "what": "answers"}, {}),
+    ]
+    outcomes: list[Any] = ["holds", "holds", "fails"]
+    return [
+        ClaimResult(Claim(node, name, arguments), name, topic, rng.choice(outcomes), also=also)
+        for name, topic, arguments, also in rng.sample(made, rng.randint(0, 3))
+    ]
 
 
 def graph_of(run: Run) -> nx.MultiDiGraph:
@@ -160,6 +193,7 @@ def graph_of(run: Run) -> nx.MultiDiGraph:
             str(node), kind=node.kind, layer=node.layer, labels=labels or [(None, None, None)],
             depth=depth if depth is not None else node.layer / max(layers - 1, 1),
             sign=(1 if effects[0] > 0 else -1) if effects else None,
+            claims=[x for x in run.claims if x.node == node and x.outcome == "holds"],
         )  # fmt: skip
     return graph
 
@@ -191,7 +225,27 @@ def part_fits(part, name: str, facts, label) -> bool:
     return (
         named
         and part.sign in (None, facts["sign"])
-        and all(holds(condition, known[condition.key]) for condition in part.conditions)
+        and all(
+            claimed(condition, facts["claims"])
+            if condition.claim
+            else holds(condition, known[condition.key])
+            for condition in part.conditions
+        )
+    )
+
+
+def claimed(condition: Condition, claims: list[ClaimResult]) -> bool:
+    """Whether a claim that holds says so, or for != whether none does."""
+    name, _, argument = condition.key.partition(".")
+    values = []
+    for result in (x for x in claims if name in (x.claim.name, x.topic)):
+        main = {"attends": "to", "raises": "what", "opposes": "what"}[result.claim.name]
+        one = result.claim.arguments.get(argument or main)
+        values += one if isinstance(one, list) else [one]
+        values += result.also.get(argument or main, ())
+        values += [""]  # of the claim itself
+    return (condition.value in [str(x).replace(" ", "_") for x in values]) != (
+        condition.operator == "!="
     )
 
 
@@ -226,6 +280,12 @@ def brute_force(run: Run, pattern: Pattern) -> set[tuple[str, ...]]:
     }
 
 
+CLAIMED = (
+    "attends=IO", "attends!=IO", "reads=answer_token", "attends.at=duplicate", "attends.at=END",
+    "opposes", "opposes.components=m0", "opposes=answers", "does=foils", "raises!=answers",
+)  # fmt: skip
+
+
 def random_pattern(rng: random.Random) -> str:
     names = [*ROLES, *ROLES, "*", "*", "head", "mlp", "logits", "input", "a1.h0", "m1"]
 
@@ -233,7 +293,8 @@ def random_pattern(rng: random.Random) -> str:
         sign = rng.choice(["", "", "", "(+)", "(-)"])
         where = rng.choice(
             ["", "", "", f"[depth>{rng.choice([0.3, 0.5])}]", "[layer<=1]", "[verdict=supported]",
-             "[verdict!=refuted]", "[confidence>=0.9, depth<0.9]", "[node!=a1.h0]", "[depth=0.5]"]
+             "[verdict!=refuted]", "[confidence>=0.9, depth<0.9]", "[node!=a1.h0]", "[depth=0.5]",
+             f"[{rng.choice(CLAIMED)}]", f"[{rng.choice(CLAIMED)}, {rng.choice(CLAIMED)}]"]
         )  # fmt: skip
         return sign + where
 

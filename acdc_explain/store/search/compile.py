@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...records.pattern import ANY, KINDS, Arrow, Part, Pattern, PatternStep
+from ...records.pattern import ANY, KINDS, Arrow, Condition, Part, Pattern, PatternStep
 from ..tables.keys import CIRCUIT_BITS
 
 CIRCUIT = f">> {CIRCUIT_BITS}"  # of a key, its circuit
@@ -186,12 +186,49 @@ def _allows(part: Part, query: Query, paths: PathQuery) -> str:
     if part.sign is not None:
         conditions.append(f"sign = {part.sign}")
     for condition in part.conditions:
+        if condition.claim is not None:
+            conditions.append(_claims(condition, query))
+            continue
         column = {"verdict": "outcome"}.get(condition.key, condition.key)
         operator = {"!=": "IS DISTINCT FROM"}.get(condition.operator, condition.operator)
         value: Any = condition.value
         kind = "::FLOAT" if column == "depth" else ""  # 0.7 as a FLOAT, as the column has it
         conditions.append(f"{column} {operator} {query.value(value)}{kind}")
     return " AND ".join(conditions)
+
+
+MAIN = ("to", "variable", "what", "receiver", "relation", "at")
+"""Arguments of claims: a condition that names none means the first of these that the claim has."""
+
+
+def _claims(condition: Condition, query: Query) -> str:
+    """Whether a claim about the node holds. Claims of one author or of several, composed or not."""
+    name = query.value(condition.claim)
+    holds = (
+        "(s.run, s.node) IN (SELECT run, node FROM claims WHERE outcome = 'holds' "
+        f"AND run IN (SELECT run FROM chosen) AND (claim = {name} OR topic = {name})"
+    )
+    if not condition.operator:
+        return f"{holds})"
+    argument = condition.key.partition(".")[2]
+    parts = [argument] if argument else MAIN
+    paths = [query.value(f"$.{part}") for part in parts]
+    value = query.value(condition.value)
+    said = [f"json_extract({column}, {{}})" for column in ("arguments", "also")]
+    first = " ".join(
+        f"WHEN json_exists(arguments, {path}) THEN "
+        + " OR ".join(_has(text.format(path), value) for text in said)
+        for path in paths
+    )
+    negated = "NOT " if condition.operator == "!=" else ""
+    return f"{negated}{holds} AND CASE {first} ELSE FALSE END)"
+
+
+def _has(json: str, value: str) -> str:
+    """Whether a string or a list of strings in JSON has a value; `_` may stand for a space."""
+    as_list = f"CASE json_type({json}) WHEN 'ARRAY' THEN {json} ELSE json_array({json}) END"
+    either = f"[{value}, replace({value}, '_', ' ')]"
+    return f"coalesce(list_has_any(({as_list})::VARCHAR[], {either}), FALSE)"
 
 
 def _ports(arrow: Arrow, query: Query) -> str:

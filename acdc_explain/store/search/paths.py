@@ -25,7 +25,7 @@ def search_paths(
     connection: Connection, pattern: Pattern, filters: Filters, limit: int, any_verdict: bool
 ) -> Matches:
     """Paths whose nodes match a pattern, those of the newest run first; the total is known."""
-    check_roles(connection, pattern)
+    check_names(connection, pattern)
     runs = {number: rest for number, *rest in connection.execute(*runs_query(filters)).fetchall()}
     matches: list[Match] = []
     for batch in batches(list(runs)):
@@ -62,7 +62,7 @@ def count_by_run(
     connection: Connection, pattern: Pattern, runs: Sequence[str] | None, any_verdict: bool
 ) -> dict[str, int]:
     """How many paths match a pattern, by the id of the run; without runs that have none."""
-    check_roles(connection, pattern)
+    check_names(connection, pattern)
     ids = dict(connection.execute("SELECT number, id FROM runs ORDER BY number").fetchall())
     numbers = [number for number, run_id in ids.items() if runs is None or run_id in runs]
     counts = count_paths(connection, pattern, Filters(), numbers, any_verdict)
@@ -143,9 +143,17 @@ def labeled_runs(connection: Connection) -> dict[tuple[str, str], list[str]]:
     return groups
 
 
-def check_roles(connection: Connection, pattern: Pattern) -> None:
-    """A pattern may name roles of the store and installed ones. Raises UserError."""
-    rows = connection.execute("SELECT DISTINCT role FROM standings WHERE role IS NOT NULL")
-    stored = {role for (role,) in rows.fetchall()}
-    if any(role not in stored for role, _ in pattern.roles):
-        pattern.check({*stored, *load_plugins().roles()})
+def check_names(connection: Connection, pattern: Pattern) -> None:
+    """A pattern may name roles and claims of the store, and installed ones. Raises UserError."""
+    roles = _distinct(connection, "SELECT role FROM standings WHERE role IS NOT NULL")
+    claims = _distinct(connection, "SELECT claim FROM claims UNION SELECT topic FROM claims")
+    missing = any(role not in roles for role, _ in pattern.roles)
+    if missing or any(claim not in claims for claim, _ in pattern.claims):
+        plugins = load_plugins()
+        kinds = plugins.claims()
+        topics = {kind.topic for kind in kinds.values()}
+        pattern.check({*roles, *plugins.roles()}, {*claims, *kinds, *topics})
+
+
+def _distinct(connection: Connection, select: str) -> set[str]:
+    return {name for (name,) in connection.execute(f"SELECT DISTINCT * FROM ({select})").fetchall()}
