@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from acdc_explain import hookimpl
-from acdc_explain.records.role import LEAST_EFFECT, Requirement, RoleCard, RoleClaim
+from acdc_explain.records.role import LEAST_EFFECT, STANDS_IN, Requirement, RoleCard, RoleClaim
 
-STANDS_IN = 0.05  # logits by which a backup raises the answers when the movers are ablated
 HELPS = Requirement("causal", "ablation_effect", at_least=LEAST_EFFECT)
 MATTERS = Requirement("causal", "ablation_effect", at_least=0.05)
 

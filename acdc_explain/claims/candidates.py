@@ -19,6 +19,7 @@ from ..hookspecs import ClaimKind
 from ..models.contrast import Contrast
 from ..records.circuit import LOGITS, Circuit, Node
 from ..records.claim import Claim
+from ..records.role import COPIED, MAPPED, OF_THE_TOKEN
 from .effects import lost_by_place
 from .keys import keys_at
 from .paths import CORRUPT, Path, Source, corrupted_pass, path_effects
@@ -41,13 +42,11 @@ LEAST_ATTENTION = 0.05
 LEAST_SHIFT = 0.0025  # of attention, by one sender
 SOURCES = 2  # of direct effects, of one head
 KEYS = 3  # of one head at one place
-OF_THE_TOKEN = 0.5  # R^2 of an MLP's output
 BY_NEURONS = 0.5  # of an MLP's effect, to first order
 WEIGHTS: Sequence[tuple[str, str, float, Mapping[str, object]]] = (
-    ("copying", "copies", 0.5, {}),
-    ("negative_copying", "suppresses", 0.5, {}),
-    ("successor_score", "maps", 0.5, {"relation": "successor"}),
-    ("relation_score", "maps", 0.3, {"relation": "relation"}),
+    ("copying", "copies", COPIED, {}),
+    ("negative_copying", "suppresses", COPIED, {}),
+    *((measure, "maps", least, {"relation": name}) for name, (measure, least) in MAPPED.items()),
 )
 """Measures, and the claims that large values suggest."""
 

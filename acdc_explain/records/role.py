@@ -15,11 +15,20 @@ NO_ROLE = "other"  # the role of a label that names none
 WORST: tuple[State, ...] = ("fails", "unclear", "holds")
 Interval = tuple[float, float]
 
-# Bounds on the cards that are also read elsewhere: to choose the heads whose inputs are tested
-# (evidence/composition.py), and to say that a component has no effect (collector `patching`).
+# Bounds of cards and claims that are also read elsewhere: to choose the heads whose inputs are
+# tested (evidence/composition.py), to say that a component has no effect (collector `patching`),
+# and to suggest the claims that may hold (claims/candidates.py).
 COPYING = 0.5  # least `copying` of a mover, as a share of tokens
 ATTENTION_AT_END = 0.1  # least attention of movers to the answer, of S-inhibition heads to the foil
 STEERING = 0.05  # least `steers_movers` of an S-inhibition head, as a share of attention
+COPIED = 0.5  # least share of tokens that a head `copies` or `suppresses`
+MAPPED: Mapping[str, tuple[str, float]] = {
+    "successor": ("successor_score", 0.5),
+    "relation": ("relation_score", 0.3),
+}
+"""By relation that a head `maps`: its measure, and the least share of pairs."""
+OF_THE_TOKEN = 0.5  # least R^2 of an MLP that reads the token alone
+STANDS_IN = 0.05  # logits by which the direct effect of a backup rises without the others
 LEAST_EFFECT = 0.01  # of `ablation_effect`, as a share of the gap: a smaller effect is none
 
 

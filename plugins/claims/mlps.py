@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import ClaimKind
+from acdc_explain.records.role import OF_THE_TOKEN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from acdc_explain.records.claim import Claim
 
 KEPT = 0.5  # of the effect
-OF_THE_TOKEN = 0.5  # R^2 of the output, from the token alone
 MOST_NEURONS = 10
 THROUGH = "where its effect is measured: a receiver with its port, answers, foils, logits or metric"
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import ClaimKind
+from acdc_explain.records.role import STANDS_IN
 
 if TYPE_CHECKING:
     from acdc_explain.claims.checks import Check
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from acdc_explain.records.circuit import Node
     from acdc_explain.records.claim import Claim
 
-STANDS_IN = 0.05  # logits by which the direct effect of a backup rises
 SHRINKS = 0.25  # of its direct effect: what an opponent loses without those that it opposes
 RANDOM_SETS = 3  # of as many other components, ablated for comparison
 DRAWS = 20  # sets, of which the first that fit are used

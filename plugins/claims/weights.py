@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -10,18 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from acdc_explain import hookimpl
 from acdc_explain.hookspecs import ClaimKind
+from acdc_explain.records.role import COPIED, MAPPED
 
 if TYPE_CHECKING:
     from acdc_explain.claims.checks import Check
     from acdc_explain.models.contrast import Contrast
     from acdc_explain.records.claim import Claim
-
-COPIED = 0.5  # of the task's tokens
-MAPPED: Mapping[str, tuple[str, float]] = {
-    "successor": ("successor_score", 0.5),
-    "relation": ("relation_score", 0.3),
-}
-"""By relation: its measure, and the least share of pairs."""
 
 
 class Copies(BaseModel):

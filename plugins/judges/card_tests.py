@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from acdc_explain.records.role import Requirement, RoleCard, RoleClaim, Tier
     from acdc_explain.records.verdict import Outcome
 
-TOPIC_OF: Mapping[str, Topic] = {
-    **dict.fromkeys(("attends", "carries", "reads_token"), "reads"),
-    **dict.fromkeys(("copies", "suppresses", "maps"), "weights"),
-    **dict.fromkeys(("acts", "directly", "neurons"), "where"),
-}
-"""What kinds of claims speak of, where a component makes none of the kind; others: what it does."""
 NULL_NODES = 12  # nodes of each kind, ablated for comparison; each costs a run
 
 
@@ -135,11 +129,19 @@ def _claim_test(
     component surely does something else, else it is unclear.
     """
     if not fitting:
-        topic = TOPIC_OF.get(wanted.name, "does")
+        topic = _topic_of(wanted.name)
         others = [x for x in claims if x.explains and x.topic == topic]
         about = f"{wanted}, of which nothing is found,"
         return Test(_tier_of(topic), about, "fails" if others else "unclear")
     return tested_claim(max(fitting, key=lambda result: WORST.index(claim_state(result))))
+
+
+def _topic_of(name: str) -> Topic:
+    """What a kind of claim speaks of; of one that is not installed, what the component does."""
+    from acdc_explain.plugins import load_plugins
+
+    kinds = load_plugins().claims()
+    return kinds[name].topic if name in kinds else "does"
 
 
 def _tier_of(topic: Topic) -> Tier:
