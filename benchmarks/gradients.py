@@ -50,7 +50,7 @@ def main() -> None:
     contrast, nodes = ax.contrast(task, model, "discover"), circuit.components
     lost = ablations(contrast, [(node, None) for node in nodes], CORRUPT)
     true = [float(lost[node, None].mean()) for node in nodes]
-    clean = gradients_in(contrast, contrast.once_for_clean(clean_pass))
+    clean = gradients_in(contrast, contrast.once_for_clean(clean_pass).streams)
     for name, gradients in (
         ("on the clean prompts", clean),
         (f"averaged at {', '.join(map(str, ON_THE_WAY))}", contrast.once(stream_gradients)),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..evidence.measurement import Measurement
+from ..evidence.patching.ablations import Ablated, lost_when_ablated, tokens_that_change
 from ..evidence.patching.edges import place_weights, unit
 from ..evidence.patching.gradients import stream_gradients
 from ..evidence.patching.passes import clean_pass
 from ..evidence.patching.rerun import Patch, metric_lost, outputs_of
-from ..models.activations import Batch
 from ..models.contrast import Contrast
 from ..records.circuit import Node
 from ..records.claim import ClaimResult, ComponentResult, is_explained
@@ -79,9 +79,10 @@ def _together(contrast: Contrast, nodes: Sequence[Node]) -> set[Node]:
     """Without the largest ones, until all that are left matter as little when ablated together."""
     size = {node: abs(_effect(contrast, node, None, CORRUPT)[0]) for node in nodes}
     left = sorted(nodes, key=lambda node: size[node])
-    outputs = outputs_of(contrast.model, contrast.corrupt, left)
+    outputs = outputs_of(contrast, contrast.corrupt, left)
+    at = tokens_that_change(contrast, contrast.corrupt)
     while len(left) > 1:
-        patch = Patch({node: outputs[node] for node in left}, contrast.clean.within)
+        patch = Patch({node: outputs[node] for node in left}, at)
         lost = (metric_lost(contrast, [patch])[0] / unit(contrast)).cpu()
         low, high = Measurement("effect", (left[0],), lost[None]).interval(left[0])
         if low > -IDLE and high < IDLE:
@@ -92,12 +93,9 @@ def _together(contrast: Contrast, nodes: Sequence[Node]) -> set[Node]:
 
 def joint_effects(contrast: Contrast, groups: Sequence[Sequence[Node]]) -> list[float]:
     """The share of the gap that is lost when all components of each group are ablated together."""
-    outputs = outputs_of(
-        contrast.model, contrast.corrupt, list({x for some in groups for x in some})
-    )
-    patches = [
-        Patch({node: outputs[node] for node in some}, contrast.clean.within) for some in groups
-    ]
+    outputs = outputs_of(contrast, contrast.corrupt, list({x for some in groups for x in some}))
+    at = tokens_that_change(contrast, contrast.corrupt)
+    patches = [Patch({node: outputs[node] for node in some}, at) for some in groups]
     lost = (metric_lost(contrast, patches) / unit(contrast)).mean(1)
     return [round(value, 6) for value in lost.tolist()]
 
@@ -110,12 +108,6 @@ def lost_by_place(contrast: Contrast, node: Node) -> Float[Tensor, "place batch"
     masks = contrast.once(place_weights).to(change.dtype)
     lost = -torch.einsum("bq,pbq->pb", change.sum(-1), masks) / unit(contrast)
     return lost.double().cpu()
-
-
-# --- ablations of single components, several at a time -------------------------------------------
-
-Ablated = tuple[Node, str | None]
-"""A component and the place at which it is ablated; None: everywhere."""
 
 
 def ablations(
@@ -133,32 +125,6 @@ def ablations(
     Returns:
         By component and place: a number for each prompt, on the CPU.
     """
-    known = contrast.once(_known, prompts)
-    missing = [item for item in dict.fromkeys(wanted) if item not in known]
-    if missing:
-        known.update(zip(missing, _measured(contrast, missing, prompts_of(contrast, prompts))))
-    return known
-
-
-def _known(contrast: Contrast, prompts: str) -> dict[Ablated, Tensor]:
-    return {}
-
-
-def _measured(
-    contrast: Contrast, wanted: Sequence[Ablated], other: Batch
-) -> Sequence[Float[Tensor, " sample"]]:
-    outputs = outputs_of(contrast.model, other, list(dict.fromkeys(node for node, _ in wanted)))
-    changed = _that_change(contrast, other)
-    places = contrast.place_names
-    masks = dict(zip(places, contrast.place_masks(places)))
-    patches = [
-        Patch({node: outputs[node]}, changed if at is None else changed & masks[at])
-        for node, at in wanted
-    ]
-    return list((metric_lost(contrast, patches) / unit(contrast)).cpu())
-
-
-def _that_change(contrast: Contrast, other: Batch) -> Bool[Tensor, "batch pos"]:
-    """The tokens at or after the first that differs: before it, attention is causal."""
-    differs = (contrast.clean.tokens != other.tokens) & contrast.clean.within
-    return differs.to(torch.uint8).cummax(1).values.bool() & contrast.clean.within
+    asked = list(dict.fromkeys(wanted))
+    lost = lost_when_ablated(contrast, asked, prompts_of(contrast, prompts))
+    return {item: lost[item] / unit(contrast) for item in asked}

@@ -1,7 +1,7 @@
 """Path effects: a sender's output at one place, changed for one port of one receiver.
 
 Each is measured once per contrast. Those of one corruption are measured together, so that only the
-clean run and one other are in memory.
+clean run and few others are in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..evidence.patching.edges import (
     unit,
 )
 from ..evidence.patching.gradients import stream_gradients
-from ..evidence.patching.passes import Pass, clean_pass
+from ..evidence.patching.passes import LatestPasses, Pass, clean_pass, pass_of
 from ..evidence.patching.rerun import Patch, Rerun, metric_lost
 from ..evidence.variables import variable_names, variable_prompts
 from ..models.activations import Batch
@@ -38,7 +38,8 @@ from .keys import keys_at
 
 CORRUPT = "corrupt"  # the task's own corruption
 METRIC = "metric"  # the port of the logits that stands for all ways to the metric together
-MOST_VARIANTS = 16  # senders at a time, to bound memory
+NUMBERS = 4_000_000  # of changed streams at a time, to bound memory
+MOST_VARIANTS = 64  # senders at a time
 RANDOM_KEYS = 3  # sets of random keys, neurons or tokens to compare with
 
 
@@ -100,7 +101,7 @@ def prompts_of(contrast: Contrast, name: str) -> Batch:
     if name == CORRUPT:
         return contrast.corrupt
     if name in variable_names(contrast):
-        return variable_prompts(contrast, name)
+        return contrast.once(variable_prompts, name)
     return contrast.schemes[name].corrupt
 
 
@@ -124,13 +125,14 @@ def path_effects(contrast: Contrast, wanted: Iterable[Wanted]) -> Mapping[Wanted
     for path, source in missing:
         by_prompts[source.prompts].append((path, source))
     for prompts, items in by_prompts.items():
-        other = contrast.once(_LatestPass).of(contrast, prompts)
+        other = pass_of(contrast, prompts_of(contrast, prompts))
         by_reader: dict[tuple[Node, str | None, str], list[Wanted]] = defaultdict(list)
         for path, source in items:
             by_reader[path.receiver, path.port, path.at].append((path, source))
         for (receiver, port, at), group in by_reader.items():
-            for start in range(0, len(group), MOST_VARIANTS):
-                part = group[start : start + MOST_VARIANTS]
+            most = _most_variants(contrast, at)
+            for start in range(0, len(group), most):
+                part = group[start : start + most]
                 change = _changes(contrast, other, at, part)
                 if port == METRIC:
                     response = _by_all_paths(contrast, at, [x.sender for x, _ in part], change)
@@ -138,6 +140,12 @@ def path_effects(contrast: Contrast, wanted: Iterable[Wanted]) -> Mapping[Wanted
                     response = respond(contrast, receiver, port, at, change)
                 known.update(zip(part, _each(response)))
     return known
+
+
+def _most_variants(contrast: Contrast, at: str) -> int:
+    """How many senders are changed at a time at a place."""
+    numbers = contrast.once(tokens_at, at).index.numel() * contrast.model.d_model
+    return max(1, min(MOST_VARIANTS, NUMBERS // numbers))
 
 
 def _by_all_paths(contrast: Contrast, at: str, senders: Sequence[Node], change: Change) -> Response:
@@ -166,27 +174,12 @@ def _known(contrast: Contrast) -> dict[Wanted, Response]:
 
 def corrupted_pass(contrast: Contrast) -> Pass:
     """The run of the corrupted prompts."""
-    return contrast.once(_LatestPass).of(contrast, CORRUPT)
+    return pass_of(contrast, contrast.corrupt)
 
 
 def release(contrast: Contrast) -> None:
     """Drop the runs of the model that tests of claims keep: they are large."""
-    contrast.forget(_LatestPass, clean_pass, stream_gradients, Rerun)
-
-
-class _LatestPass:
-    """Keeps the run of one corruption, the latest: tests often ask for the same one again."""
-
-    def __init__(self, contrast: Contrast) -> None:
-        self._name: str | None = None
-        self._run: Pass | None = None
-
-    def of(self, contrast: Contrast, prompts: str) -> Pass:
-        """The run on a corruption's prompts."""
-        if self._run is None or self._name != prompts:
-            self._run = None  # never two of them in memory
-            self._run, self._name = Pass(contrast.model, prompts_of(contrast, prompts)), prompts
-        return self._run
+    contrast.forget(LatestPasses, clean_pass, stream_gradients, Rerun)
 
 
 def _each(response: Response) -> list[Response]:

@@ -10,6 +10,7 @@ from ..evidence.measurement import NotMeasurable
 from ..evidence.variables import variable_names
 from ..hookspecs import ClaimKind
 from ..ids import canonical_json
+from ..models.activations import give_back_memory
 from ..models.contrast import Contrast
 from ..records.circuit import Node
 from ..records.claim import Claim, ClaimResult, Vote
@@ -104,6 +105,8 @@ def _answers(
         except NotMeasurable as reason:
             measured = [str(reason)] * len(fitting)
         answers.update(zip(fitting, measured))
+        if others:  # which run most
+            give_back_memory()
     return answers
 
 

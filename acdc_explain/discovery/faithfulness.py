@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..models.activations import search_bytes
 from ..models.contrast import Contrast
 from ..records.circuit import LOGITS, Edge, Faithfulness, Node
 from ..records.graph import Receiver, SearchGraph, prune
+from ..records.task import Example
 from .engine.choose import AnyEngine, engine_for
 from .engine.fast import TooLittleMemory
 from .engine.reference import ReferenceEngine
 
 DRAWS = 5  # random circuits
+PART = 0.125  # of the memory that a search may take: the prompts of one part take less
 
 
 def faithfulness(
@@ -34,20 +38,45 @@ def faithfulness(
     search_graph = SearchGraph.of(
         contrast.model.graph, kept, contrast.place_names if _split(kept) else ()
     )
-    engine = _engine(contrast, search_graph)
     if len(kept) == sum(1 for _ in search_graph.edges()):
         draws = 0  # the whole model: there is no other circuit of the size
-    measured = [
-        engine.measure(random_circuit(search_graph, len(kept), f"{seed} {draw}"))
-        for draw in range(draws)
-    ]
+    others = (random_circuit(search_graph, len(kept), f"{seed} {draw}") for draw in range(draws))
+    metric, *random_metrics = _metrics(contrast, search_graph, [kept, *others])
     return Faithfulness(
         contrast.metric_name,
         contrast.clean_metric,
-        engine.measure(kept),
+        metric,
         contrast.corrupt_metric,
-        statistics.median(measured) if measured and kept else None,
+        statistics.median(random_metrics) if random_metrics and kept else None,
     )
+
+
+def _metrics(
+    contrast: Contrast, search_graph: SearchGraph, circuits: Sequence[Sequence[Edge]]
+) -> list[float]:
+    """The mean metric of each circuit, some prompts at a time."""
+    totals = [0.0] * len(circuits)
+    for examples in _parts(contrast):
+        part = contrast.of(examples)
+        engine = _engine(part, search_graph)
+        for number, circuit in enumerate(circuits):
+            totals[number] += len(part) * engine.measure(circuit)
+        del engine  # before that of the next part takes memory as well
+        part.forget()
+    return [total / len(contrast) for total in totals]
+
+
+def _parts(contrast: Contrast) -> list[Sequence[Example]]:
+    """The examples in parts of which each takes a share of the memory at most.
+
+    In one part for mean ablation, which takes the mean over all prompts.
+    """
+    model = contrast.model
+    numbers = contrast.clean.tokens.numel() * model.d_model
+    most = search_bytes(model.graph, numbers, model.dtype.itemsize, model.has_post_norms)
+    n_parts = min(len(contrast), math.ceil(most / (contrast.memory * 1e9 * PART)))
+    size = len(contrast) if contrast.ablation == "mean" else math.ceil(len(contrast) / n_parts)
+    return [contrast.examples[at : at + size] for at in range(0, len(contrast), size)]
 
 
 def _split(edges: Iterable[Edge]) -> bool:

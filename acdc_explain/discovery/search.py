@@ -75,6 +75,9 @@ def find_circuit(
         if not isinstance(discovery, Discovery):
             raise Unfit(f"it returned {type(discovery).__name__}, not Discovery")
     seconds = time.monotonic() - started
+    contrast.forget()
+    faithful = faithfulness(held_out, discovery.edges)
+    held_out.forget()
     graph = contrast.model.graph
     return Circuit(
         task_id=contrast.task.id,
@@ -84,7 +87,7 @@ def find_circuit(
         edges=tuple(discovery.edges),
         n_edges_total=discovery.n_edges_total or graph.n_edges,
         n_edges_tested=discovery.n_edges_tested,
-        faithfulness=faithfulness(held_out, discovery.edges),
+        faithfulness=faithful,
         seconds=round(seconds, 3),
         forward_seconds=contrast.model.forward_seconds(contrast.clean),
         alternatives=discovery.alternatives,

@@ -19,7 +19,7 @@ from .variables import variable_names, variable_prompts
 
 def behavior_of(contrast: Contrast) -> Behavior:
     """Accuracy, preference and metric of the model on a contrast's prompts, with their gap."""
-    logits = contrast.clean_run.logits
+    logits = contrast.clean_logits
     answers, foils = contrast.answers, contrast.foils
     probabilities = logits.softmax(-1)
     p_answer = answers.total(probabilities)

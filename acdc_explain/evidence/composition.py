@@ -7,6 +7,7 @@ it is measured there: as the attention or output of the receiver, by path patchi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ from ..records.role import ATTENTION_AT_END, COPYING, STEERING
 from .attention import answer_attention, foil_attention, induction_attention, occurrences
 from .effects import ablated_output, clean_output, direct_effect, logits_with
 from .measurement import Measurement, NotMeasurable
-from .ov import copying
-from .patching.direct import What, logit_directions
+from .ov.copying import copying
+from .patching.direct import WHATS, What, logit_directions
 from .patching.paths import Change, PathPatching
 
 MOST_RECEIVERS = 6  # the strongest of their kind; more would cost time and change little
@@ -233,7 +234,7 @@ def written_without(
     Earlier components write what they always write.
     """
     graph, clean = contrast.model.graph, contrast.clean
-    written = {node: clean.at_end(clean_output(contrast, node)) for node in graph.writers[1:]}
+    written = dict(zip(graph.writers[1:], contrast.clean_run.at_end[1:]))
 
     def record(writers: slice, value: Tensor) -> None:
         at_end = value[:, clean.rows, clean.end]
@@ -251,19 +252,27 @@ def direct_without(
 
     The final norm is that of the clean run. Raises NotMeasurable if there are no such tokens.
     """
-    direction, _ = logit_directions(contrast, what)
-    return (contrast.once(_changes_without, ablated) * direction).sum(-1).double().cpu()
+    by_what = contrast.once(_changes_without, ablated)
+    if what not in by_what:
+        logit_directions(contrast, what)  # raises the reason
+    return by_what[what]
 
 
 @torch.no_grad()
 def _changes_without(
     contrast: Contrast, ablated: tuple[Node, ...]
-) -> Float[Tensor, "writer batch d_model"]:
-    """What ablating some components together changes in what every writer writes at the end."""
-    clean, written = contrast.clean, written_without(contrast, ablated)
-    writers = contrast.model.graph.writers[1:]
-    changes = [written[x] - clean.at_end(clean_output(contrast, x)) for x in writers]
-    return torch.stack([torch.zeros_like(changes[0]), *changes])  # the embedding never changes
+) -> dict[What, Float[Tensor, "writer batch"]]:
+    """What `direct_without` returns, of all the logits that the prompts have, by one run."""
+    written, at_end = written_without(contrast, ablated), contrast.clean_run.at_end
+    changes = torch.zeros_like(at_end)  # the embedding never changes
+    for row, node in enumerate(contrast.model.graph.writers[1:], 1):
+        changes[row] = written[node] - at_end[row]
+    found: dict[What, Tensor] = {}
+    for what in WHATS:
+        with contextlib.suppress(NotMeasurable):
+            direction, _ = logit_directions(contrast, what)
+            found[what] = (changes * direction).sum(-1).double().cpu()
+    return found
 
 
 def stands_in(contrast: Contrast) -> Measurement:

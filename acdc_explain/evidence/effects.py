@@ -16,7 +16,8 @@ from ..models.network.hooks import Hook
 from ..records.circuit import Node
 from .attention import at_position
 from .measurement import Measurement, NotMeasurable
-from .patching.rerun import Patch, metric_lost, outputs_of
+from .patching.ablations import lost_when_ablated
+from .patching.rerun import outputs_of
 
 
 def final_direction(contrast: Contrast) -> Float[Tensor, "batch d_model"]:
@@ -48,7 +49,7 @@ def direct_effect(contrast: Contrast) -> Measurement:
     The control is what the same output adds to the answers and foils of the other prompts: an
     effect that does not depend on the prompt is a bias.
     """
-    written = contrast.clean_run.written_at_end(contrast.clean)[1:]
+    written = contrast.clean_run.at_end[1:]
     samples = direct_logits(contrast, written)
     return Measurement(
         "direct_effect", contrast.model.graph.writers[1:], samples, _on_others(contrast, written)
@@ -81,7 +82,7 @@ def staircase(contrast: Contrast) -> Measurement:
     answers, foils = contrast.answers, contrast.foils
     if min(int(answers.present.sum(1).min()), int(foils.present.sum(1).min())) < 3:
         raise NotMeasurable("it takes three right and three wrong tokens in every prompt")
-    written = contrast.clean_run.written_at_end(contrast.clean) * norm_weight(contrast)
+    written = contrast.clean_run.at_end * norm_weight(contrast)
     right, wrong = (
         torch.einsum("wbd,btd->wbt", written, contrast.model.unembedding.T[sets.ids])
         for sets in (answers, foils)
@@ -134,7 +135,7 @@ def logits_with(
 
 def clean_output(contrast: Contrast, node: Node) -> Float[Tensor, "batch pos d_model"]:
     """What a node writes on the clean prompts."""
-    return contrast.clean_run.written(contrast.model.graph.writer_index[node])
+    return outputs_of(contrast, contrast.clean, [node])[node]
 
 
 def ablated_output(
@@ -156,8 +157,8 @@ def ablated_output(
     Raises:
         NotMeasurable: The task names no such position.
     """
-    index, clean = contrast.model.graph.writer_index[node], clean_output(contrast, node)
-    corrupt = contrast.corrupt_run.written(index)
+    clean = clean_output(contrast, node)
+    corrupt = outputs_of(contrast, contrast.corrupt, [node])[node]
     if how == "mean":
         corrupt = corrupt[contrast.clean.within_indices].mean(0).expand_as(clean)
     if not positions:
@@ -179,7 +180,7 @@ def share_lost(contrast: Contrast, logits: Float[Tensor, "batch vocab"]) -> Floa
     gap = contrast.clean_metric - contrast.corrupt_metric
     if not gap:
         raise NotMeasurable("clean and corrupted prompts have the same metric")
-    return (contrast.metric(contrast.clean_run.logits) - contrast.metric(logits)) / gap
+    return (contrast.metric(contrast.clean_logits) - contrast.metric(logits)) / gap
 
 
 def ablation(
@@ -202,7 +203,7 @@ def restored_at_subject(contrast: Contrast, node: Node) -> Float[Tensor, "sample
     Everything else runs on the corrupted prompts (causal tracing, Meng et al. 2022).
     """
     mask = at_position(contrast, "subject").bool()[..., None]
-    corrupt = contrast.corrupt_run.written(contrast.model.graph.writer_index[node])
+    corrupt = outputs_of(contrast, contrast.corrupt, [node])[node]
     hook = replacement(node, torch.where(mask, clean_output(contrast, node), corrupt))
     logits = contrast.model.run_from(layer_of(node), contrast.once(_corrupt_inputs), [hook])
     return 1 - share_lost(contrast, logits)
@@ -218,7 +219,7 @@ def standing_in(contrast: Contrast, node: Node, other: Node) -> Float[Tensor, "s
     Only one of the two is replaced: swapping both within a layer would leave their sum unchanged.
     """
     logits = logits_with(contrast, {node: clean_output(contrast, other)})
-    p, q = contrast.clean_run.logits.log_softmax(-1), logits.log_softmax(-1)
+    p, q = contrast.clean_logits.log_softmax(-1), logits.log_softmax(-1)
     middle = torch.logaddexp(p, q) - math.log(2)
     divergences = [(x.exp() * (x - middle)).sum(-1) for x in (p, q)]
     return (divergences[0] + divergences[1]) / 2
@@ -243,20 +244,11 @@ def of_nodes(name: str, contrast: Contrast, nodes: Iterable[Node]) -> Measuremen
 
 def _ablations(contrast: Contrast, nodes: Sequence[Node]) -> list[Float[Tensor, "sample"]]:
     """`ablation` of each node; those not measured yet, all in one batch."""
-    known = contrast.once(_known_ablations)
-    missing = [node for node in dict.fromkeys(nodes) if node not in known]
-    if missing:
-        gap = contrast.clean_metric - contrast.corrupt_metric
-        if not gap:
-            raise NotMeasurable("clean and corrupted prompts have the same metric")
-        outputs = outputs_of(contrast.model, contrast.corrupt, missing)
-        patches = [Patch({node: outputs[node]}, contrast.clean.within) for node in missing]
-        known.update(zip(missing, (metric_lost(contrast, patches) / gap).cpu()))
-    return [known[node] for node in nodes]
-
-
-def _known_ablations(contrast: Contrast) -> dict[Node, Tensor]:
-    return {}
+    gap = contrast.clean_metric - contrast.corrupt_metric
+    if not gap:
+        raise NotMeasurable("clean and corrupted prompts have the same metric")
+    lost = lost_when_ablated(contrast, [(node, None) for node in nodes], contrast.corrupt)
+    return [lost[node, None] / gap for node in nodes]
 
 
 def _restorations(contrast: Contrast, nodes: Sequence[Node]) -> list[Float[Tensor, "sample"]]:
@@ -265,7 +257,5 @@ def _restorations(contrast: Contrast, nodes: Sequence[Node]) -> list[Float[Tenso
 
 def gaps(contrast: Contrast) -> Float[Tensor, "sample"]:
     """Each prompt's gap between clean and ablated metric, over the mean gap; on the CPU."""
-    clean, ablated = (
-        contrast.metric(x) for x in (contrast.clean_run.logits, contrast.ablated_logits)
-    )
+    clean, ablated = (contrast.metric(x) for x in (contrast.clean_logits, contrast.ablated_logits))
     return ((clean - ablated) / (clean - ablated).mean()).cpu()

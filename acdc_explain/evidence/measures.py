@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ..models.contrast import Contrast
-from . import attention, composition, effects, mlps, ov
+from . import attention, composition, effects, mlps
 from .measurement import Measurement, NotMeasurable
+from .ov import copying, relations
 
 MEASURES: Mapping[str, Callable[[Contrast], Measurement]] = {
     function.__name__: function
@@ -26,11 +27,11 @@ MEASURES: Mapping[str, Callable[[Contrast], Measurement]] = {
         attention.answer_attention,
         attention.foil_attention,
         attention.subject_attention,
-        ov.copying,
-        ov.negative_copying,
-        ov.copying_strength,
-        ov.successor_score,
-        ov.relation_score,
+        copying.copying,
+        copying.negative_copying,
+        copying.copying_strength,
+        relations.successor_score,
+        relations.relation_score,
         effects.direct_effect,
         effects.staircase,
         mlps.token_share,

@@ -16,11 +16,11 @@ from ..models.model import Model
 from ..records.circuit import Node
 from .effects import final_direction
 from .measurement import Measurement, NotMeasurable
-from .ov import copying_words
+from .ov.copying import copying_words
 from .patching.edges import tokens_at
 from .patching.gradients import stream_gradients
 from .patching.passes import Pass, clean_pass
-from .patching.paths import PathPatching
+from .patching.paths import exact_pass
 
 CONTEXTS = 4  # texts for each word, of random tokens and then the word
 ROWS = 128  # short texts that are run at a time
@@ -41,15 +41,20 @@ def _token_share(contrast: Contrast) -> Measurement:
     generator = torch.Generator().manual_seed(0)
     before = torch.randint(0, len(words), (CONTEXTS, len(words), 2), generator=generator).tolist()
     rows = [[*(words[i] for i in two), word] for row in before for two, word in zip(row, words)]
-    batch, at_end = model.batch_ids(rows), []
-    hooks = mlp_hooks(model.graph, lambda output: at_end.append(batch.at_end(output)))
-    model.forward(batch, hooks)
-    outputs = torch.stack(at_end).view(
+    parts = [_mlps_at_end(model, rows[at : at + ROWS]) for at in range(0, len(rows), ROWS)]
+    outputs = torch.cat(parts, 1).view(
         model.graph.n_layers, CONTEXTS, len(words), -1
     )  # [layer context word d_model]
     mlps = tuple(node for node in model.graph.writers if node.kind == "mlp")
     shifted = torch.stack([x.roll(k, 1) for k, x in enumerate(outputs.unbind(1))], 1)
     return Measurement("token_share", mlps, _explained(outputs), _explained(shifted))
+
+
+def _mlps_at_end(model: Model, rows: Sequence[Sequence[int]]) -> Float[Tensor, "layer row d_model"]:
+    """What every MLP writes at the last token of short texts."""
+    batch, at_end = model.batch_ids(rows), list[Tensor]()
+    model.forward(batch, mlp_hooks(model.graph, lambda x: at_end.append(batch.at_end(x))))
+    return torch.stack(at_end)
 
 
 def _words_and_others(contrast: Contrast) -> list[int]:
@@ -77,8 +82,8 @@ def neuron_effects(contrast: Contrast, node: Node) -> Float[Tensor, "batch d_mlp
     Raises:
         NotMeasurable: The layers of the model cannot be computed from its weights here.
     """
-    paths = contrast.once(PathPatching)
-    mlp, stream = paths.layers.mlp[layer_of(node)], paths.mlp_streams[layer_of(node)]
+    clean, layer = contrast.once_for_clean(exact_pass), layer_of(node)
+    mlp, stream = clean.runner.layers.mlp[layer], clean.mlp_stream(layer)
     if not isinstance(mlp, Mlp) or mlp.post.scaled:
         raise NotMeasurable("its MLPs have no hidden layer that writes straight to the stream")
     x = contrast.clean.at_end(stream)

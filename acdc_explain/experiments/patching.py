@@ -180,7 +180,7 @@ def path_patch(
 
 
 def _effect(contrast: Contrast, intervention: str, logits: Tensor) -> Effect:
-    before, after = (contrast.metric(x).cpu() for x in (contrast.clean_run.logits, logits))
+    before, after = (contrast.metric(x).cpu() for x in (contrast.clean_logits, logits))
     return Effect(intervention, contrast.metric_name, before, after, contrast.sign)
 
 

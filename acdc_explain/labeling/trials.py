@@ -115,7 +115,7 @@ def ablated(
     drawn = random.Random(str(node)).sample(same_kind, min(OTHERS, len(same_kind)))
     sets = [[node], [node, *others], [*others]] if others else [[node], *([x] for x in drawn)]
     batch = prompts_of(contrast, prompts)
-    outputs = outputs_of(contrast.model, batch, list({x: None for some in sets for x in some}))
+    outputs = outputs_of(contrast, batch, list({x: None for some in sets for x in some}))
     if how == "mean":
         weights = batch.within[..., None] / batch.within.sum()
         outputs = {x: (y * weights).sum((0, 1)).expand_as(y) for x, y in outputs.items()}

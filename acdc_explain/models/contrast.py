@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..records.task import Example, Task
-from .activations import Activations, LayerInputs
+from .activations import Activations, LayerInputs, give_back_memory
 from .metrics import LOWER_IS_BETTER, Targets, TokenSets, metric_named
 from .model import Model
 from .options import DEFAULT_MEMORY, Ablation, Checkpoints, NoCheckpoints
@@ -168,11 +169,7 @@ class Contrast:
         return Targets(self.answers, self.foils, lambda: self.clean_logits)
 
     def metric(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch"]:
-        """One number per example, differentiable in the logits.
-
-        Args:
-            logits: At each prompt's last token, as `model.forward` returns them.
-        """
+        """One number per example, differentiable in the logits at each prompt's last token."""
         return self._metric(logits, self.targets)
 
     @property
@@ -268,20 +265,26 @@ class Contrast:
         for scheme in self.task.schemes:
             task = self.task.under(scheme)
             by_clean = {example.clean: example for example in (*task.discover, *task.held_out)}
-            examples = [by_clean[example.clean] for example in self.examples]
-            contrast = Contrast(
-                self.model, task, examples, self.metric_name, self.ablation, memory=self.memory
-            )
+            contrast = self.of([by_clean[example.clean] for example in self.examples], task)
             contrast._clean_results = self._clean_results
             contrasts[scheme] = contrast
         return contrasts
 
+    def of(self, examples: Sequence[Example], task: Task | None = None) -> Contrast:
+        """The same on other examples, of this task or of another one."""
+        options = self.metric_name, self.ablation
+        return Contrast(self.model, task or self.task, examples, *options, memory=self.memory)
+
     def forget(self, *experiments: Callable[..., object]) -> None:
-        """Drop what experiments returned, to free the memory."""
+        """Drop what experiments returned, to free memory; without any, every run and result."""
         for results in (self._results, self._clean_results):
             for key in list(results):
-                if key in experiments or (isinstance(key, tuple) and key[0] in experiments):
+                if not experiments or (key[0] if isinstance(key, tuple) else key) in experiments:
                     del results[key]
+        for name in () if experiments else ("corrupt_run", "ablated", "schemes"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        give_back_memory()
 
 
 def _clean_run(contrast: Contrast) -> Activations:

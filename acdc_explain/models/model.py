@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,9 +20,9 @@ from .activations import (
     LayerInputs,
     final_hook,
     pattern_hooks,
-    post_scale_hooks,
     search_bytes,
     writer_hooks,
+    written_everywhere,
 )
 from .network.hooks import Hook, Point, StopForward, hooked
 from .network.names import bridge_of, short_prompt
@@ -206,30 +206,33 @@ class Model:
         logits = self.network.logits(final.reshape(-1, final.shape[-1]))
         return logits.view(*final.shape[:-1], -1)
 
+    def logits_of(self, final: Tensor, ids: Tensor) -> Float[Tensor, "batch some"]:
+        """`unembed` for some tokens alone, without the soft cap."""
+        return self.network.logits_of(final, ids)
+
     @torch.no_grad()
     def run(self, batch: Batch, memory: float = math.inf) -> Activations:
-        """One forward pass that keeps what every node writes.
+        """One forward pass that keeps attention, and what every node writes at the last tokens.
 
-        In the host's memory if a search would take more than `memory` gigabytes of the device's.
+        The rest is in the host's memory if a search takes more than `memory` GB of the device's.
         """
-        numbers = batch.tokens.numel() * self.d_model
-        most = search_bytes(self.graph, numbers, self.dtype.itemsize, self.has_post_norms)
-        keep_on = self.device if most <= memory * 1e9 else torch.device("cpu")
-        size = (len(self.graph.writers), *batch.tokens.shape, self.d_model)
-        writers = torch.zeros(size, dtype=self.dtype, device=keep_on)
+        size = len(self.graph.writers), len(batch.end), self.d_model
+        at_end = torch.zeros(size, dtype=self.dtype, device=self.device)
         patterns: list[Tensor] = []
         final: list[Tensor] = []
-        scales: list[Tensor] = []
 
         def record(indices: slice, value: Tensor) -> None:
-            writers[indices] = value
+            at_end[indices] = value[:, batch.rows, batch.end]
 
         hooks = [*writer_hooks(self.graph, record), *pattern_hooks(self.graph, patterns.append)]
-        hooks += [final_hook(batch, final.append), *post_scale_hooks(self.network, scales.append)]
-        logits = self.forward(batch, hooks)
-        return Activations(writers, torch.stack(patterns), final[0], logits, tuple(scales))
+        logits = self.forward(batch, [*hooks, final_hook(batch, final.append)])
+        numbers = batch.tokens.numel() * self.d_model
+        most = search_bytes(self.graph, numbers, self.dtype.itemsize, self.has_post_norms)
+        like = at_end.new_empty(0, self.d_model, device=None if most <= memory * 1e9 else "cpu")
+        everything = partial(written_everywhere, self.forward, self.graph, batch, like)
+        return Activations(at_end, torch.stack(patterns), final[0], logits, everything)
 
-    def patched(self, kind: str, clean: Batch, corrupt: Batch) -> Float[Tensor, "batch vocab"]:
+    def patched(self, kind: str, clean: Batch, corrupt: Batch) -> Tensor:
         """The clean prompts' last logits with all queries (or `kind`) of the corrupted prompts."""
         return patched_logits(self.network, kind, clean, corrupt)
 

@@ -166,6 +166,7 @@ def _tested(
     from ..claims.testing import check_claims
     from ..evidence.measurement import NotMeasurable
 
+    run.forget_discovery()
     held_out = run.held_out
     run.progress("test claims", 0, 2, f"{len(claims)} on held-out prompts")
     try:

@@ -115,6 +115,11 @@ class RunContext:
 
         return {"discover": behavior_of(self.contrast), "held_out": behavior_of(self.held_out)}
 
+    def forget_discovery(self) -> None:
+        """Free the memory of the discovery prompts' runs; what is asked for again is run again."""
+        if (contrast := vars(self).get("contrast")) is not None:
+            contrast.forget()
+
     @property
     def discovered_on(self) -> Behavior | None:
         """How the model does on the discovery prompts, if that was measured."""

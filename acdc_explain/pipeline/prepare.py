@@ -26,7 +26,13 @@ from ..store.store import Store
 from .context import RunContext, templates
 from .inputs.model import check_as_stored, load_for, load_model
 from .inputs.plan import Plan, default_labeler
-from .settings import CHEAP_EXAMPLES, CHEAP_PARAMETERS, DEFAULT_EXAMPLES, Settings
+from .settings import (
+    CHEAP_EXAMPLES,
+    CHEAP_PARAMETERS,
+    DEFAULT_EXAMPLES,
+    FEWER_EXAMPLES,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -220,10 +226,11 @@ def build_task(plugins: Plugins, name: str, model: Model, settings: Settings) ->
 
     if settings.examples is not None:
         return build(settings.examples)
-    if model.n_parameters <= CHEAP_PARAMETERS:
+    is_cheap = model.n_parameters <= CHEAP_PARAMETERS
+    for examples in (*([CHEAP_EXAMPLES] if is_cheap else []), DEFAULT_EXAMPLES):
         with suppress(UserError):  # not every task has so many prompts for every tokenizer
-            return build(CHEAP_EXAMPLES)
-    return build(DEFAULT_EXAMPLES)
+            return build(examples)
+    return build(FEWER_EXAMPLES)
 
 
 def _stored_task(header: RunHeader, store: Store) -> Task:

@@ -17,7 +17,8 @@ from ..llm.exchange import DEFAULT_CONCURRENCY, DEFAULT_LLM, DEFAULT_TIMEOUT
 from ..models.options import ABLATIONS, DEFAULT_DEVICE, DEFAULT_DTYPE, DEFAULT_MEMORY
 from .inputs.device import check_names
 
-DEFAULT_EXAMPLES = 16  # to discover on, and twice as many held out
+DEFAULT_EXAMPLES = 24  # to discover on, and twice as many held out
+FEWER_EXAMPLES = 16  # where a task has no more
 CHEAP_EXAMPLES = 32  # where a forward pass is cheap: verdicts are steadier (docs/labels.md)
 CHEAP_PARAMETERS = 20_000_000
 
@@ -153,7 +154,7 @@ class Settings:
     ] = ()
     examples: Annotated[
         int | None,
-        Option("Prompts to find the circuit on.", minimum=1, default="16, or 32 for a small model"),
+        Option("Prompts to find the circuit on.", minimum=1, default="24, or 32 for a small model"),
     ] = None
     seed: Annotated[
         int, Option("The seed for drawing the task's prompts.", minimum=0, maximum=2**31 - 1)

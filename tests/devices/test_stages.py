@@ -55,6 +55,13 @@ def there() -> Iterator[tuple[SimulatedDevice, Any]]:
         yield simulated, on_device("mini")
 
 
+def alike(one: Any, other: Any) -> bool:
+    """The same but for the last digit of rounded numbers."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    return one == (pytest.approx(other, abs=2e-5) if isinstance(one, float) else other)
+
+
 @pytest.mark.parametrize("task", ["ioi", pytest.param("induction", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PLUGINS.collectors())
 def test_collectors(mini: Any, there: Any, name: str, task: str, monkeypatch: Any) -> None:
@@ -72,7 +79,7 @@ def test_collectors(mini: Any, there: Any, name: str, task: str, monkeypatch: An
     few, twice, several = waits(FEW), waits(MANY, times=2), waits(MANY)
     assert few == twice == several
     assert most(several) <= TOKENS
-    assert found == dict(collector(prompts(mini, task), MANY))
+    assert alike(found, dict(collector(prompts(mini, task), MANY)))
     assert any(found.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from acdc_explain.discovery import faithfulness as module
 from acdc_explain.discovery.faithfulness import faithfulness, random_circuit
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.records.graph import Graph, SearchGraph, prune
@@ -59,3 +60,19 @@ def test_with_too_little_memory_the_reference_engine_measures(small_model):
     assert faithfulness(tight, kept).circuit == pytest.approx(
         faithfulness(roomy, kept).circuit, abs=1e-5
     )
+
+
+@pytest.mark.parametrize("ablation", ["corrupt", "mean", "zero"])
+def test_in_parts_as_at_once(ablation, small_model, monkeypatch):
+    """However few prompts the memory allows at a time; mean ablation is of all prompts at once."""
+    contrast = Contrast(small_model("llama"), word_task(), word_task().discover, "kl", ablation)
+    edges = random_circuit(SearchGraph(contrast.model.graph), 12, "0")
+    whole = faithfulness(contrast, edges, draws=2)
+    assert len(module._parts(contrast)) == 1
+    monkeypatch.setattr(module, "PART", 1e-9)
+    again = Contrast(contrast.model, contrast.task, contrast.examples, "kl", ablation)
+    assert len(module._parts(again)) == (1 if ablation == "mean" else len(contrast))
+    parts = faithfulness(again, edges, draws=2)
+    for name in ("clean", "circuit", "corrupt", "random"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), abs=1e-5)
+    assert whole.circuit != pytest.approx(whole.clean, abs=1e-3)

@@ -83,7 +83,7 @@ class TestPaths:
         hooks = [(Point("mlp_in", 1), values.append)]
         with torch.no_grad():
             contrast.model.forward(contrast.clean, hooks)
-        assert torch.allclose(PathPatching(contrast).mlp_streams[1], values[0], atol=1e-5)
+        assert torch.allclose(PathPatching(contrast).clean.mlp_stream(1), values[0], atol=1e-5)
 
 
 class TestRepeated:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from acdc_explain.evidence.patching import edges, rerun
+from acdc_explain.evidence.patching import ablations, edges, rerun
+from acdc_explain.evidence.patching.ablations import lost_when_ablated
 from acdc_explain.evidence.patching.direct import direct_of_heads, direct_of_mlps, logit_directions
 from acdc_explain.evidence.patching.edges import (
     changes,
@@ -19,11 +20,17 @@ from acdc_explain.evidence.patching.edges import (
     unit,
 )
 from acdc_explain.evidence.patching.gradients import gradients_in, stream_gradients
-from acdc_explain.evidence.patching.passes import Pass, clean_pass
+from acdc_explain.evidence.patching.passes import LatestPasses, Pass, clean_pass, pass_of
 from acdc_explain.evidence.patching.paths import PathPatching
-from acdc_explain.evidence.patching.rerun import Patch, Rerun, metric_with, outputs_of
+from acdc_explain.evidence.patching.rerun import (
+    Patch,
+    Rerun,
+    metric_with,
+    outputs_by_hooks,
+    outputs_of,
+)
 from acdc_explain.models.contrast import Contrast
-from acdc_explain.records.circuit import LOGITS, Node
+from acdc_explain.records.circuit import INPUT, LOGITS, Node
 from acdc_explain.records.task import Example, Task
 
 from ..conftest import FAMILIES, MORE_FAMILIES
@@ -58,10 +65,13 @@ def contrast_of(small_model: Any) -> Any:
 
 def kept_output(contrast: Contrast, node: Node, keys: torch.Tensor) -> torch.Tensor:
     """What a head writes from these keys when clean plus from all others when corrupted."""
-    clean, corrupt = PathPatching(contrast), PathPatching(contrast, contrast.corrupt_run)
-    patterns = (run.patterns[node.layer, :, node.head] for run in (clean.run, corrupt.run))
-    kept, rest = kept_and_rest(*patterns, keys)
-    return clean.output_with(node, kept) + corrupt.output_with(node, rest)
+    other = Contrast(contrast.model, contrast.task, contrast.examples)
+    other.clean = contrast.corrupt
+    runs = contrast.clean_run, contrast.corrupt_run
+    kept, rest = kept_and_rest(*(run.patterns[node.layer, :, node.head] for run in runs), keys)
+    return PathPatching(contrast).output_with(node, kept) + PathPatching(other).output_with(
+        node, rest
+    )
 
 
 def hooked(contrast: Contrast, patch: Patch) -> torch.Tensor:
@@ -75,7 +85,7 @@ class TestRerun:
     def test_many_interventions_at_once_are_what_hooks_make_of_each(self, family, contrast_of):
         contrast = contrast_of(family)
         nodes = [HEAD, LATER, MLP]
-        outputs = outputs_of(contrast.model, contrast.corrupt, nodes)
+        outputs = outputs_by_hooks(contrast.model, contrast.corrupt, nodes)
         everywhere, end = contrast.clean.within, contrast.position_mask("END")
         patches = [Patch({node: outputs[node]}, at) for node in nodes for at in (everywhere, end)]
         patches.append(Patch({HEAD: outputs[HEAD], LATER: outputs[LATER]}, everywhere))
@@ -90,14 +100,16 @@ class TestRerun:
         clean, within = contrast.once_for_clean(clean_pass), contrast.clean.within
         final = contrast.clean.at_end(clean.streams[-1])
         assert torch.allclose(clean.runner.layers.logits(final), contrast.clean_logits, atol=1e-4)
-        for node, output in outputs_of(contrast.model, contrast.clean, [HEAD, MLP]).items():
+        for node, output in outputs_by_hooks(contrast.model, contrast.clean, [HEAD, MLP]).items():
             assert torch.allclose(clean.written(node)[within], output[within], atol=1e-4)
+        embedded = outputs_by_hooks(contrast.model, contrast.clean, [INPUT])[INPUT]
+        assert torch.equal(clean.written(INPUT), embedded)
 
     def test_the_gradient_is_the_slope_of_the_metric(self, family, contrast_of):
         """Against interventions with a small change of each sign."""
         contrast = contrast_of(family)
         clean = contrast.once_for_clean(clean_pass)
-        gradients, within = gradients_in(contrast, clean), contrast.clean.within
+        gradients, within = gradients_in(contrast, clean.streams), contrast.clean.within
         generator = torch.Generator().manual_seed(0)
         for node in (HEAD, MLP):
             output = clean.written(node)
@@ -188,18 +200,21 @@ class TestEdges:
 
 def test_models_without_layers_as_functions_are_run_by_their_modules(contrast_of, monkeypatch):
     contrast = contrast_of("llama")
-    outputs = outputs_of(contrast.model, contrast.corrupt, [HEAD])
+    outputs = outputs_of(contrast, contrast.corrupt, [HEAD])
     patch = Patch(outputs, contrast.position_mask("SUBJECT"))
     expected = metric_with(contrast, [patch])
     monkeypatch.setattr(rerun, "fast_trouble", lambda contrast: "of a reason")
     monkeypatch.setattr(Rerun, "logits", None)
+    monkeypatch.setattr(rerun, "pass_of", None)
+    again = outputs_of(contrast, contrast.corrupt, [HEAD])[HEAD]
+    assert torch.allclose(again, outputs[HEAD], atol=1e-5)
     assert torch.allclose(metric_with(contrast, [patch]), expected, atol=1e-5)
 
 
 def test_a_wrong_key_cache_would_be_seen(contrast_of, monkeypatch):
     """The comparison with hooks fails if keys before the window are not the clean ones."""
     contrast = contrast_of("llama")
-    outputs = outputs_of(contrast.model, contrast.corrupt, [HEAD])
+    outputs = outputs_of(contrast, contrast.corrupt, [HEAD])
     patch = Patch(outputs, contrast.position_mask("END"))
     expected = hooked(contrast, patch)
     once = Rerun(contrast)
@@ -218,3 +233,40 @@ def test_tokens_of_a_place_are_all_of_them_and_no_padding(contrast_of):
         chosen = rest.index[row][rest.valid[row]].tolist()
         assert chosen == mask[row].nonzero().flatten().tolist()
     assert edges.tokens_at(contrast, "END").index[:, 0].tolist() == contrast.clean.end.tolist()
+
+
+def test_the_latest_runs_are_kept_and_no_others(contrast_of):
+    contrast = contrast_of("gpt2")
+    model, texts = contrast.model, ["the cat saw the dog", "one cat ate", "two fish"]
+    batches = [model.batch([text]) for text in texts]
+    latest = contrast.once_for_clean(LatestPasses)
+    first, second = (pass_of(contrast, batch) for batch in batches[:2])
+    assert pass_of(contrast, batches[0]) is first  # the latest one now
+    assert pass_of(contrast, batches[2]) is not second
+    assert len(latest._runs) == LatestPasses.KEPT == 2
+    assert pass_of(contrast, batches[0]) is first
+    assert pass_of(contrast, batches[1]) is not second
+    assert pass_of(contrast, contrast.clean) is contrast.once_for_clean(clean_pass)
+
+
+def test_each_ablation_is_measured_once(contrast_of, monkeypatch):
+    """By whomever it is asked for, but again for prompts with other answers."""
+    contrast, run = contrast_of("llama"), []
+    measured = ablations.metric_lost
+    monkeypatch.setattr(
+        ablations, "metric_lost", lambda *args: run.append(len(args[1])) or measured(*args)
+    )
+    lost = lost_when_ablated(contrast, [(HEAD, None), (HEAD, "SUBJECT")], contrast.corrupt)
+    again = lost_when_ablated(contrast, [(HEAD, None), (MLP, None)], contrast.corrupt)
+    assert run == [2, 1]
+    assert again[HEAD, None] is lost[HEAD, None]
+    outputs = outputs_by_hooks(contrast.model, contrast.corrupt, [HEAD])
+    expected = contrast.metric(contrast.clean_logits) - hooked(
+        contrast, Patch(outputs, contrast.clean.within)
+    )
+    assert torch.allclose(lost[HEAD, None], expected, atol=1e-4)
+    swapped = [replace(x, answers=x.foils, foils=x.answers) for x in contrast.examples]
+    other = contrast.of(swapped)
+    other._clean_results = contrast._clean_results
+    found = lost_when_ablated(other, [(HEAD, None)], other.corrupt)[HEAD, None]
+    assert torch.allclose(found, -lost[HEAD, None], atol=1e-5)

@@ -9,6 +9,7 @@ import torch
 
 from acdc_explain.discovery.engine.readout import Readout
 from acdc_explain.errors import UserError
+from acdc_explain.models.activations import written_everywhere
 from acdc_explain.models.contrast import Contrast
 from acdc_explain.models.functional.layers import Layers
 from acdc_explain.models.metrics import METRICS
@@ -100,3 +101,41 @@ def test_an_experiment_that_fails_is_run_again(small_model):
     with pytest.raises(KeyError):
         contrast.once(experiment)
     assert contrast.once(experiment) == contrast.once(experiment) == 7
+
+
+def test_what_all_nodes_write_is_computed_when_it_is_asked_for(small_model, monkeypatch):
+    task, model = word_task(), small_model("gpt2")
+    contrast, asked = Contrast(model, task, task.discover), []
+    monkeypatch.setattr(
+        "acdc_explain.models.model.written_everywhere",
+        lambda *args: asked.append(args) or written_everywhere(*args),
+    )
+    run = contrast.clean_run
+    assert not asked
+    at_end = torch.stack([contrast.clean.at_end(one) for one in run.writers])
+    assert torch.equal(run.at_end, at_end)
+    assert run.writers is run.writers
+    assert len(asked) == 1
+
+
+def test_what_is_forgotten_is_computed_again(small_model):
+    task = word_task()
+    contrast, times = Contrast(small_model("gpt2"), task, task.discover), []
+
+    def experiment(contrast: Contrast) -> int:
+        times.append(contrast)
+        return len(times)
+
+    def other(contrast: Contrast) -> int:
+        return experiment(contrast)
+
+    assert contrast.once(experiment) == contrast.once(experiment) == 1
+    assert contrast.once_for_clean(other) == 2
+    contrast.forget(experiment)
+    assert (contrast.once(experiment), contrast.once_for_clean(other)) == (3, 2)
+    clean, ablated = contrast.clean_run, contrast.ablated
+    contrast.forget()
+    assert (contrast.once(experiment), contrast.once_for_clean(other)) == (4, 5)
+    assert contrast.clean_run is not clean
+    assert contrast.ablated is not ablated
+    assert torch.equal(contrast.ablated, ablated)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...models.activations import Batch, head_index, layer_of
+from ...models.activations import Batch, give_back_memory, head_index, layer_of
 from ...models.contrast import Contrast
 from ...models.functional.attention import Attention
 from ...models.functional.layers import Layers
@@ -47,12 +47,26 @@ class Window:
 
 @dataclass(frozen=True)
 class Attended:
-    """What the heads of a layer compute: keys and values of all tokens, attention, mixed values."""
+    """What the heads of a layer compute: keys and values of all tokens, and attention."""
 
-    k: Float[Tensor, "variant batch head pos d_head"]
+    k: Float[Tensor, "variant batch head pos d_head"]  # empty in runs that keep none
     v: Float[Tensor, "variant batch head pos d_head"]
     pattern: Float[Tensor, "variant batch head window pos"]
-    z: Float[Tensor, "variant batch window head d_head"]
+
+    @property
+    def z(self) -> Float[Tensor, "variant batch window head d_head"]:
+        """The mixed values: cheap to compute, and larger than the attention."""
+        return (self.pattern @ self.v).transpose(2, 3)
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """What one layer computes: its attention, what its MLP writes, and the stream after it."""
+
+    attended: Attended
+    scale: Tensor | None  # one over that of a norm after the heads
+    output: Float[Tensor, "variant batch pos d_model"] | None
+    after: Float[Tensor, "variant batch pos d_model"]
 
 
 class LayerRunner:
@@ -96,7 +110,7 @@ class LayerRunner:
             k, v = _with(clean.k, k, window), _with(clean.v, v, window)
         bias = places.bias(attention.form.distance_scaling)[:, window.tokens].transpose(0, 1)
         pattern = attention.pattern(ports["q"] @ k.transpose(-1, -2), bias)
-        return Attended(k, v, pattern, (pattern @ v).transpose(2, 3))
+        return Attended(k, v, pattern)
 
     def added(
         self, number: int, z: Float[Tensor, "variant batch window head d_head"], instead: Instead
@@ -115,7 +129,7 @@ class LayerRunner:
             if node.kind == "head":
                 for variant, new, at in variants:
                     one_scale = None if scale is None else scale[variant]
-                    old = written_by(attention, node, z[variant], one_scale)
+                    old = written_by(attention, node, z[variant, :, :, node.head], one_scale)
                     total[variant] += at * (new.to(old.dtype) - old)
         return total, scale
 
@@ -135,13 +149,26 @@ class LayerRunner:
             output[variant] = torch.where(at, new.to(output.dtype), output[variant])
         return output
 
+    def run(
+        self, x: Float[Tensor, "variant batch pos d_model"], window: Window
+    ) -> Iterator[LayerRun]:
+        """Run all layers, one after the other, on all tokens."""
+        for number in range(self.graph.n_layers):
+            attended = self.attend(number, x, window)
+            total, scale = self.added(number, attended.z, {})
+            after = x + total
+            output = self.mlp(number, x, after, {})
+            after = after if output is None else after + output
+            yield LayerRun(attended, scale, output, after)
+            x = after
+
 
 def written_by(
-    attention: Attention, head: Node, z: Float[Tensor, "*rows head d_head"], scale: Tensor | None
+    attention: Attention, head: Node, z: Float[Tensor, "*rows d_head"], scale: Tensor | None
 ) -> Float[Tensor, "*rows d_model"]:
     """What a head adds to the stream. `scale`: one over that of a norm after the heads, if any."""
     assert head.head is not None
-    written = attention.write(head.head, z[..., head.head, :])
+    written = attention.write(head.head, z)
     return written if scale is None else attention.post.share(written, scale)
 
 
@@ -161,48 +188,43 @@ class Pass:
 
     Attributes:
         streams: What the heads of each layer read, and at last the final stream.
-        attended: Keys, values, attention and mixed values of each layer.
+        attended: Keys, values and attention of each layer.
         mlps: What each MLP writes.
         scales: One over the scale of the norm after the heads of each layer; None without one.
     """
 
     @torch.no_grad()
-    def __init__(
-        self, model: Model, batch: Batch, embedded: Float[Tensor, "batch pos d_model"] | None = None
-    ) -> None:
+    def __init__(self, model: Model, batch: Batch, *, keys: bool = True) -> None:
         """Run the prompts. Raises UnsupportedModel where the layers are no functions.
 
         Args:
             model: The model.
             batch: The prompts.
-            embedded: What the first layer reads; None: the embeddings of the prompts' tokens.
+            keys: Whether to keep keys: only what runs a part of the model again needs them.
         """
         self.runner, self.batch = LayerRunner(model, batch.tokens.shape[1]), batch
         self.streams: list[Float[Tensor, "batch pos d_model"]] = []
         self.attended: list[Attended] = []
         self.mlps: list[Float[Tensor, "batch pos d_model"]] = []
         self.scales: list[Tensor | None] = []
-        window = Window.everything(batch)
-        x = precise(model.embed(batch) if embedded is None else embedded)[None]
-        for number in range(model.graph.n_layers):
-            self.streams.append(x[0])
-            self.attended.append(self.runner.attend(number, x, window))
-            total, scale = self.runner.added(number, self.attended[-1].z, {})
-            after = x + total
-            self.scales.append(None if scale is None else scale[0])
-            output = self.runner.mlp(number, x, after, {})
-            if output is not None:
-                self.mlps.append(output[0])
-                after = after + output
-            x = after
+        x = precise(model.embed(batch))[None]
         self.streams.append(x[0])
+        for run in self.runner.run(x, Window.everything(batch)):
+            self.attended.append(run.attended if keys else replace(run.attended, k=x.new_empty(0)))
+            self.scales.append(None if run.scale is None else run.scale[0])
+            if run.output is not None:
+                self.mlps.append(run.output[0])
+            self.streams.append(run.after[0])
 
     def written(self, node: Node) -> Float[Tensor, "batch pos d_model"]:
-        """What a head or an MLP writes at all tokens."""
+        """What a node writes at all tokens."""
+        if node.kind == "input":
+            return self.streams[0]
         layer = layer_of(node)
         if node.kind == "mlp":
             return self.mlps[layer]
-        z, attention = self.attended[layer].z[0], self.runner.layers.attention[layer]
+        attended, attention = self.attended[layer], self.runner.layers.attention[layer]
+        z = self.pattern(node) @ attended.v[0, :, node.head]
         return written_by(attention, node, z, self.scales[layer])
 
     def written_at(
@@ -213,7 +235,7 @@ class Pass:
         if node.kind == "mlp":
             return self.mlps[layer][rows, tokens]
         attention, scale = self.runner.layers.attention[layer], self.scales[layer]
-        z = self.attended[layer].z[0][rows, tokens]
+        z = self.pattern(node)[rows, tokens] @ self.attended[layer].v[0, :, node.head]
         return written_by(attention, node, z, None if scale is None else scale[rows, tokens])
 
     def pattern(self, head: Node) -> Float[Tensor, "batch query key"]:
@@ -231,3 +253,30 @@ class Pass:
 def clean_pass(contrast: Contrast) -> Pass:
     """The run of the clean prompts; `contrast.once_for_clean(clean_pass)` keeps it."""
     return Pass(contrast.model, contrast.clean)
+
+
+def pass_of(contrast: Contrast, batch: Batch) -> Pass:
+    """The run of other prompts, such as `contrast.corrupt`; the latest ones are kept."""
+    if batch is contrast.clean:
+        return contrast.once_for_clean(clean_pass)
+    return contrast.once_for_clean(LatestPasses).of(contrast.model, batch)
+
+
+class LatestPasses:
+    """Keeps the runs of the latest corruptions: tests often ask for the same ones again."""
+
+    KEPT = 2  # to bound memory: they are large
+
+    def __init__(self, contrast: Contrast) -> None:
+        self._runs: list[Pass] = []
+
+    def of(self, model: Model, batch: Batch) -> Pass:
+        """The run on these prompts."""
+        found = next((run for run in self._runs if run.batch is batch), None)
+        self._runs = [run for run in self._runs if run is not found]
+        if found is None:
+            del self._runs[: len(self._runs) - self.KEPT + 1]  # before there is another one
+            give_back_memory()
+            found = Pass(model, batch, keys=False)
+        self._runs.append(found)
+        return found

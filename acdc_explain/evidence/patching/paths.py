@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...models.activations import Activations, head_index
+from ...discovery.engine.proof import fast_trouble
+from ...models.activations import head_index
 from ...models.contrast import Contrast
-from ...models.functional.layers import Layers
-from ...models.network.norm import UnsupportedModel
 from ...records.circuit import Node, Port
 from ..measurement import NotMeasurable
+from .passes import Pass, clean_pass, pass_of
 
 Change = Float[Tensor, "variant batch pos d_model"]  # what is added to the stream a port reads
 
@@ -31,29 +31,25 @@ class ReceiverOutput:
     written: Float[Tensor, "variant batch query d_model"]
 
 
+def exact_pass(contrast: Contrast) -> Pass:
+    """The run of the clean prompts by layers that are proven to be exact. Raises NotMeasurable."""
+    if (trouble := fast_trouble(contrast)) is not None:
+        raise NotMeasurable(f"no head can be run alone: {trouble}")
+    return contrast.once_for_clean(clean_pass)
+
+
 class PathPatching:
     """Runs single heads of a model on changed streams."""
 
-    def __init__(self, contrast: Contrast, run: Activations | None = None) -> None:
-        """Read the streams of a run.
-
-        Args:
-            contrast: The prompts.
-            run: Whose streams are changed; the clean run if None.
+    def __init__(self, contrast: Contrast) -> None:
+        """Run the clean prompts.
 
         Raises:
             NotMeasurable: The layers of the model cannot be computed from its weights here.
         """
-        try:
-            self.layers = Layers.of(contrast.model)
-        except UnsupportedModel as reason:
-            raise NotMeasurable(f"no head can be run alone: {reason}") from reason
-        self.graph = contrast.model.graph
-        self.run = run or contrast.clean_run
-        self.ablated = contrast.ablated
-        streams = self.layers.streams(self.graph, self.run.writers)
-        self.streams, self.mlp_streams = streams[:-1:2], streams[1::2]
-        self.places = self.layers.places(contrast.clean.tokens.shape[1])
+        self.contrast, self.graph = contrast, contrast.model.graph
+        self.clean = contrast.once_for_clean(exact_pass)
+        self.layers, self.places = self.clean.runner.layers, self.clean.runner.places
 
     def senders(self, receiver: Node) -> tuple[Node, ...]:
         """The nodes whose output a receiver reads."""
@@ -61,9 +57,17 @@ class PathPatching:
 
     def cut(self, senders: Sequence[Node]) -> Change:
         """What cutting each sender's edge adds to the stream: ablated minus clean output."""
-        writers = [self.graph.writer_index[sender] for sender in senders]
-        written = self.run.written(writers)
-        return self.ablated[writers].to(written.device) - written
+        return torch.stack([self._ablated(x) - self.clean.written(x) for x in senders])
+
+    def _ablated(self, node: Node) -> Float[Tensor, "batch pos d_model"]:
+        """What a node writes when ablated, as the contrast says."""
+        contrast = self.contrast
+        if contrast.ablation == "zero":
+            return torch.zeros_like(self.clean.streams[0])
+        corrupt = pass_of(contrast, contrast.corrupt).written(node)
+        if contrast.ablation == "corrupt":
+            return corrupt
+        return corrupt[contrast.clean.within_indices].mean(0).expand_as(corrupt)
 
     @torch.no_grad()
     def receive(
@@ -84,7 +88,7 @@ class PathPatching:
             Attention and output, by variant of the change (senders, if it is from `cut`).
         """
         layer, head = head_index(receiver)
-        attention, clean = self.layers.attention[layer], self.streams[layer]
+        attention, clean = self.layers.attention[layer], self.clean.streams[layer]
         tables = self.places[layer].tables
         q_stream, q_tables = clean, tables
         bias = self.places[layer].bias_of_head(attention.form.distance_scaling, head)
@@ -110,9 +114,9 @@ class PathPatching:
         """What a head adds to the stream. A norm after the layer keeps its scale of the run."""
         attention = self.layers.attention[layer]
         written = attention.write(head, pattern @ v)
-        if not attention.post.scaled:
+        scale = self.clean.scales[layer]
+        if scale is None:
             return written
-        scale = self.run.post_scales[layer]
         if query is not None:
             rows = torch.arange(len(query), device=query.device)
             scale = scale[rows, query][:, None]
@@ -125,5 +129,5 @@ class PathPatching:
         """What a head would write with this attention and the values of the run."""
         layer, index = head_index(head)
         attention = self.layers.attention[layer]
-        v = attention.project("v", index, self.streams[layer], self.places[layer].tables)
+        v = attention.project("v", index, self.clean.streams[layer], self.places[layer].tables)
         return self._write(layer, index, pattern.to(v.dtype), v)

@@ -22,7 +22,7 @@ from ...models.model import Model
 from ...models.network.hooks import Hook, Point
 from ...models.network.precision import precise
 from ...records.circuit import Node
-from .passes import Instead, Window, clean_pass
+from .passes import Instead, Window, clean_pass, pass_of
 
 ROW_NUMBERS = 24_000_000  # numbers that the interventions of one batch hold at a time, about
 
@@ -89,9 +89,21 @@ def _replacing(node: Node, new: Tensor, at: Bool[Tensor, "batch pos"]) -> Hook:
 
 @torch.no_grad()
 def outputs_of(
+    contrast: Contrast, batch: Batch, nodes: Sequence[Node]
+) -> dict[Node, Float[Tensor, "batch pos d_model"]]:
+    """What some nodes write on prompts: `contrast.clean`, `contrast.corrupt` or others like them.
+
+    Where the layers cannot be computed as functions, by a forward pass that keeps nothing else.
+    """
+    if fast_trouble(contrast) is None:
+        run = pass_of(contrast, batch)
+        return {node: run.written(node) for node in nodes}
+    return outputs_by_hooks(contrast.model, batch, nodes)
+
+
+def outputs_by_hooks(
     model: Model, batch: Batch, nodes: Sequence[Node]
 ) -> dict[Node, Float[Tensor, "batch pos d_model"]]:
-    """What some nodes write on prompts, by one forward pass that keeps nothing else."""
     wanted = {model.graph.writer_index[node]: node for node in nodes}
     kept: dict[Node, Tensor] = {}
 

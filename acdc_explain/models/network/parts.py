@@ -157,6 +157,15 @@ class Network:
             logits = logits * self.logit_scale
         return logits if self.soft_cap is None else capped(logits, self.soft_cap)
 
+    def logits_of(
+        self, final: Float[Tensor, "batch d_model"], ids: Int[Tensor, "some"]
+    ) -> Float[Tensor, "batch some"]:
+        """The logits of some tokens alone, without their soft cap."""
+        normed = self.final_norm(final.to(self.head.weight.dtype)[:, None])[:, 0]
+        logits, bias = precise(normed @ weight_of(self.head)[:, ids]), bias_of(self.head)
+        logits = logits if bias is None else logits + bias[ids]
+        return logits if self.logit_scale == 1 else logits * self.logit_scale
+
     @property
     def output_biases(self) -> Tensor | float:
         """What attention layers write that belongs to no head."""

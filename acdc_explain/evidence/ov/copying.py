@@ -1,4 +1,4 @@
-"""What a head's OV circuit does with an attended token: copy it, suppress it, or map it to another.
+"""What a head's OV circuit does with an attended token: copy it or suppress it.
 
 A head is given the token's effective embedding alone, so these measures depend on weights and
 vocabulary and not on where the head attends.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.contrast import Contrast
-from ..models.functional.layers import ov_outputs, unrotated_scores
-from ..models.model import Model
-from .measurement import Measurement, NotMeasurable, per_head
+from ...models.contrast import Contrast
+from ...models.functional.layers import ov_outputs, unrotated_scores
+from ...models.model import Model
+from ..measurement import Measurement, per_head
 
 OTHER_WORDS = 5  # other words of the task, for each attended word: the control
-LOGIT_BYTES = 256 << 20  # the logits that are held at a time
+LOGIT_BYTES = 64 << 20  # the logits that are held at a time
 TOP = 5  # a token is copied if its logit is among the TOP highest
 
 
@@ -170,120 +168,3 @@ def negative_copying(contrast: Contrast) -> Measurement:
 def copying_strength(contrast: Contrast) -> Measurement:
     """How far the attended token's own logit stands out, in standard deviations of all logits."""
     return _of_words(contrast, "copying_strength", lambda logits: logits.z)
-
-
-# --- successors and relations ------------------------------------------------------------------
-
-ORDERED = (
-    "one two three four five six seven eight nine ten eleven twelve",
-    "first second third fourth fifth sixth seventh eighth ninth tenth",
-    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
-    "January February March April May June July August September October November December",
-    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
-    " ".join(map(str, range(1, 21))),
-)
-CAPITALS = (
-    "France Paris Germany Berlin Italy Rome Spain Madrid England London Russia Moscow China "
-    "Beijing Japan Tokyo Egypt Cairo Greece Athens Austria Vienna Poland Warsaw Ireland "
-    "Dublin Norway Oslo Sweden Stockholm Finland Helsinki Denmark Copenhagen Portugal "
-    "Lisbon Turkey Ankara Cuba Havana Canada Ottawa Kenya Nairobi Peru Lima Chile Santiago "
-    "India Delhi Iran Tehran Iraq Baghdad Syria Damascus Israel Jerusalem Lebanon Beirut "
-    "Jordan Amman Thailand Bangkok Vietnam Hanoi Indonesia Jakarta Philippines Manila "
-    "Australia Canberra Hungary Budapest Belgium Brussels Netherlands Amsterdam Scotland "
-    "Edinburgh Ukraine Kiev Korea Seoul Venezuela Caracas"
-)
-OPPOSITES = (
-    "hot cold big small good bad up down left right open closed black white old young rich "
-    "poor high low fast slow hard soft long short light dark early late first last strong "
-    "weak happy sad true false win lose buy sell day night love hate friend enemy summer "
-    "winter north south east west inside outside above below before after more less begin "
-    "end push pull"
-)
-FEWEST_ORDERED, FEWEST_PAIRS = 10, 30
-
-
-def _pairs(model: Model, words: Sequence[str]) -> list[tuple[int, int]]:
-    """The ids of adjacent words that are one known token each."""
-    tokens = [model.token_ids(f" {word}") for word in words]
-    ids = [word_ids[0] if len(word_ids) == 1 else None for word_ids in tokens]
-    unknown = model.tokenizer.unk_token_id
-    pairs = [(a, b) for a, b in pairwise(ids) if a is not None and b is not None]
-    return [pair for pair in pairs if unknown not in pair]
-
-
-@torch.no_grad()
-def _ranks(
-    model: Model, pairs: Sequence[tuple[int, int]], most: int | None = None
-) -> tuple[Float[Tensor, "layer head pair"], Float[Tensor, "layer head pair"]]:
-    """How many logits are above the second word's, when a head attends to the first of a pair.
-
-    Args:
-        model: The model.
-        pairs: Tokens.
-        most: The number of pairs to measure; all by default.
-
-    Returns:
-        The ranks, and as a control those of the second words of other pairs.
-    """
-    seconds = [second for _, second in pairs]
-    half = len(pairs) // 2
-    others = seconds[half:] + seconds[:half]
-    stream = effective_embedding(model, [first for first, _ in pairs])[:most]
-    chosen = torch.tensor([seconds[:most], others[:most]], device=model.device)
-
-    def rank(logits: Tensor, some: slice) -> Float[Tensor, "2 head some"]:
-        ids = chosen[:, None, some, None].expand(-1, len(logits), -1, -1)
-        return torch.stack([(logits > logits.gather(-1, i)).sum(-1) for i in ids])
-
-    ranks, control = _of_all_heads(model, stream, rank).unbind(1)
-    return ranks, control
-
-
-_OF_MODEL: WeakKeyDictionary[Model, dict[str, Measurement]] = WeakKeyDictionary()
-
-
-def _once_for_model(model: Model, measured: Callable[[Model], Measurement]) -> Measurement:
-    """A measure of weights and fixed words, which is the same for every task."""
-    known = _OF_MODEL.setdefault(model, {})
-    if measured.__name__ not in known:
-        known[measured.__name__] = measured(model)
-    return known[measured.__name__]
-
-
-def successor_score(contrast: Contrast) -> Measurement:
-    """Share of ordinal words (numbers, days, months ...) whose successor gets the top logit."""
-    return _once_for_model(contrast.model, _successors)
-
-
-def _successors(model: Model) -> Measurement:
-    pairs = [pair for words in ORDERED for pair in _pairs(model, words.split())]
-    if len(pairs) < FEWEST_ORDERED:
-        raise NotMeasurable(f"the tokenizer has {len(pairs)} pairs of ordinal words")
-    ranks, control = _ranks(model, pairs)
-    return per_head("successor_score", model.graph, (ranks < 1).float(), (control < 1).float())
-
-
-def relation_score(contrast: Contrast) -> Measurement:
-    """Share of pairs whose second word a head raises into the top 10.
-
-    For capitals of countries or opposites, whichever the head does better.
-    """
-    return _once_for_model(contrast.model, _relations)
-
-
-def _relations(model: Model) -> Measurement:
-    best: tuple[Tensor, Tensor] | None = None
-    for words in (CAPITALS.split(), OPPOSITES.split()):
-        pairs = [p for i in range(0, len(words), 2) for p in _pairs(model, words[i : i + 2])]
-        if len(pairs) < FEWEST_PAIRS:
-            continue
-        hits, control = ((ranks < 10).float() for ranks in _ranks(model, pairs, FEWEST_PAIRS))
-        if best is not None:
-            better = hits.mean(-1, keepdim=True) > best[0].mean(-1, keepdim=True)
-            hits, control = (
-                torch.where(better, new, old) for new, old in zip((hits, control), best)
-            )
-        best = hits, control
-    if best is None:
-        raise NotMeasurable(f"the tokenizer has less than {FEWEST_PAIRS} pairs of a relation")
-    return per_head("relation_score", model.graph, *best)

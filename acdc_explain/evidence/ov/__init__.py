@@ -1,0 +1,1 @@
+"""What a head's weights do with an attended token, wherever the head attends."""
