@@ -7,10 +7,18 @@ import sys
 
 from ..errors import UserError, WrongUsage, for_command_line
 from ..output.text import flush, say, standard_streams
-from . import bench, installed, label, report, run, store  # each adds its commands to the app
+from . import (
+    bench,
+    installed,
+    label,
+    report,
+    run,
+    search,
+    store,
+)  # each adds its commands to the app
 from .app import app
 
-__all__ = ["app", "bench", "installed", "label", "main", "report", "run", "store"]
+__all__ = ["app", "bench", "installed", "label", "main", "report", "run", "search", "store"]
 
 INTERRUPTED = 130  # the exit code that typer gives Ctrl-C where no command handles it
 

@@ -27,6 +27,7 @@ from .search.labels import search_labels
 from .search.likeness import search_like
 from .search.matches import Filters, Matches
 from .search.paths import count_by_run, labeled_runs, match_run, search_paths
+from .search.unnamed import SharedClaims, shared_by_unnamed
 from .tables import pages, read, write
 from .tables.parquet import write_tables
 from .verify import problems
@@ -158,12 +159,15 @@ class Store:
     def count(
         self, pattern: Pattern, runs: Sequence[str] | None = None, *, any_verdict: bool = False
     ) -> dict[str, int]:
-        """How many paths match a pattern, by the id of the run; without runs that have none.
-
-        `runs`: the ids of the runs to search; None: all. Roles count as in `match`.
-        """
+        """How many paths match, by the id of the run (`runs`: of these alone), if there are any."""
         with self.database.searching() as connection:
             return count_by_run(connection, pattern, runs, any_verdict)
+
+    def unnamed(self, at_least: int = 2) -> list[SharedClaims]:
+        """What components without a role share in so many pairs of task and model or more."""
+        with self.database.searching() as connection:
+            runs = [some[0] for some in labeled_runs(connection).values()]
+            return shared_by_unnamed(connection, runs, at_least)
 
     def labeled_runs(self) -> dict[tuple[str, str], list[str]]:
         """The ids of runs with labels by task and model, the one that represents the pair first."""

@@ -12,6 +12,24 @@ from .tables import new_table, number_text, outcome_text, path_text
 if TYPE_CHECKING:
     from ...output.terminal import PlainConsole
     from ...store.search.matches import Match
+    from ...store.search.unnamed import SharedClaims
+
+MOST_COMPONENTS = 6  # of a row
+
+
+def show_unnamed(found: Sequence[SharedClaims], out: PlainConsole) -> None:
+    """Print one row for components that read and do the same, with where they are."""
+    if not found:
+        out.print("No claims of components without a role occur in several tasks or models.")
+        return
+    table = new_table("reads", "does", "tasks and models", "components")
+    for shared in found:
+        places = [f"{task} on {model}" for task, model in shared.occurs_in]
+        some = [f"{x.run_id[:8]}:{x.node}" for x in shared.components[:MOST_COMPONENTS]]
+        more = len(shared.components) - len(some)
+        cells = [shared.reads, shared.does, places, [*some, *([f"{more} more"] if more else [])]]
+        table.add_row(*(Text("\n".join(cell)) for cell in cells))
+    out.print(table)
 
 
 def show_matches(matches: Sequence[Match], out: PlainConsole) -> None:

@@ -23,7 +23,7 @@ from acdc_explain.records.run.run import Run
 from acdc_explain.records.verdict import worst
 from acdc_explain.store.store import Store
 
-from ..samples import make_run
+from ...samples import make_run
 
 ROLES = ["previous_token", "induction", "name_mover", "other"]
 OUTCOMES = ["supported", "refuted", "inconclusive"]

@@ -26,7 +26,7 @@ from acdc_explain.store.search.null_circuits import randomised
 from acdc_explain.store.store import Store
 from acdc_explain.store.tables.keys import node_key, node_of
 
-from ..samples import make_run, stored, whole_run
+from ...samples import make_run, stored, whole_run
 from .test_patterns import brute_force
 
 
