@@ -57,6 +57,11 @@ class Requirement:
     instead: tuple[Requirement, ...] = ()
     if_defined: bool = False
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether it is about the rank among other components."""
+        return self.above is not None or self.below is not None
+
     def holds(self, value: float, percentile: float) -> bool:
         """Whether a measurement meets the bounds, without the alternatives."""
         return (

@@ -232,7 +232,7 @@ def measured_test(requirement: Requirement, measurement: Measurement, node: Node
         value,
         *interval,
         chance=measurement.chance(node),
-        percentile=percentile,
+        percentile=percentile if len(measurement.null(node)) else None,
         n=measurement.n,
         bounds=tuple(bounds),
         size=least is not None,

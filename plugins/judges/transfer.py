@@ -43,6 +43,7 @@ def transfer(
     holds under it, and contradicts if one fails. It has no vote where one is unclear, nor where a
     causal one finds next to no effect: it does not change what the component reads. Labels without
     any vote get no verdict, nor do those that name no role: their claims are voted on when tested.
+    Other components are measured only where a requirement is about the rank among them.
     """
     null = null_nodes(contrast, seed)
     for label in labels:
@@ -52,7 +53,8 @@ def transfer(
         if card.claims:
             verdict = _of_claims(label, card, claims.get(label.node, ()))
         else:
-            verdict = _of_requirements(contrast, label, card, null)
+            ranked = any(option.is_ranked for x in card.requirements for option in x.options)
+            verdict = _of_requirements(contrast, label, card, null if ranked else [])
         if verdict is not None:
             yield verdict
 
