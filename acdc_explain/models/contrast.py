@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -283,7 +282,6 @@ class Contrast:
                     del results[key]
         for name in () if experiments else ("corrupt_run", "ablated", "schemes"):
             self.__dict__.pop(name, None)
-        gc.collect()
         give_back_memory()
 
 

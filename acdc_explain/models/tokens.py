@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
 from ..errors import UserError
 from .activations import Batch
+
+REMEMBERED = 16_384  # texts, and tokens
 
 
 class Tokens:
@@ -25,6 +27,9 @@ class Tokens:
         self._short_prompt = short_prompt
         self._model_name = model_name
         self._context_length = context_length
+        # Tasks ask for the same words and prompts again and again.
+        self._ids = lru_cache(REMEMBERED)(self._cut)
+        self._piece = lru_cache(REMEMBERED)(self._decoded)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
@@ -49,13 +54,18 @@ class Tokens:
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text's own tokens, without the prefix."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+        return list(self._ids(text))
+
+    def _cut(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def piece(self, token_id: int) -> str:
         """The text of one token. Raises IndexError outside the vocabulary."""
         if not 0 <= token_id < len(self.tokenizer):
             raise IndexError(token_id)
+        return self._piece(token_id)
+
+    def _decoded(self, token_id: int) -> str:
         text: str = self.tokenizer.decode([token_id])
         return text
 
