@@ -29,6 +29,7 @@ from ..evidence.patching.edges import (
 )
 from ..evidence.patching.gradients import stream_gradients
 from ..evidence.patching.passes import LatestPasses, Pass, clean_pass, pass_of
+from ..evidence.patching.paths import PathPatching, exact_pass
 from ..evidence.patching.rerun import Patch, Rerun, metric_lost
 from ..evidence.variables import variable_names, variable_prompts
 from ..models.activations import Batch
@@ -179,7 +180,7 @@ def corrupted_pass(contrast: Contrast) -> Pass:
 
 def release(contrast: Contrast) -> None:
     """Drop the runs of the model that tests of claims keep: they are large."""
-    contrast.forget(LatestPasses, clean_pass, stream_gradients, Rerun)
+    contrast.forget(LatestPasses, clean_pass, exact_pass, PathPatching, stream_gradients, Rerun)
 
 
 def _each(response: Response) -> list[Response]:

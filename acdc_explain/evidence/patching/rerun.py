@@ -93,12 +93,17 @@ def outputs_of(
 ) -> dict[Node, Float[Tensor, "batch pos d_model"]]:
     """What some nodes write on prompts: `contrast.clean`, `contrast.corrupt` or others like them.
 
-    Where the layers cannot be computed as functions, by a forward pass that keeps nothing else.
+    Where the layers cannot be computed as functions, the model's own modules are run: once for
+    the prompts of the contrast, again for others.
     """
     if fast_trouble(contrast) is None:
         run = pass_of(contrast, batch)
         return {node: run.written(node) for node in nodes}
-    return outputs_by_hooks(contrast.model, batch, nodes)
+    if batch is not contrast.clean and batch is not contrast.corrupt:
+        return outputs_by_hooks(contrast.model, batch, nodes)
+    activations = contrast.clean_run if batch is contrast.clean else contrast.corrupt_run
+    index = contrast.model.graph.writer_index
+    return {node: activations.written(index[node]) for node in nodes}
 
 
 def outputs_by_hooks(
