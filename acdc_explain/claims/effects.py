@@ -127,4 +127,5 @@ def ablations(
     """
     asked = list(dict.fromkeys(wanted))
     lost = lost_when_ablated(contrast, asked, prompts_of(contrast, prompts))
-    return {item: lost[item] / unit(contrast) for item in asked}
+    gap = unit(contrast)
+    return {item: lost[item] / gap for item in asked}

@@ -200,7 +200,8 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ax.Run, Any]:
     except UserError as reason:
         pytest.skip(f"there is no SmolLM2 here: {reason}")
     store: Path = tmp_path_factory.mktemp("claims") / "s.duckdb"
-    options = {"discoverer": "eap", "max_edges": 150, "collectors": ("attention",), "judges": ()}
+    options = {"discoverer": "eap", "max_edges": 150, "examples": 16}
+    options |= {"collectors": ("attention",), "judges": ()}
     run = ax.explain("ioi", model, store=store, **options)
     return run, ax.contrast(run.task, model, "held_out")
 

@@ -68,6 +68,10 @@ class Response:
 
 def unit(contrast: Contrast) -> float:
     """The mean gap between the clean and the corrupted metric; 1 where there is none."""
+    return contrast.once(_unit)
+
+
+def _unit(contrast: Contrast) -> float:
     corrupt = float(contrast.metric(contrast.corrupt_logits).mean())
     return contrast.clean_metric - corrupt or 1.0
 
